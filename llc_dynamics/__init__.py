@@ -1,0 +1,62 @@
+"""llc_dynamics: how a neural network developed during training.
+
+Names are loaded when they are first used, so that `import llc_dynamics` stays quick and brings in neither matplotlib
+nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Curve": "llc_dynamics.curve",
+    "LLCDynamicsError": "llc_dynamics.errors",
+    "Trajectory": "llc_dynamics.trajectory",
+    "TrajectoryWriter": "llc_dynamics.trajectory",
+    "checkpoint_schedule": "llc_dynamics.trajectory",
+    "InContextRegression": "llc_dynamics.tasks",
+    "InContextTransformer": "llc_dynamics.models",
+    "SGLD": "llc_dynamics.sampling",
+    "estimate_llc": "llc_dynamics.llc",
+    "llc_curve": "llc_dynamics.llc",
+    "LLCResult": "llc_dynamics.llc",
+    "LLCCurve": "llc_dynamics.llc",
+    "JointTrajectoryPCA": "llc_dynamics.pca",
+    "detect_transience": "llc_dynamics.stages",
+    "detect_specialisation": "llc_dynamics.stages",
+}
+_SUBPACKAGES = ("models", "pca", "plots", "report", "stages", "tasks", "training", "trajectory", "llc", "sampling")
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from llc_dynamics.curve import Curve as Curve
+    from llc_dynamics.errors import LLCDynamicsError as LLCDynamicsError
+    from llc_dynamics.llc import LLCCurve as LLCCurve
+    from llc_dynamics.llc import LLCResult as LLCResult
+    from llc_dynamics.llc import estimate_llc as estimate_llc
+    from llc_dynamics.llc import llc_curve as llc_curve
+    from llc_dynamics.models import InContextTransformer as InContextTransformer
+    from llc_dynamics.pca import JointTrajectoryPCA as JointTrajectoryPCA
+    from llc_dynamics.sampling import SGLD as SGLD
+    from llc_dynamics.stages import detect_specialisation as detect_specialisation
+    from llc_dynamics.stages import detect_transience as detect_transience
+    from llc_dynamics.tasks import InContextRegression as InContextRegression
+    from llc_dynamics.trajectory import Trajectory as Trajectory
+    from llc_dynamics.trajectory import TrajectoryWriter as TrajectoryWriter
+    from llc_dynamics.trajectory import checkpoint_schedule as checkpoint_schedule
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"llc_dynamics.{name}")
+    raise AttributeError(f"module 'llc_dynamics' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_SUBPACKAGES})

@@ -1,0 +1,115 @@
+"""Frozen dataclasses from and to plain mappings (TOML, JSON), where an unknown or mistyped key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llc_dynamics.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with the nearest known name, or the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from `mapping`, recursively.
+
+    Raises `ConfigError` for an unknown key (naming the nearest known one), a missing one, or a value of another type.
+    `where` is put in front of the key in messages, for example the name of the file.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where or cls.__name__}: expected a table of settings, got {mapping!r}")
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            raise ConfigError(f"{_path(where, key)}: unknown setting; {nearest(str(key), fields)}")
+        values[key] = _convert(hints[key], value, _path(where, key))
+    for name, field in fields.items():
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if name not in values and not has_default:
+            raise ConfigError(f"{_path(where, name)}: this setting is required and was not given")
+    return cls(**values)
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`, of JSON types only (infinity becomes the string "inf")."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(settings)))
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file; a missing or malformed one is a `ConfigError` that names it."""
+    import tomllib
+
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from None
+
+
+def _path(where: str, key: str) -> str:
+    return f"{where}: {key}" if where and not where.endswith("]") else f"{where}{key}"
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        problems = []
+        for option in arguments:
+            if option is not type(None):
+                try:
+                    return _convert(option, value, where)
+                except ConfigError as error:
+                    problems.append(error)
+        raise problems[0]
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: {value!r} is not one of them; {nearest(str(value), map(str, arguments))}")
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return origin(_convert(arguments[0], item, where) for item in value)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, typing.cast(type, hint)) else from_mapping(typing.cast(type, hint), value, where)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{where}: expected a number, got {value!r}") from None
+        if math.isnan(number):
+            raise ConfigError(f"{where}: expected a number, got {value!r}")
+        return number
+    if hint is Any or (isinstance(hint, type) and isinstance(value, hint) and not (hint is int and value is True)):
+        if hint is int and isinstance(value, bool):
+            raise ConfigError(f"{where}: expected int, got {value!r}")
+        return value
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
