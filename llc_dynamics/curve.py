@@ -50,7 +50,9 @@ class Curve:
             raise DataError(f"curve '{name}': steps must be whole numbers of optimiser updates")
         step_array = step_array.astype(np.int64)
         if step_array[0] < 0 or np.any(np.diff(step_array) <= 0):
-            raise DataError(f"curve '{name}': steps must be non-negative and strictly increasing; sort them, drop repeats")
+            raise DataError(
+                f"curve '{name}': steps must be non-negative and strictly increasing; sort and drop repeats"
+            )
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "steps", step_array)
         for label, given, dtype in (
@@ -60,7 +62,9 @@ class Curve:
             ("samples", samples, None),
         ):
             array = None if given is None else np.asarray(given, dtype=dtype)
-            if array is not None and (array.shape[:1] != step_array.shape or array.ndim != (2 if label == "samples" else 1)):
+            if array is not None and (
+                array.shape[:1] != step_array.shape or array.ndim != (2 if label == "samples" else 1)
+            ):
                 raise DataError(
                     f"curve '{name}': {label} has shape {array.shape}, but there are {step_array.size} steps"
                 )

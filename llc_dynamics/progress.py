@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 def progress_bars(enabled: bool | None = None) -> Iterator[Progress]:
     """A `rich.progress.Progress` with time spent and time left; `enabled=None` shows it on a terminal only."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     show = sys.stderr.isatty() if enabled is None else enabled
     bars = Progress(
