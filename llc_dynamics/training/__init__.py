@@ -1,0 +1,18 @@
+"""The training loop: task and model in, trajectory out."""
+
+from llc_dynamics.training.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
+from llc_dynamics.training.evaluation import Evaluator, sequence_loss
+from llc_dynamics.training.loop import load_config, train
+from llc_dynamics.training.schedules import rate_factor
+
+__all__ = [
+    "CheckpointConfig",
+    "EvaluationConfig",
+    "Evaluator",
+    "RunConfig",
+    "TrainingConfig",
+    "load_config",
+    "rate_factor",
+    "sequence_loss",
+    "train",
+]

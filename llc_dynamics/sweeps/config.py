@@ -1,0 +1,120 @@
+"""A preset: one system, several values of M, and how their LLC curves are to be estimated. Written as TOML."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import ConfigError
+from llc_dynamics.models import PRESETS, TransformerConfig
+from llc_dynamics.sampling import SGLD
+from llc_dynamics.settings import from_mapping, load_toml, nearest
+from llc_dynamics.tasks import InContextRegression
+from llc_dynamics.training import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep: its M, and its number of steps where that differs from the sweep's."""
+
+    num_tasks: float
+    num_steps: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Folder name of the run: 'M-8', 'M-inf'."""
+        return "M-inf" if self.num_tasks == math.inf else f"M-{int(self.num_tasks)}"
+
+
+@dataclass(frozen=True)
+class LLCConfig:
+    """How the LLC over a run is estimated: one setting for the whole curve.
+
+    num_points : checkpoints on the curve, spaced evenly in log(step), the first and the last stored one included.
+    num_samples : n of nbeta = n / log n. Batches are fresh sequences from q_M, so n is a choice, not a count.
+    """
+
+    sampler: SGLD = field(default_factory=SGLD)
+    num_points: int = 12
+    num_samples: int = 10_000
+    num_chains: int = 4
+    num_draws: int = 500
+    num_burnin: int = 200
+    steps_per_draw: int = 1
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.num_points < 1:
+            raise ConfigError(f"llc.num_points must be 1 or more; got {self.num_points}")
+
+    def choose_steps(self, stored: NDArray[np.int64]) -> list[int]:
+        """Stored steps nearest, in log(step + 1), to an even spacing."""
+        logs = np.log1p(stored)
+        wanted = np.linspace(logs[0], logs[-1], min(self.num_points, len(stored)))
+        return sorted({int(stored[np.abs(logs - target).argmin()]) for target in wanted})
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A preset file. Without `runs` it describes the single run with `task.num_tasks`.
+
+    model : sizes of the transformer, or the name of a preset of `llc_dynamics.models`.
+    seed : of everything: task sequence, initial weights, batches, evaluation sequences.
+    """
+
+    name: str
+    task: InContextRegression = field(default_factory=InContextRegression)
+    model: TransformerConfig | str = "small"
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    llc: LLCConfig = field(default_factory=LLCConfig)
+    runs: tuple[SweepRun, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, str) and self.model not in PRESETS:
+            raise ConfigError(f"model: preset '{self.model}' is unknown; {nearest(self.model, PRESETS)}")
+        labels = [run.label for run in self.runs]
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"runs: each M may stand once; got {', '.join(labels)}")
+        self.run_configs()  # every run's settings are checked before any run starts
+
+    def with_seed(self, seed: int) -> SweepConfig:
+        """The same sweep from another seed."""
+        return replace(self, seed=seed)
+
+    def run_configs(self) -> dict[str, RunConfig]:
+        """The settings of every run by its folder name."""
+        runs = self.runs or (SweepRun(self.task.num_tasks),)
+        return {run.label: self._run_config(run) for run in runs}
+
+    def _run_config(self, run: SweepRun) -> RunConfig:
+        steps = run.num_steps or self.training.num_steps
+        return RunConfig(
+            task=replace(self.task, num_tasks=run.num_tasks, seed=self.seed),
+            model=PRESETS[self.model] if isinstance(self.model, str) else self.model,
+            training=replace(self.training, num_steps=steps),
+            checkpoints=self.checkpoints,
+            evaluation=replace(self.evaluation, seed=self.seed),
+            seed=self.seed,
+        )
+
+
+def load_sweep(path: str | Path) -> SweepConfig:
+    """Read a preset file. Raises `ConfigError` for a missing file, bad TOML, or a bad, unknown or mistyped setting."""
+    return sweep_from_mapping(load_toml(path), where=str(path))
+
+
+def sweep_from_mapping(mapping: dict[str, Any], where: str) -> SweepConfig:
+    """A `SweepConfig` from plain values; messages begin with `where`."""
+    try:
+        return from_mapping(SweepConfig, mapping, where=where)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None

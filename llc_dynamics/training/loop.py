@@ -1,0 +1,153 @@
+"""Task and model in, trajectory out. A stopped run goes on and ends bit-for-bit as the unbroken one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llc_dynamics.errors import DataError
+from llc_dynamics.models import InContextTransformer
+from llc_dynamics.provenance import provenance
+from llc_dynamics.seeding import torch_generator
+from llc_dynamics.settings import from_mapping, to_mapping
+from llc_dynamics.training.averaging import WeightAverage
+from llc_dynamics.training.config import RunConfig
+from llc_dynamics.training.evaluation import Evaluator, sequence_loss
+from llc_dynamics.training.optimizers import build_optimizers, load_optimizer_state, optimizer_state, set_rate
+from llc_dynamics.training.schedules import rate_factor
+from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
+
+_SEAL_SECONDS = 30.0  # a kill costs at most this much work, however slow the steps
+
+Progress = Callable[[int, float], None]  # called with (step, latest out-of-distribution loss) at checkpoints
+
+
+def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress: Progress | None = None) -> Trajectory:
+    """Train one model and store its trajectory in the folder `path`; continue there if it was begun before.
+
+    The caller chooses the number of threads (`torch.set_num_threads`); on one machine and with one thread the stored
+    bytes depend on `config` alone. Raises `TrajectoryError` if `path` holds something else, `ManifestMismatchError` if
+    it holds a run with other settings, and `DataError` if the loss becomes NaN (checkpoints before that are kept).
+    """
+    if (Path(path) / "manifest.json").exists():
+        done = Trajectory(path)
+        if done.complete and done.config == to_mapping(config):
+            return done
+    run = _Run(config, device)
+    evaluator = Evaluator(config, device)
+    schedule = [int(step) for step in config.checkpoint_steps()]
+    with TrajectoryWriter(
+        path,
+        run.recorded,
+        config=to_mapping(config),
+        arrays={"evaluation": evaluator.arrays()},
+        resume=True,
+        provenance=provenance(device),
+    ) as writer:
+        state = Trajectory(path).resume_state()
+        if state is not None:
+            run.load_state(state)
+        sealed_at = time.monotonic()
+        for target in (step for step in schedule if step > run.step or (step == 0 and state is None)):
+            train_loss = run.advance(target)
+            measured = evaluator.measure(run.recorded_model())
+            metrics = {"train_loss": train_loss, **measured.metrics}
+            writer.record(target, metrics=metrics, outputs=measured.outputs, samples=measured.samples)
+            if progress is not None:
+                progress(target, measured.metrics["ood_loss"])
+            late = time.monotonic() - sealed_at > _SEAL_SECONDS
+            if late or writer.pending >= writer.rows_per_shard or target == schedule[-1]:
+                writer.seal(state=run.state())
+                sealed_at = time.monotonic()
+        writer.finish()
+    return Trajectory(path)
+
+
+def load_config(run: Trajectory) -> RunConfig:
+    """The `RunConfig` that a stored run was trained with."""
+    return from_mapping(RunConfig, run.config, where=str(run.path))
+
+
+class _Run:
+    """Model, optimiser, generator and step: what changes during training."""
+
+    def __init__(self, config: RunConfig, device: str) -> None:
+        self.config = config
+        self.step = 0
+        self.model = InContextTransformer(config.model, seed=config.seed).to(device)
+        self.generator = torch_generator(config.seed, "batches", device=device)
+        settings = config.training
+        self.optimizers = build_optimizers(self.model, settings)
+        self.average = WeightAverage(self.model, settings.averaging) if settings.averaging > 0 else None
+        self.loss: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor] = sequence_loss
+        if settings.compile:
+            self.loss = torch.compile(sequence_loss)
+        self.autocast = torch.autocast(device, torch.bfloat16) if settings.bfloat16 else nullcontext()
+
+    @property
+    def recorded(self) -> nn.Module:
+        """The module whose weights checkpoints hold."""
+        return self.model if self.average is None else self.average.model
+
+    def recorded_model(self) -> nn.Module:
+        """The same, brought up to date."""
+        if self.average is not None:
+            self.average.materialise()
+        return self.recorded
+
+    def advance(self, target: int) -> float:
+        """Update up to step `target`; the mean loss of the training batches on the way (of none: NaN)."""
+        task, settings = self.config.task, self.config.training
+        total, start = torch.zeros((), dtype=torch.float64), self.step
+        while self.step < target:
+            factor = rate_factor(
+                self.step,
+                schedule=settings.schedule,
+                num_steps=settings.num_steps,
+                warmup_steps=settings.warmup_steps,
+                final_fraction=settings.final_fraction,
+            )
+            set_rate(self.optimizers, factor)
+            batch = task.sample(self.generator, settings.batch_size)
+            with self.autocast:
+                loss = self.loss(self.model, batch).mean()
+            self.model.zero_grad()
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            total = total.to(loss.device) + loss.detach()
+            self.step += 1
+            if self.average is not None:
+                self.average.update(self.model)
+        mean = (total / (target - start)).item() if target > start else float("nan")
+        if target > start and not torch.isfinite(torch.tensor(mean)):
+            raise DataError(
+                f"the training loss became {mean} between steps {start} and {target}; lower training.learning_rate "
+                f"({settings.learning_rate}) or lengthen training.warmup_steps; checkpoints up to {start} are kept"
+            )
+        return mean
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continued run needs, as plain values and tensors."""
+        return {
+            "step": self.step,
+            "model": dict(self.model.state_dict()),
+            "optimizers": [optimizer_state(optimizer) for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "average": None if self.average is None else self.average.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step = int(state["step"])
+        self.model.load_state_dict(state["model"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            load_optimizer_state(optimizer, stored)
+        self.generator.set_state(state["generator"].cpu())
+        if self.average is not None:
+            self.average.load_state(state["average"])
