@@ -1,0 +1,48 @@
+"""Where an estimate stops being believed: all limits in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llc_dynamics.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits of the checks behind `LLCResult.converged`.
+
+    Parameters
+    ----------
+    r_hat : largest rank-normalised split R-hat of the loss and of |w - w*|^2, unless noise alone explains more
+        (see `diagnostics.r_hat_by_chance`).
+    min_ess : least bulk effective sample size of the loss.
+    virial_low, virial_high : range of the virial ratio over all parameters. Below: not explored. Above: heated by the
+        step size or by gradient noise. SGLD in equilibrium has 1/(1 - eps a / 4) per direction of curvature a.
+    block_virial_low, block_virial_high : the same for every parameter tensor; wider, and with `block_errors` standard
+        errors of allowance, because there are many tensors and each is noisier.
+    max_virial_error : largest standard error of the virial ratio with which it says anything.
+    errors : standard errors of allowance for the virial ratio and the change between the halves.
+    block_errors : the same for the blocks.
+    negative_errors : standard errors below zero from which a negative estimate is reported.
+    distance_change : a change of |w - w*|^2 between the halves below this share of its mean does not matter.
+    """
+
+    r_hat: float = 1.05
+    min_ess: float = 100.0
+    virial_low: float = 0.9
+    virial_high: float = 1.1
+    block_virial_low: float = 0.8
+    block_virial_high: float = 1.25
+    max_virial_error: float = 0.1
+    errors: float = 3.0
+    block_errors: float = 4.0
+    negative_errors: float = 2.0
+    distance_change: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.r_hat > 1:
+            raise ConfigError(f"Thresholds: r_hat must be above 1, got {self.r_hat}")
+        if not (self.virial_low < 1 < self.virial_high and self.block_virial_low < 1 < self.block_virial_high):
+            raise ConfigError("Thresholds: the virial limits must enclose 1, its value in equilibrium")
+        if min(self.min_ess, self.max_virial_error, self.errors, self.block_errors, self.negative_errors) < 0:
+            raise ConfigError("Thresholds: limits must not be negative")

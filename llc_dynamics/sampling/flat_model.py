@@ -1,0 +1,171 @@
+"""A module's loss as a function of one flat vector of its sampled parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from llc_dynamics.errors import ConfigError, DataError
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+
+
+class FlatModel:
+    """Per-sample losses and the gradient of their mean, at any flat vector w [d].
+
+    Used as a context manager. Inside, the parameters of the caller's module point to working memory of this object
+    (`parameter.data`), its buffers are replaced by copies, and it is in evaluation mode (dropout off, BatchNorm with
+    its running statistics). On leaving, also by an exception, the module is as it was: its own storage was never
+    written to, and `.grad` and `requires_grad` were never touched. Parameters that share a tensor (tied weights) count
+    once; parameters with `requires_grad=False` stay at their value and are not sampled.
+
+    The vector is float32 (float64 if the module has a float64 parameter) whatever the module's precision: updates of
+    bfloat16 weights by small steps would be rounded away.
+
+    Parameters
+    ----------
+    model : any module, or several as one `nn.ModuleList`.
+    loss_fn : `loss_fn(model, batch)` returns one loss per sample, [B].
+    device : where to compute; None stands for the device of the model's first sampled parameter.
+
+    Raises `ConfigError` if no parameter requires a gradient, `DataError` for a loss of the wrong shape.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, device: str | torch.device | None = None) -> None:
+        if not isinstance(model, nn.Module):
+            raise DataError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not callable(loss_fn):
+            raise DataError("loss_fn must be a function loss_fn(model, batch) that returns one loss per sample")
+        sampled = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not sampled:
+            raise ConfigError(
+                "no parameter of the model requires a gradient, so there is nothing to sample; call "
+                "requires_grad_(True) on the parameters that the LLC is about"
+            )
+        complex_names = [name for name, p in sampled.items() if p.is_complex()]
+        if complex_names:
+            raise DataError(
+                f"complex parameters cannot be sampled: {', '.join(complex_names)}; keep real and imaginary"
+            )
+        self._model = model
+        self._loss_fn = loss_fn
+        self._parameters = list(sampled.values())
+        self.names = tuple(sampled)
+        self.shapes = tuple(tuple(p.shape) for p in self._parameters)
+        self.sizes = tuple(p.numel() for p in self._parameters)
+        self.dimension = sum(self.sizes)
+        self.device = torch.device(device) if device is not None else self._parameters[0].device
+        wide = any(p.dtype == torch.float64 for p in self._parameters)
+        self.dtype = torch.float64 if wide else torch.float32
+        self.origin = torch.cat([p.detach().reshape(-1).to(self.device, self.dtype) for p in self._parameters])
+        self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
+        self._restore: ExitStack | None = None
+
+    def __enter__(self) -> FlatModel:
+        with ExitStack() as stack:
+            self._swap_parameters(stack)
+            self._swap_buffers(stack)
+            for module in self._model.modules():
+                stack.callback(setattr, module, "training", module.training)
+            self._model.eval()
+            self._restore = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._restore is not None
+        self._restore.close()
+        self._restore = None
+
+    def losses(self, position: torch.Tensor, batch: Any, batch_size: int) -> torch.Tensor:
+        """One loss per sample [B] at `position` [d], without a gradient."""
+        self._place(position)
+        with torch.no_grad():
+            losses = self._checked(self._loss_fn(self._model, batch), batch_size)
+        self._reset_buffers()
+        return losses
+
+    def losses_and_gradient(
+        self, position: torch.Tensor, batch: Any, batch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One loss per sample [B], and the gradient [d] of their mean; the gradient's memory is used again."""
+        self._place(position)
+        with torch.enable_grad():
+            losses = self._checked(self._loss_fn(self._model, batch), batch_size)
+            if not losses.requires_grad:
+                raise DataError(
+                    "loss_fn returned losses without a gradient: compute them from the model that is passed in, "
+                    "without torch.no_grad() or .detach()"
+                )
+            gradients = torch.autograd.grad(
+                losses.to(self.dtype).mean(), self._parameters, allow_unused=True, materialize_grads=True
+            )
+        torch._foreach_copy_(self._gradient_views, list(gradients))
+        self._reset_buffers()
+        return losses.detach(), self._gradient
+
+    def sum_by_block(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums of `values` [d] over each parameter tensor, float64 [block]."""
+        return torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.sizes)])
+
+    def _swap_parameters(self, stack: ExitStack) -> None:
+        self._gradient = torch.zeros_like(self.origin)
+        self._gradient_views = self._views(self._gradient)
+        self._work = self.origin.clone()
+        views = self._views(self._work)
+        for parameter, view in zip(self._parameters, views, strict=True):
+            stack.callback(setattr, parameter, "data", parameter.data)
+            parameter.data = view if self._same_dtype else view.to(parameter.dtype, copy=True)
+        self._targets = None if self._same_dtype else [p.data for p in self._parameters]
+        sampled = {id(p) for p in self._parameters}
+        for parameter in self._model.parameters():
+            if id(parameter) not in sampled and parameter.device != self.device:
+                stack.callback(setattr, parameter, "data", parameter.data)
+                parameter.data = parameter.data.to(self.device)
+
+    def _swap_buffers(self, stack: ExitStack) -> None:
+        copies: dict[int, torch.Tensor] = {}
+        self._buffers: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor, torch.Tensor, int]] = []
+        for module in self._model.modules():
+            # the whole dictionary comes back, whatever a forward pass assigned to it
+            stack.callback(module._buffers.update, dict(module._buffers))
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    clean = buffer.to(self.device)
+                    copy = copies.setdefault(id(buffer), clean.clone())
+                    module._buffers[name] = copy
+                    self._buffers.append((module._buffers, name, copy, clean, copy._version))
+
+    def _reset_buffers(self) -> None:
+        """Undo what a forward pass did to the buffers, so that no chain sees what another one left behind."""
+        for row, (owner, name, copy, clean, version) in enumerate(self._buffers):
+            if owner.get(name) is not copy:
+                owner[name] = copy
+            if copy._version != version:
+                copy.copy_(clean)
+                self._buffers[row] = (owner, name, copy, clean, copy._version)
+
+    def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        return [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
+
+    def _place(self, position: torch.Tensor) -> None:
+        if self._targets is None:
+            self._work.copy_(position)
+        else:
+            torch._foreach_copy_(self._targets, self._views(position))
+
+    def _checked(self, losses: Any, batch_size: int) -> torch.Tensor:
+        if not isinstance(losses, torch.Tensor) or losses.shape != (batch_size,):
+            given = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+            hint = " (use reduction='none' and average over all but the first dimension)"
+            raise DataError(
+                f"loss_fn(model, batch) must return one loss per sample, a tensor of shape [{batch_size}]; "
+                f"it returned {'shape ' if isinstance(given, tuple) else ''}{given}{hint}"
+            )
+        return losses
