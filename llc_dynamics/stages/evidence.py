@@ -1,0 +1,160 @@
+"""A curve's trend with both of its errors: over evaluation sequences, and over the jitter between checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.stages.smoothing import Jitter, UnitJitter, estimate_jitter, smoother_matrix
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference of the trend between two checkpoints, and its two standard errors."""
+
+    value: float
+    sampling_error: float
+    jitter_error: float
+
+    @property
+    def error(self) -> float:
+        """Both errors together."""
+        return float(np.hypot(self.sampling_error, self.jitter_error))
+
+    @property
+    def z(self) -> float:
+        """The change over its error; infinite with its sign where the error is zero."""
+        if self.error > 0:
+            return self.value / self.error
+        return float(np.sign(self.value) * np.inf) if self.value else 0.0
+
+
+class TimeGrid:
+    """What curves over the same steps share: the smoother, the unit jitter and the bootstrap weights."""
+
+    def __init__(self, steps: NDArray[np.int64], resolution: float, num_bootstrap: int, seed: int) -> None:
+        self.steps = steps
+        self.smoother = smoother_matrix(steps, resolution)
+        self.unit = UnitJitter(steps, self.smoother, seed)
+        self.num_bootstrap = num_bootstrap
+        self.seed = seed
+        self._weights: dict[int, NDArray[np.float32]] = {}
+
+    def bootstrap_weights(self, num_samples: int) -> NDArray[np.float32]:
+        """Multinomial weights [sample, draw], each column of mean one over samples; the same for every curve."""
+        if num_samples not in self._weights:
+            generator = numpy_generator(self.seed, "bootstrap over sequences", num_samples)
+            counts = generator.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=self.num_bootstrap)
+            self._weights[num_samples] = (counts.T / num_samples).astype(np.float32)
+        return self._weights[num_samples]
+
+
+class Evidence:
+    """One curve's trend [C], with draws of its errors.
+
+    Parameters
+    ----------
+    curve : finite values on the grid's steps; `samples` [C, S] give the error over evaluation sequences.
+    grid : the shared grid.
+    log : work on log(values); samples then enter by the delta method, sample / mean.
+    """
+
+    def __init__(self, curve: Curve, grid: TimeGrid, log: bool = False) -> None:
+        self.name = curve.name
+        self.grid = grid
+        self.steps = grid.steps
+        values = curve.values.astype(np.float64)
+        self.raw = np.log(values) if log else values
+        self.trend = grid.smoother @ self.raw
+        self.standard_errors = None
+        if curve.standard_errors is not None:
+            self.standard_errors = curve.standard_errors / values if log else curve.standard_errors
+        self.deviations: NDArray[np.float32] | None = None
+        if curve.samples is not None and curve.samples.shape[1] > 1:
+            deviations = curve.samples - curve.samples.mean(axis=1, keepdims=True, dtype=np.float64)
+            if log:
+                deviations = deviations / values[:, None]
+            self.deviations = grid.smoother.astype(np.float32) @ deviations.astype(np.float32)
+        self.jitter: Jitter = estimate_jitter(self.raw, self.trend, grid.unit, self._late())
+        generator = numpy_generator(grid.seed, "jitter of", curve.name, int(log))
+        # Few degrees of freedom make the scale itself uncertain: a draw of the scale goes with each draw of the path.
+        freedom = self.jitter.degrees_of_freedom
+        spread = np.sqrt(freedom / generator.chisquare(freedom, grid.num_bootstrap))
+        paths = grid.unit.draw(self.jitter.correlation_time, grid.num_bootstrap, generator)
+        self.jitter_draws = grid.smoother @ (self.jitter.scale[:, None] * paths * spread)
+        self._inflation = float(np.sqrt(freedom / (freedom - 2))) if freedom > 3 else np.sqrt(3.0)
+        self._plain_draws = grid.smoother @ (self.jitter.scale[:, None] * paths)
+
+    def _late(self) -> slice:
+        """The checkpoints after the first fast change, where the verdict is decided; at least 12 or half of them."""
+        level = self.trend.min() + 0.3 * (self.trend[0] - self.trend.min())
+        below = np.flatnonzero(self.trend <= level)
+        start = int(below[0]) if len(below) else 0
+        return slice(max(0, min(start, len(self.trend) - max(12, len(self.trend) // 2))), None)
+
+    def sampling_draws(self) -> NDArray[np.float64]:
+        """Bootstrap deviations of the trend over evaluation sequences [C, draw]; zero without samples."""
+        if self.deviations is None:
+            return np.zeros((len(self.steps), self.grid.num_bootstrap))
+        return np.asarray(self.deviations @ self.grid.bootstrap_weights(self.deviations.shape[1]), dtype=np.float64)
+
+    def change(self, start: int, end: int) -> Change:
+        """Trend at checkpoint `end` minus at `start`, paired over the sequences."""
+        if start == end:
+            return Change(0.0, 0.0, 0.0)
+        return Change(
+            float(self.trend[end] - self.trend[start]),
+            float(self.sampling_errors(end)[start]),
+            float(self.jitter_errors(end)[start]),
+        )
+
+    def level_error(self, index: int) -> float:
+        """Standard error of the trend at one checkpoint, over sequences and jitter."""
+        if self.deviations is not None:
+            sampling = float(self.deviations[index].std() / np.sqrt(self.deviations.shape[1]))
+        else:
+            sampling = 0.0 if self.standard_errors is None else float(self.standard_errors[index])
+        return float(np.hypot(sampling, self._inflation * self._plain_draws[index].std()))
+
+    def sampling_errors(self, end: int) -> NDArray[np.float64]:
+        """Standard error of (trend at `end` - trend at c) over sequences, for every c [C].
+
+        Paired with samples. With standard errors alone the two ends are taken as independent, which is too wide where
+        the sequences were the same; with neither it is zero, and only the jitter counts.
+        """
+        if self.deviations is not None:
+            count = self.deviations.shape[1]
+            return np.asarray((self.deviations[end] - self.deviations).std(axis=1) / np.sqrt(count), dtype=np.float64)
+        if self.standard_errors is not None:
+            return np.where(
+                np.arange(len(self.steps)) == end, 0.0, np.hypot(self.standard_errors[end], self.standard_errors)
+            )
+        return np.zeros(len(self.steps))
+
+    def jitter_errors(self, end: int) -> NDArray[np.float64]:
+        """Standard error of (trend at `end` - trend at c) from the jitter, for every c [C]."""
+        return self._inflation * (self._plain_draws[end] - self._plain_draws).std(axis=1)
+
+    def cross_fitted_rebound(self, num_splits: int = 16) -> float | None:
+        """End minus minimum with the minimum chosen on one half of the sequences and measured on the other.
+
+        Mean over random halvings, both ways round: free of the bias that choosing the minimum on the same sequences
+        gives. None without samples.
+        """
+        if self.deviations is None or self.deviations.shape[1] < 4:
+            return None
+        count = self.deviations.shape[1]
+        generator = numpy_generator(self.grid.seed, "halves of the sequences", count)
+        half = np.argsort(generator.random((count, num_splits)), axis=0) < count // 2
+        first = self.trend[:, None] + self.deviations @ (half / half.sum(axis=0)).astype(np.float32)
+        second = self.trend[:, None] + self.deviations @ (~half / (~half).sum(axis=0)).astype(np.float32)
+        splits = np.arange(num_splits)
+        rebounds = [
+            measured[-1] - measured[np.argmin(chosen, axis=0), splits]
+            for chosen, measured in ((first, second), (second, first))
+        ]
+        return float(np.mean(rebounds))

@@ -1,0 +1,74 @@
+"""Curves of one run brought onto common, usable checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import DataError
+
+MIN_POINTS = 8
+
+
+@dataclass(frozen=True)
+class Points:
+    """`curves` by role, all on the same finite, converged `steps` [C]; `notes` say in words what was left out."""
+
+    steps: NDArray[np.int64]
+    curves: dict[str, Curve]
+    notes: tuple[str, ...]
+
+
+def common_points(curves: Mapping[str, Curve | None], min_points: int = MIN_POINTS) -> Points:
+    """Drop the checkpoints at which any of the curves is NaN, infinite, or marked as not converged.
+
+    Raises `DataError` if something is not a `Curve`, the steps differ, or fewer than `min_points` checkpoints are left.
+    """
+    given = {role: curve for role, curve in curves.items() if curve is not None}
+    for role, curve in given.items():
+        if not isinstance(curve, Curve):
+            raise DataError(f"{role} is a {type(curve).__name__}; give an ld.Curve(steps, values, samples=...)")
+    first_role, first = next(iter(given.items()))
+    for role, curve in given.items():
+        if not np.array_equal(curve.steps, first.steps):
+            raise DataError(
+                f"{role} has {len(curve)} steps from {curve.steps[0]} to {curve.steps[-1]}, but {first_role} has "
+                f"{len(first)} from {first.steps[0]} to {first.steps[-1]}; all curves must come from the same "
+                "checkpoints of one run"
+            )
+    usable = np.ones(len(first), dtype=bool)
+    notes = []
+    for role, curve in given.items():
+        finite = np.isfinite(curve.values)
+        if curve.samples is not None:
+            finite &= np.isfinite(curve.samples).all(axis=1)
+        if curve.standard_errors is not None:
+            finite &= np.isfinite(curve.standard_errors)
+        if not finite.any():
+            raise DataError(f"{role} ('{curve.name}') is NaN or infinite at every step; nothing can be detected in it")
+        if not finite.all():
+            notes.append(f"{role}: {int((~finite).sum())} of {len(curve)} points are NaN or infinite and were dropped")
+        usable &= finite
+        if curve.converged is not None and not curve.converged.all():
+            notes.append(f"{role}: {int((~curve.converged).sum())} of {len(curve)} points are unconverged and dropped")
+            usable &= curve.converged
+    if usable.sum() < min_points:
+        raise DataError(
+            f"{int(usable.sum())} usable points of {len(first)} given; a verdict needs at least {min_points}: "
+            "evaluate more checkpoints" + (f" ({'; '.join(notes)})" if notes else "")
+        )
+    kept = {
+        role: Curve(
+            curve.steps[usable],
+            curve.values[usable],
+            None if curve.standard_errors is None else curve.standard_errors[usable],
+            curve.name,
+            samples=None if curve.samples is None else curve.samples[usable],
+        )
+        for role, curve in given.items()
+    }
+    return Points(first.steps[usable], kept, tuple(notes))

@@ -1,0 +1,209 @@
+"""Specialisation: when, and how strongly, did the model approach the specialised predictor?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.stages.evidence import Evidence, TimeGrid
+from llc_dynamics.stages.points import common_points
+from llc_dynamics.stages.transience import json_ready
+
+
+@dataclass(frozen=True)
+class SpecialisationVerdict:
+    """What `detect_specialisation` found. Times are in steps, distances in the units of the curve.
+
+    Attributes
+    ----------
+    kind : "specialised" or "none"; `specialised` is the same as a bool.
+    t_half, t_half_interval : when half of the fall was done, with its interval at probability `level`.
+    t_begin, t_end : when 10% and 90% of the fall were done.
+    start, end : distance at the first checkpoint, and its trend at the end; `end_error` its standard error.
+    ratio, ratio_interval : start / end, how many times nearer the model came.
+    fall_z : the fall (of the logarithm, where `scale` is "log") over its standard error.
+    t_cross : when the distance fell below `reference_distance` for good, None if never or if that was not given.
+    scale : "log" or "linear", of what half and the percentages are.
+    reasons, notes : in words.
+    """
+
+    kind: str
+    t_half: float | None
+    t_half_interval: tuple[float, float] | None
+    t_begin: float | None
+    t_end: float | None
+    level: float
+    start: float
+    end: float
+    end_error: float
+    ratio: float
+    ratio_interval: tuple[float, float]
+    fall_z: float
+    t_cross: float | None
+    scale: str
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def specialised(self) -> bool:
+        return self.kind == "specialised"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return {"specialised": self.specialised, **json_ready(asdict(self))}
+
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        if not self.specialised or self.t_half is None or self.t_half_interval is None:
+            return f"No specialisation: {self.reasons[0]}."
+        low, high = self.t_half_interval
+        return (
+            f"Specialised: the distance to the specialised predictor fell {self.ratio:.3g} times, half of it (on a "
+            f"{self.scale} scale) by step {self.t_half:,.0f} ({self.level:.0%} interval {low:,.0f} to {high:,.0f})."
+        )
+
+
+def detect_specialisation(
+    specialised: Curve,
+    *,
+    reference_distance: float | None = None,
+    scale: str = "log",
+    min_ratio: float = 1.5,
+    min_z: float = 4.0,
+    level: float = 0.9,
+    resolution: float = 0.5,
+    num_bootstrap: int = 400,
+    seed: int = 0,
+) -> SpecialisationVerdict:
+    """When and how strongly the distance to the specialised predictor fell, in distribution.
+
+    The verdict is "specialised" if the trend of the distance at the end is at least `min_ratio` times below the start,
+    by `min_z` standard errors (over evaluation sequences and jitter), and, where `reference_distance` is given, below
+    that by 2 errors: a model that has become the general predictor has come nearer to the specialised one as well, but
+    no nearer than the general predictor is.
+
+    Parameters
+    ----------
+    specialised : mean squared distance to the specialised predictor (dMMSE_M), in distribution; with `samples` [C, S].
+    reference_distance : mean squared distance in distribution between the general and the specialised predictor.
+    scale : "log" or "linear": of which fall t_half, t_begin and t_end are the 50%, 10% and 90%.
+    min_ratio, min_z : thresholds. level : probability of the intervals (bootstrap over sequences and jitter).
+    resolution, num_bootstrap, seed : as in `detect_transience`.
+
+    Raises `DataError` for fewer than 8 usable points or distances that are not positive, `ConfigError` for settings out
+    of their range.
+    """
+    if scale not in ("log", "linear"):
+        raise ConfigError(f"scale={scale!r}; choose 'log' or 'linear'")
+    if not 0 < level < 1 or not resolution > 0 or num_bootstrap < 50 or min_ratio < 1 or min_z < 0:
+        raise ConfigError(
+            "level must lie in (0, 1), resolution be positive, num_bootstrap at least 50, min_ratio at least 1 and "
+            f"min_z not negative; given {level!r}, {resolution!r}, {num_bootstrap!r}, {min_ratio!r}, {min_z!r}"
+        )
+    points = common_points({"specialised": specialised})
+    curve = points.curves["specialised"]
+    if np.any(curve.values <= 0):
+        raise DataError("specialised has values of zero or below; it must be a mean squared distance")
+    if reference_distance is not None and not (np.isfinite(reference_distance) and reference_distance > 0):
+        raise DataError(f"reference_distance={reference_distance!r}; give the positive distance between the predictors")
+    notes = list(points.notes)
+    grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
+    fall = Evidence(curve, grid, log=True)
+    if fall.deviations is None:
+        notes.append(
+            "no samples: only the jitter between checkpoints"
+            + (
+                " and the standard errors, taken as independent, are counted"
+                if fall.standard_errors is not None
+                else " is counted"
+            )
+        )
+    last = len(points.steps) - 1
+    # The first checkpoint is the model as it was made: the smoother would mix it with what came after.
+    trend = fall.trend.copy()
+    trend[0] = fall.raw[0]
+    draws = trend[:, None] + fall.sampling_draws() + fall.jitter_draws
+    change = fall.change(0, last)
+    drop = float(trend[0] - trend[-1])
+    z = drop / change.error if change.error > 0 else float(np.sign(drop)) * float("inf") if drop else 0.0
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    error = fall.level_error(last)
+    start, end = float(np.exp(trend[0])), float(np.exp(trend[-1]))
+    ratio_low, ratio_high = np.exp(np.quantile(draws[0] - draws[-1], quantiles))
+
+    against = []
+    if drop <= 0:
+        against.append(f"the distance did not fall: {start:.3g} at the start, {end:.3g} at the end")
+    elif z < min_z:
+        against.append(f"the distance fell {np.exp(drop):.3g} times: within {min_z:g} of its errors")
+    elif np.exp(drop) < min_ratio:
+        against.append(f"the distance fell {np.exp(drop):.3g} times: real, but less than the {min_ratio:g} asked for")
+    if reference_distance is not None and trend[-1] > np.log(reference_distance) - 2 * error:
+        against.append(
+            f"at the end the model is no nearer to the specialised predictor ({end:.3g}) "
+            f"than the general predictor is ({reference_distance:.3g})"
+        )
+    found = not against
+    half = begin = finish = interval = None
+    if found:
+        level_curve = trend if scale == "log" else np.exp(trend)
+        begin, half, finish = (_passing_time(points.steps, level_curve, share) for share in (0.1, 0.5, 0.9))
+        level_draws = draws if scale == "log" else np.exp(draws)
+        times = [_passing_time(points.steps, column, 0.5) for column in level_draws.T]
+        interval = _at_least_the_gap(points.steps, half, np.quantile(times, quantiles))
+    cross = None
+    if reference_distance is not None:
+        above = np.flatnonzero(trend >= np.log(reference_distance))
+        if len(above) == 0:
+            cross = float(points.steps[0])
+        elif above[-1] < last:
+            cross = _interpolate(points.steps, trend, int(above[-1]), float(np.log(reference_distance)))
+    return SpecialisationVerdict(
+        kind="specialised" if found else "none",
+        t_half=half,
+        t_half_interval=interval,
+        t_begin=begin,
+        t_end=finish,
+        level=level,
+        start=start,
+        end=end,
+        end_error=end * error,
+        ratio=start / end,
+        ratio_interval=(float(ratio_low), float(ratio_high)),
+        fall_z=z,
+        t_cross=cross,
+        scale=scale,
+        reasons=tuple(against)
+        or (f"the distance fell from {start:.3g} to {end:.3g} ({z:.1f} errors of the logarithm)",),
+        notes=tuple(notes),
+    )
+
+
+def _passing_time(steps: NDArray[np.int64], trend: NDArray[np.float64], share: float) -> float:
+    """Step at which `share` of the fall from first to last was done, for the first time."""
+    target = float(trend[0] + share * (trend[-1] - trend[0]))
+    below = np.flatnonzero(trend <= target)
+    after = int(below[0]) if len(below) else len(trend) - 1
+    return float(steps[0]) if after == 0 else _interpolate(steps, trend, after - 1, target)
+
+
+def _interpolate(steps: NDArray[np.int64], trend: NDArray[np.float64], before: int, target: float) -> float:
+    """Step between checkpoints `before` and the next at which the trend passes `target`, linear in log(t + 1)."""
+    x = np.log1p(steps[before : before + 2].astype(np.float64))
+    y = trend[before : before + 2]
+    share = float(np.clip((y[0] - target) / (y[0] - y[1]), 0, 1)) if y[0] != y[1] else 1.0
+    return float(np.expm1(x[0] + share * (x[1] - x[0])))
+
+
+def _at_least_the_gap(
+    steps: NDArray[np.int64], time: float | None, interval: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The interval, widened to the two checkpoints around `time`."""
+    assert time is not None
+    after = int(np.clip(np.searchsorted(steps, time), 1, len(steps) - 1))
+    return min(float(interval[0]), float(steps[after - 1])), max(float(interval[1]), float(steps[after]))
