@@ -52,8 +52,8 @@ PRESETS: dict[str, TransformerConfig] = {
 class InContextTransformer(nn.Module):
     """Causal transformer with predictions `[B, K] = model(x [B, K, D], y [B, K])`.
 
-    Prediction k sees x_1, y_1, ..., y_{k-1}, x_k and nothing later. Contexts shorter than K are allowed. `seed` fixes the
-    initial weights; the global generator is left as it was.
+    Prediction k sees x_1, y_1, ..., y_{k-1}, x_k and nothing later. Contexts shorter than K are allowed. `seed` fixes
+    the initial weights; the global generator is left as it was.
 
     Raises `DataError` for inputs of other shapes.
     """

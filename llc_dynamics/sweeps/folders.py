@@ -42,7 +42,7 @@ def write_sweep_file(folder: Path, resolved: dict[str, Any]) -> None:
 
     path = folder / SWEEP_FILE
     if path.exists():
-        stored = _read(path)
+        stored = read_sweep_file(folder)
         if stored != resolved:
             differing = sorted(key for key in {*stored, *resolved} if stored.get(key) != resolved.get(key))
             raise TrajectoryError(
@@ -61,13 +61,17 @@ def stored_sweep(folder: str | Path) -> SweepConfig:
     folder = Path(folder).resolve()
     for candidate in (folder, folder.parent):
         if (candidate / SWEEP_FILE).is_file():
-            return sweep_from_mapping(_read(candidate / SWEEP_FILE), where=str(candidate / SWEEP_FILE))
+            return sweep_from_mapping(read_sweep_file(candidate), where=str(candidate / SWEEP_FILE))
     raise TrajectoryError(
         f"{folder}: no {SWEEP_FILE} here or one folder up, so the settings are not known; give them with --config"
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_sweep_file(folder: Path) -> dict[str, Any]:
+    """The settings in a sweep folder. Raises `TrajectoryError` if it is none, `CorruptRunError` if it cannot be read."""
+    path = folder / SWEEP_FILE
+    if not path.is_file():
+        raise TrajectoryError(f"{folder}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

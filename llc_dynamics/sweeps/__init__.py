@@ -1,0 +1,20 @@
+"""Presets, sweeps over M, and the worker pool that runs them."""
+
+from llc_dynamics.sweeps.config import LLCConfig, SweepConfig, SweepRun, load_sweep
+from llc_dynamics.sweeps.folders import find_runs, stored_sweep
+from llc_dynamics.sweeps.presets import load_preset, preset_names, resolve
+from llc_dynamics.sweeps.runner import estimate_curves, run_sweep
+
+__all__ = [
+    "LLCConfig",
+    "SweepConfig",
+    "SweepRun",
+    "estimate_curves",
+    "find_runs",
+    "load_preset",
+    "load_sweep",
+    "preset_names",
+    "resolve",
+    "run_sweep",
+    "stored_sweep",
+]
