@@ -1,0 +1,90 @@
+"""How torch's number formats are stored: as a numpy format of the same bytes, with torch's name kept beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llc_dynamics.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+#: torch's name -> (numpy storage format, stored elements per element). Complex numbers are stored as (real, imaginary);
+#: what numpy does not know (bfloat16, float8) as its bits.
+STORAGE: dict[str, tuple[str, int]] = {
+    "float32": ("<f4", 1),
+    "float64": ("<f8", 1),
+    "float16": ("<f2", 1),
+    "bfloat16": ("<u2", 1),
+    "int8": ("|i1", 1),
+    "int16": ("<i2", 1),
+    "int32": ("<i4", 1),
+    "int64": ("<i8", 1),
+    "uint8": ("|u1", 1),
+    "uint16": ("<u2", 1),
+    "uint32": ("<u4", 1),
+    "uint64": ("<u8", 1),
+    "bool": ("|u1", 1),
+    "complex64": ("<f4", 2),
+    "complex128": ("<f8", 2),
+    "float8_e4m3fn": ("|u1", 1),
+    "float8_e5m2": ("|u1", 1),
+    "float8_e4m3fnuz": ("|u1", 1),
+    "float8_e5m2fnuz": ("|u1", 1),
+}
+
+
+def storage_dtype(name: str) -> np.dtype:
+    """The numpy format in which elements of torch's format `name` are stored; KeyError if it is not known."""
+    return np.dtype(STORAGE[name][0])
+
+
+def dtype_name(tensor: torch.Tensor, where: str) -> str:
+    """torch's name of the tensor's format; `DataError`, naming `where`, for a tensor that has no plain bytes."""
+    import torch
+
+    name = str(tensor.dtype).removeprefix("torch.")
+    lazy = isinstance(tensor, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer)
+    if lazy or tensor.device.type == "meta":
+        raise DataError(
+            f"{where}: this tensor has no values yet; run the model once (or materialise it) before recording"
+        )
+    if tensor.layout != torch.strided or tensor.is_quantized or name not in STORAGE:
+        raise DataError(
+            f"{where}: cannot store a tensor of {tensor.dtype}, {tensor.layout}; convert it to a dense tensor of "
+            f"one of: {', '.join(STORAGE)}"
+        )
+    return name
+
+
+def carrier(name: str) -> torch.dtype:
+    """The torch format that torch shares with numpy and that has the bytes of format `name`."""
+    import torch
+
+    # Signed twins of uint16/32/64, for which torch has few kernels; the bytes are the same.
+    twin = {"<u2": "int16", "<u4": "int32", "<u8": "int64", "|u1": "uint8"}
+    dtype: torch.dtype = getattr(torch, twin.get(STORAGE[name][0]) or np.dtype(STORAGE[name][0]).name)
+    return dtype
+
+
+def flat_bytes_like(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor's elements in order, as a flat tensor of format `carrier(name)`, on its own device."""
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    return plain.reshape(-1).view(carrier(name))
+
+
+def carrier_view(array: np.ndarray, name: str) -> torch.Tensor:
+    """A torch tensor of format `carrier(name)` on the memory of a numpy array of format `storage_dtype(name)`."""
+    import torch
+
+    return torch.from_numpy(array.view(str(carrier(name)).removeprefix("torch.")))
+
+
+def restore(flat: np.ndarray, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A new tensor from stored elements: the inverse of `flat_bytes_like`."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    return carrier_view(flat, name).clone().view(dtype).reshape(shape)

@@ -1,0 +1,178 @@
+"""`manifest.json`: what a run is. Written once, when the run begins, and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
+from llc_dynamics.trajectory.atomic import write_whole
+from llc_dynamics.trajectory.names import MANIFEST, arrays_file
+from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, newer_schema
+from llc_dynamics.trajectory.state import StateLayout
+
+FORMAT = "llc_dynamics trajectory"
+_LARGEST = 1 << 28
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The parameter and buffer layout, configuration, provenance and fixed arrays of a run.
+
+    `run_id` is drawn when the run begins and stands in every file of the run, so that files of different runs cannot be
+    mixed. `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents.
+    """
+
+    run_id: str
+    state: StateLayout
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    arrays: dict[str, str]
+    created: str
+
+    @classmethod
+    def new(
+        cls, state: StateLayout, config: dict[str, Any], provenance: dict[str, Any], arrays: dict[str, str], run_id: str
+    ) -> Manifest:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(run_id, state, config, provenance, arrays, created)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.run_id,
+            "created": self.created,
+            "config": self.config,
+            "provenance": self.provenance,
+            "arrays": self.arrays,
+            "state": self.state.to_json(),
+        }
+
+    def write(self, run: Path) -> None:
+        write_signed(run / MANIFEST, self.to_json())
+
+    @classmethod
+    def read(cls, run: Path) -> Manifest:
+        """Read and check the manifest of the run folder `run`.
+
+        Raises `TrajectoryError` if it is missing, of a newer version or not ours, `CorruptRunError` if it is damaged.
+        """
+        content = read_signed(run / MANIFEST, FORMAT)
+        try:
+            arrays = {str(name): str(digest) for name, digest in content["arrays"].items()}
+            for name in arrays:
+                arrays_file(run, name)
+            return cls(
+                run_id=str(content["run_id"]),
+                state=StateLayout.from_json(content["state"]),
+                config=dict(content["config"]),
+                provenance=dict(content["provenance"]),
+                arrays=arrays,
+                created=str(content["created"]),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise CorruptRunError(f"{run / MANIFEST}: not a valid manifest ({error}); restore it from a copy") from None
+
+
+def new_run_id() -> str:
+    return secrets.token_hex(16)
+
+
+def write_signed(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself."""
+    signed = content | {"checksum": _checksum(content)}
+    write_whole(path, (json.dumps(signed, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_signed(path: Path, expected_format: str) -> dict[str, Any]:
+    """Read what `write_signed` wrote; the checksum is of the content, so a change of white space does not matter."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise CorruptRunError(f"{path}: larger than any such file can be; restore it from a copy")
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise TrajectoryError(f"{path.parent}: not a run folder (it has no {path.name})") from None
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise CorruptRunError(f"{path}: damaged (not valid JSON, {len(text)} bytes); restore it from a copy") from None
+    if not isinstance(content, dict) or content.get("format") != expected_format:
+        raise TrajectoryError(
+            f"{path}: not written by llc-dynamics, or damaged (no format '{expected_format}' in it); "
+            "give a run folder, or restore the file from a copy"
+        )
+    checksum = content.pop("checksum", None)
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise newer_schema(path, version)
+    if checksum != _checksum(content):
+        raise CorruptRunError(
+            f"{path}: does not match its checksum, so it was damaged or edited; restore it from a copy"
+        )
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    except RecursionError:
+        return "none"
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain_config(value: Any, where: str = "config") -> Any:
+    """`value` as JSON types: mappings with string keys, lists, strings, numbers, booleans, None.
+
+    Infinities and NaN become the strings "inf", "-inf", "nan"; numpy numbers become Python's, paths strings.
+    `ConfigError` names whatever else is in it.
+    """
+    if value is None or (isinstance(value, bool | str | int) and not isinstance(value, np.generic)):
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+        return plain_config(value, where)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}: the key {key!r} is not a string")
+        return {key: plain_config(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_config(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise ConfigError(
+        f"{where}: a {type(value).__name__} cannot be stored; give strings, numbers, booleans, lists and mappings "
+        "of them"
+    )
+
+
+def config_difference(stored: Any, given: Any, where: str = "config") -> str | None:
+    """The first key in which two plain configurations differ, in words; None if they are the same."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in [*stored, *(key for key in given if key not in stored)]:
+            if key not in given:
+                return f"{where}.{key} is {stored[key]!r} in the stored run and not given now"
+            if key not in stored:
+                return f"{where}.{key} is {given[key]!r} now and not in the stored run"
+            if difference := config_difference(stored[key], given[key], f"{where}.{key}"):
+                return difference
+        return None
+    if type(stored) is type(given) and stored == given:
+        return None
+    if isinstance(stored, int | float) and isinstance(given, int | float) and stored == given:
+        return None if not isinstance(stored, bool) and not isinstance(given, bool) else f"{where} changed its type"
+    return f"{where} is {stored!r} in the stored run and {given!r} now"

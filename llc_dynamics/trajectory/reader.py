@@ -1,0 +1,239 @@
+"""Reading a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
+from llc_dynamics.settings import nearest
+from llc_dynamics.trajectory import arrays as array_sets
+from llc_dynamics.trajectory.complete import read_complete
+from llc_dynamics.trajectory.manifest import Manifest
+from llc_dynamics.trajectory.names import RESUME, classify, to_link
+from llc_dynamics.trajectory.nested import read_nested
+from llc_dynamics.trajectory.rows import LazyRows
+from llc_dynamics.trajectory.shard import Shard
+from llc_dynamics.trajectory.shards import ShardList
+from llc_dynamics.trajectory.state import load_checked, load_problem
+
+if TYPE_CHECKING:
+    import torch
+
+    from llc_dynamics.trajectory.verify import VerifyReport
+
+
+class Trajectory:
+    """A recorded run, opened for reading; nothing in the folder is ever changed.
+
+    Opening reads the manifest and the headers of the shards. Whatever is read later is compared with its checksum
+    first: what does not match raises `CorruptRunError`, naming the file and the step. A run may be read while it is
+    written; see `refresh`.
+
+    Parameters
+    ----------
+    path : run folder.
+    skip_damaged : leave out shards that are missing or whose header is damaged. Otherwise they make everything that
+        spans the run (`steps`, `metrics`, `outputs`, `samples`) raise `CorruptRunError`; single checkpoints in sound
+        shards can be read either way.
+
+    Raises
+    ------
+    TrajectoryError
+        No such folder, not a run, or written by a newer version.
+    CorruptRunError
+        The manifest is damaged.
+    """
+
+    def __init__(self, path: str | Path, *, skip_damaged: bool = False) -> None:
+        self.path = Path(path)
+        content = classify(self.path)
+        if content != "run":
+            reason = {
+                "missing": "no such folder",
+                "empty": "the folder is empty",
+                "file": "this is a file, not a run folder",
+                "unfinished": "a run was begun here and died before its manifest was written; record it again",
+            }.get(content, "not a run folder (it has no manifest.json)")
+            raise TrajectoryError(f"{self.path}: {reason}; give the folder that a TrajectoryWriter recorded into")
+        self.manifest = Manifest.read(self.path)
+        self._skip_damaged = skip_damaged
+        self._shards = ShardList(self.path, self.manifest)
+        self._shards.refresh()
+
+    def __repr__(self) -> str:
+        return f"Trajectory({str(self.path)!r}, {self._shards.num_rows} checkpoints)"
+
+    def __len__(self) -> int:
+        return self._shards.num_rows
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that the run was recorded with (a copy)."""
+        return copy.deepcopy(self.manifest.config)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, git commit and machine that began the run (a copy)."""
+        return copy.deepcopy(self.manifest.provenance)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """int64 [C], the optimiser updates at which checkpoints are stored, increasing."""
+        return self._whole().steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run was marked as finished. Raises `CorruptRunError` if rows of a finished run are missing."""
+        mark = read_complete(self.path, self.manifest.run_id)
+        if mark is None:
+            return False
+        if mark["rows"] > self._shards.num_rows:
+            self.refresh()
+        if mark["rows"] != self._shards.num_rows and not self._skip_damaged:
+            self._shards.require_whole()
+            raise CorruptRunError(
+                f"{self.path}: the finished run had {mark['rows']} checkpoints and {self._shards.num_rows} are there; "
+                "shards are missing. Restore them from a copy"
+            )
+        return True
+
+    @property
+    def metric_names(self) -> list[str]:
+        """All metrics of the run, sorted."""
+        return sorted({name for shard in self._whole().shards for name in shard.metrics()})
+
+    @property
+    def sample_names(self) -> list[str]:
+        """The metrics of which `samples` are stored, sorted."""
+        return self._whole().sample_names()
+
+    @property
+    def array_names(self) -> list[str]:
+        """The sets of fixed arrays that are stored with the run."""
+        return sorted(self.manifest.arrays)
+
+    def refresh(self) -> int:
+        """See the shards that were sealed since the run was opened; returns the number of new checkpoints."""
+        return self._shards.refresh()
+
+    def state_dict(self, step: int) -> dict[str, torch.Tensor]:
+        """Parameters and buffers after `step` optimiser updates: new CPU tensors by name, bit for bit as recorded.
+
+        Raises `StepNotStoredError`, naming the nearest stored steps, and `CorruptRunError`.
+        """
+        shard, row = self._locate(step)
+        return self.manifest.state.tensors(shard.read_state(row))
+
+    def load_into(self, model: torch.nn.Module, step: int) -> None:
+        """Load the checkpoint of `step` into `model`, on whatever device it is.
+
+        Raises `ManifestMismatchError`, naming the first tensor that is missing, unexpected or of another shape or
+        format (wider floating-point formats are accepted); the model is then unchanged.
+        """
+        where = f"{self.path}: step {step}"
+        shard, row = self._locate(step)
+        if load_problem(model, self.manifest.state):
+            load_checked(model, {}, self.manifest.state, where)
+        load_checked(model, self.manifest.state.tensors(shard.read_state(row)), self.manifest.state, where)
+
+    def metrics(self, name: str) -> NDArray[np.float64]:
+        """float64 [C]; NaN at checkpoints that were recorded without this metric."""
+        tables = [(len(shard), shard.metrics()) for shard in self._whole().shards]
+        if not any(name in table for _, table in tables):
+            raise TrajectoryError(f"{self.path}: no metric '{name}'; {self._known(name, self.metric_names, 'metrics')}")
+        return np.concatenate([table.get(name, np.full(count, np.nan)) for count, table in tables])
+
+    def outputs(self, steps: Iterable[int] | None = None) -> LazyRows:
+        """float32 [C, ...], the function vectors of all checkpoints or of those at `steps`, read when indexed."""
+        return self._rows("outputs", "outputs", steps)
+
+    def samples(self, name: str) -> NDArray[np.float32]:
+        """float32 [C, S], a metric's value for each of S evaluation sequences, the same ones at every checkpoint."""
+        link = f"samples/{to_link(name, 'sample')}"
+        return np.asarray(self._rows(link, f"samples of '{name}'", None))
+
+    def arrays(self, name: str) -> dict[str, NDArray]:
+        """The set `name` of fixed arrays that were stored when the run began, for example the evaluation batches."""
+        if name not in self.manifest.arrays:
+            raise TrajectoryError(f"{self.path}: no arrays '{name}'; {self._known(name, self.array_names, 'arrays')}")
+        return array_sets.read_arrays(self.path, name, self.manifest.run_id, self.manifest.arrays[name])
+
+    def resume_state(self) -> dict[str, Any] | None:
+        """What was last given to `TrajectoryWriter.seal(state)`, tensors on the CPU; None if nothing was.
+
+        Raises `CorruptRunError` if it is damaged, or if rows that were sealed before it are missing.
+        """
+        path = self.path / RESUME
+        if not path.exists():
+            return None
+        state, details = read_nested(path, "resume", self.manifest.run_id)
+        self.refresh()
+        rows = details.get("rows")
+        if not isinstance(rows, int) or not isinstance(state, dict):
+            raise CorruptRunError(f"{path}: not a resume state; restore it from a copy")
+        if rows > self._whole().num_rows:
+            raise CorruptRunError(
+                f"{path}: it continues after {rows} checkpoints, but only {self._shards.num_rows} are there; "
+                f"shards are missing. Restore them from a copy, or remove {RESUME} to compute again from the start"
+            )
+        return state
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Read and check everything in the folder; problems are listed in the report, not raised.
+
+        `progress(done, total)` is called after every shard.
+        """
+        from llc_dynamics.trajectory.verify import verify_run
+
+        return verify_run(self.path, progress)
+
+    def _whole(self) -> ShardList:
+        if not self._skip_damaged:
+            self._shards.require_whole()
+        return self._shards
+
+    def _rows(self, link: str, what: str, steps: Iterable[int] | None) -> LazyRows:
+        shards = self._whole()
+        shapes = shards.extra_shapes()
+        if link not in shapes:
+            names = self.sample_names if link.startswith("samples/") else ["steps", "state_dict", "metrics"]
+            raise TrajectoryError(f"{self.path}: no {what} were recorded; the run has: {', '.join(names) or 'none'}")
+        if steps is None:
+            rows = np.arange(shards.num_rows)
+        else:
+            rows = np.array([self._row(step) for step in steps], np.int64)
+        return LazyRows(shards, link, shapes[link], rows)
+
+    def _row(self, step: int) -> int:
+        self._locate(step)
+        return int(np.searchsorted(self._shards.steps, step))
+
+    def _locate(self, step: int) -> tuple[Shard, int]:
+        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+            raise DataError(f"step {step!r}: expected a whole number of optimiser updates")
+        found = self._shards.locate(int(step))
+        if found is not None:
+            return found
+        steps = self._shards.steps
+        if not self._skip_damaged and self._shards.damage:
+            raise StepNotStoredError(
+                f"{self.path}: step {step} is in none of the sound shards; damaged: {self._shards.damage[0]}"
+            )
+        if len(steps) == 0:
+            raise StepNotStoredError(f"{self.path}: step {step} is not stored; no checkpoint has been sealed yet")
+        below, above = steps[steps < step], steps[steps > step]
+        near = [*map(int, below[-1:]), *map(int, above[:1])]
+        raise StepNotStoredError(
+            f"{self.path}: step {step} is not stored; the nearest stored: {' and '.join(map(str, near))} "
+            f"(of {len(steps)}, from {steps[0]} to {steps[-1]})"
+        )
+
+    @staticmethod
+    def _known(name: str, known: list[str], what: str) -> str:
+        return nearest(name, known) if known else f"the run has no {what}"

@@ -1,0 +1,78 @@
+"""A lazily read array over the rows of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import DataError
+from llc_dynamics.trajectory.shards import ShardList
+
+
+class LazyRows:
+    """float32 [C, ...] that is read from the shards when it is indexed, and only as far as it is indexed.
+
+    `rows[i]`, `rows[a:b:c]`, `rows[index_array]`, `rows[bool_mask]` and `rows[first, rest...]` give numpy arrays;
+    `np.asarray(rows)` reads everything. Each row that is read is compared with its checksum (`CorruptRunError`). Rows
+    that were recorded without a value are NaN.
+    """
+
+    def __init__(self, shards: ShardList, name: str, row_shape: tuple[int, ...], rows: NDArray[np.int64]) -> None:
+        self._shards = shards
+        self._name = name
+        self._rows = rows
+        self.shape: tuple[int, ...] = (len(rows), *row_shape)
+        self.dtype: np.dtype = np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that reading everything takes."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: float32 {list(self.shape)}, read when indexed>"
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+        if first is Ellipsis or first is None or isinstance(first, tuple):
+            raise DataError(f"{self._name}: index the checkpoints (the first axis) with a number, slice or array first")
+        chosen = self._rows[first]
+        if chosen.ndim == 0:
+            return self._read(chosen.reshape(1))[0][rest]
+        if chosen.ndim != 1:
+            raise DataError(f"{self._name}: index the checkpoints with an array of one dimension, got {chosen.ndim}")
+        read = self._read(chosen)
+        return read[(slice(None), *rest)] if rest else read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        if copy is False:
+            raise ValueError(f"{self._name} are read from disk, so an array of them is always a copy")
+        read = self._read(self._rows)
+        return read if dtype is None else read.astype(dtype, copy=False)
+
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        result = np.empty((len(rows), *self.shape[1:]), np.float32)
+        bounds, shards = self._shards.bounds, self._shards.shards
+        owners = np.searchsorted(bounds, rows, side="right") - 1
+        for owner in np.unique(owners):
+            positions = np.flatnonzero(owners == owner)
+            shard, local = shards[owner], rows[positions] - bounds[owner]
+            if self._name not in shard.extra_shapes():
+                result[positions] = np.nan
+                continue
+            # Runs of neighbouring rows are read with one call each.
+            wanted = np.unique(local)
+            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
+                values = shard.read(self._name, int(run[0]), int(run[-1]) + 1)
+                inside = (local >= run[0]) & (local <= run[-1])
+                result[positions[inside]] = values[local[inside] - run[0]]
+        return result

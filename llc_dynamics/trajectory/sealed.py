@@ -1,0 +1,261 @@
+"""Sealed files: HDF5 files that are written once, whole, and refused when a byte of them is not what was written.
+
+A sealed file is an ordinary HDF5 file (contiguous datasets, readable by any HDF5 tool) behind an HDF5 user block::
+
+    llc_dynamics sealed 1 <size of the user block> <SHA-256 of the JSON text>\\n
+    {"bulk": [[offset, bytes], ...], "digest": "<SHA-256>", "kind": ..., "run_id": ..., "size": <file size>, ...}\\n
+    zeros up to the size of the user block
+
+`digest` covers every byte behind the user block that is not in one of the `bulk` ranges, the raw data of the large
+datasets: HDF5's own structures and all small datasets, in the order of the file. It is checked before HDF5 sees the
+file, so damaged structures are never interpreted. The large datasets carry a checksum per row instead (`checksum.py`),
+checked when a row is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import CorruptRunError, TrajectoryError
+from llc_dynamics.trajectory.atomic import replacing
+
+SCHEMA_VERSION = 1
+_MAGIC = b"llc_dynamics sealed "
+_LARGEST_USER_BLOCK = 1 << 24
+_DAMAGED = "the file is damaged. Restore it from a copy; `llc-dynamics verify` lists everything that is"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the user block of a sealed file says about it."""
+
+    kind: str
+    run_id: str
+    size: int
+    digest: str
+    bulk: list[tuple[int, int]]
+    user_block: int
+    details: dict[str, Any]
+
+
+def write_sealed(
+    path: Path,
+    kind: str,
+    run_id: str,
+    details: Mapping[str, Any],
+    tables: Mapping[str, NDArray],
+    bulk: Mapping[str, NDArray],
+) -> None:
+    """Write datasets to `path` so that it appears whole or not at all.
+
+    Parameters
+    ----------
+    details : JSON values for the header.
+    tables : small datasets by their path in the file; covered by the header's digest.
+    bulk : large C-contiguous datasets; the caller stores a checksum for each of their rows among the tables.
+
+    Raises
+    ------
+    TrajectoryError
+        The disk is full, the folder read-only, ...: nothing is left behind, and a former file is as it was.
+    """
+    user_block = 1 << max(9, math.ceil(math.log2(len(json.dumps(dict(details))) + 48 * len(bulk) + 512)))
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    ranges: list[tuple[int, NDArray]] = []
+    with replacing(path) as temporary:
+        # HDF5 writes the structures and lays the large datasets out; their bytes are written behind its back, with
+        # plain system calls, because an error in those (disk full) is then an ordinary one that leaves no file handle
+        # open.
+        with h5py.File(temporary, "w", libver=("v110", "v110"), userblock_size=user_block, locking=False) as file:
+            file.attrs["format"] = f"llc_dynamics {kind}"
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            file.attrs["run_id"] = run_id
+            for name, table in tables.items():
+                file.create_dataset(name, data=table)
+            for name, array in bulk.items():
+                dataset = file.create_dataset(name, shape=array.shape, dtype=array.dtype, dcpl=early)
+                if array.nbytes:
+                    ranges.append((int(dataset.id.get_offset()), array))
+        ranges.sort(key=lambda item: item[0])
+        with temporary.open("r+b", buffering=0) as stream:
+            for offset, array in ranges:
+                _write_at(stream, offset, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            size = stream.seek(0, os.SEEK_END)
+            extents = [(offset, array.nbytes) for offset, array in ranges]
+            described = {
+                **details,
+                "schema_version": SCHEMA_VERSION,
+                "kind": kind,
+                "run_id": run_id,
+                "size": size,
+                "digest": _digest_outside(stream, user_block, size, extents),
+                "bulk": extents,
+            }
+            text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
+            head = _MAGIC + f"{SCHEMA_VERSION} {user_block} {hashlib.sha256(text).hexdigest()}\n".encode()
+            block = head + text + b"\n"
+            if len(block) > user_block:
+                raise TrajectoryError(
+                    f"{path}: the header needs {len(block)} bytes of {user_block}; please report this"
+                )
+            _write_at(stream, 0, memoryview(block.ljust(user_block, b"\0")))
+            os.fsync(stream.fileno())
+
+
+def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
+    """Read and check the user block and the file's length, without HDF5 and without reading the data.
+
+    Raises `CorruptRunError` if the file is cut short, damaged, of another kind or of another run, and
+    `TrajectoryError` if it was written by a newer version or cannot be read at all.
+    """
+    try:
+        with path.open("rb") as stream:
+            actual = os.fstat(stream.fileno()).st_size
+            block = stream.read(512)
+            head, _, rest = block.partition(b"\n")
+            fields = head[len(_MAGIC) :].split(b" ")
+            if not head.startswith(_MAGIC) or len(fields) != 3 or not all(field.isalnum() for field in fields):
+                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
+            if not fields[0].isdigit() or not fields[1].isdigit() or len(fields[1]) > 9:
+                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
+            version, user_block = int(fields[0]), int(fields[1])
+            if version > SCHEMA_VERSION:
+                raise newer_schema(path, version)
+            if not 512 <= user_block <= min(_LARGEST_USER_BLOCK, actual):
+                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
+            rest += stream.read(user_block - len(block))
+    except FileNotFoundError:
+        raise CorruptRunError(f"{path}: the file is missing. Restore it from a copy of the run") from None
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
+    text = rest.partition(b"\n")[0]
+    if hashlib.sha256(text).hexdigest().encode() != fields[2]:
+        raise CorruptRunError(f"{path}: the header does not match its checksum: {_DAMAGED}")
+    try:
+        described = json.loads(text)
+        header = Header(
+            kind=str(described.pop("kind")),
+            run_id=str(described.pop("run_id")),
+            size=int(described.pop("size")),
+            digest=str(described.pop("digest")),
+            bulk=[(int(offset), int(length)) for offset, length in described.pop("bulk")],
+            user_block=user_block,
+            details=described,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CorruptRunError(f"{path}: the header is not the one of a sealed file: {_DAMAGED}") from None
+    if header.size != actual:
+        raise CorruptRunError(f"{path}: {actual} bytes where {header.size} were written: {_DAMAGED}")
+    if header.kind != kind:
+        raise CorruptRunError(
+            f"{path}: this is a file of kind '{header.kind}', not '{kind}'; it was renamed or misplaced"
+        )
+    if run_id is not None and header.run_id != run_id:
+        raise CorruptRunError(
+            f"{path}: this file belongs to another run ({header.run_id}, not {run_id}); it was misplaced"
+        )
+    return header
+
+
+def newer_schema(path: Path, version: Any) -> TrajectoryError:
+    """The error for files of a later schema version."""
+    return TrajectoryError(
+        f"{path}: schema version {version}, but this llc-dynamics reads up to {SCHEMA_VERSION}; install a newer "
+        "llc-dynamics"
+    )
+
+
+def check_structure(path: Path, header: Header) -> None:
+    """Compare everything but the large datasets with the header's digest; raises `CorruptRunError`."""
+    position = header.user_block
+    for offset, length in header.bulk:
+        if offset < position or length < 0 or offset + length > header.size:
+            raise CorruptRunError(f"{path}: the header claims data outside the file: {_DAMAGED}")
+        position = offset + length
+    try:
+        with path.open("rb", buffering=0) as stream:
+            digest = _digest_outside(stream, header.user_block, header.size, header.bulk)
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
+    if digest != header.digest:
+        raise CorruptRunError(f"{path}: the HDF5 structures or small tables do not match their checksum: {_DAMAGED}")
+
+
+@contextmanager
+def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
+    """All datasets of a sealed file by path, each known to be plain: hard-linked, contiguous, inside the file.
+
+    Call `check_structure` first. Links that lead elsewhere, virtual, external, compressed or oversized datasets are
+    refused with `CorruptRunError`, and so is whatever HDF5 fails on in the block.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield _collect(path, file, file, path.stat().st_size, "", 0)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        reason = str(error).split("\n")[0]
+        raise CorruptRunError(f"{path}: HDF5 cannot read it ({reason}): {_DAMAGED}") from error
+
+
+def _collect(
+    path: Path, file: h5py.File, group: h5py.Group, size: int, prefix: str, depth: int
+) -> dict[str, h5py.Dataset]:
+    found: dict[str, h5py.Dataset] = {}
+    for name in group:
+        where = prefix + name
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise CorruptRunError(
+                f"{path}: '{where}' is a link to somewhere else; refused, this file was not written here"
+            )
+        item = group[name]
+        if isinstance(item, h5py.Group) and depth < 3:
+            found |= _collect(path, file, item, size, f"{where}/", depth + 1)
+            continue
+        plain = (
+            isinstance(item, h5py.Dataset)
+            and item.shape is not None
+            and item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+            and not item.external
+            and not item.is_virtual
+            and item.dtype.kind in "iuf"
+            and math.prod(item.shape) * item.dtype.itemsize <= size
+        )
+        if not plain:
+            raise CorruptRunError(f"{path}: '{where}' is not a plain dataset; refused, this file was not written here")
+        found[where] = item
+    return found
+
+
+def _write_at(stream: BinaryIO | Any, offset: int, content: memoryview) -> None:
+    stream.seek(offset)
+    while len(content):
+        content = content[stream.write(content) :]
+
+
+def _digest_outside(stream: Any, start: int, size: int, extents: list[tuple[int, int]]) -> str:
+    """SHA-256 of the bytes from `start` to `size` that lie in none of the sorted `extents`."""
+    digest = hashlib.sha256()
+    for offset, length in [*extents, (size, 0)]:
+        stream.seek(start)
+        remaining = offset - start
+        while remaining > 0:
+            piece = stream.read(min(remaining, 1 << 20))
+            if not piece:
+                break
+            digest.update(piece)
+            remaining -= len(piece)
+        start = offset + length
+    return digest.hexdigest()

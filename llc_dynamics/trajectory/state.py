@@ -1,0 +1,224 @@
+"""A model's state dict as flat vectors, one per number format: torch at the edge, numpy inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import DataError, ManifestMismatchError
+from llc_dynamics.trajectory.dtypes import STORAGE, carrier_view, dtype_name, flat_bytes_like, restore, storage_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class StateEntry:
+    """One tensor of the state dict: stored elements `offset : offset + size` of the vector of its format."""
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * STORAGE[self.dtype][1]
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """Which tensors a checkpoint holds and where; a tied tensor stands once under each of its names, as in torch."""
+
+    entries: tuple[StateEntry, ...]
+
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> StateLayout:
+        """The layout of `model.state_dict()`; `DataError` names a tensor that cannot be stored."""
+        parameters = {name for name, _ in bare(model).named_parameters(remove_duplicate=False)}
+        entries, ends = [], dict.fromkeys(STORAGE, 0)
+        for name, tensor in tensors_of(model).items():
+            dtype = dtype_name(tensor, f"state '{name}'")
+            kind = "parameter" if name in parameters else "buffer"
+            entry = StateEntry(name, kind, dtype, tuple(tensor.shape), ends[dtype])
+            ends[dtype] += entry.size
+            entries.append(entry)
+        return cls(tuple(entries))
+
+    @classmethod
+    def from_json(cls, listed: Any) -> StateLayout:
+        """Read what `to_json` made; ValueError, TypeError or KeyError if it is anything else."""
+        entries, ends = [], dict.fromkeys(STORAGE, 0)
+        for item in listed:
+            entry = StateEntry(
+                str(item["name"]),
+                str(item["kind"]),
+                str(item["dtype"]),
+                tuple(map(int, item["shape"])),
+                int(item["offset"]),
+            )
+            if min(entry.shape, default=0) < 0 or entry.offset != ends[entry.dtype]:
+                raise ValueError(f"state '{entry.name}': wrong shape or offset")
+            ends[entry.dtype] += entry.size
+            entries.append(entry)
+        if len({entry.name for entry in entries}) != len(entries):
+            raise ValueError("a state name is listed twice")
+        return cls(tuple(entries))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(entry) | {"shape": list(entry.shape)} for entry in self.entries]
+
+    def sizes(self) -> dict[str, int]:
+        """Stored elements of a row by number format."""
+        sizes: dict[str, int] = {}
+        for entry in self.entries:
+            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.size
+        return sizes
+
+    def num_elements(self, kind: str) -> int:
+        """Numbers in the tensors of a kind, "parameter" or "buffer"."""
+        return sum(math.prod(entry.shape) for entry in self.entries if entry.kind == kind)
+
+    def row_bytes(self) -> int:
+        return sum(size * storage_dtype(dtype).itemsize for dtype, size in self.sizes().items())
+
+    def difference(self, other: StateLayout, whose: str = "the model") -> str | None:
+        """The first difference between this (the stored) layout and `other`, in words; None if there is none."""
+        mine = {entry.name: entry for entry in self.entries}
+        theirs = {entry.name: entry for entry in other.entries}
+        for name, entry in mine.items():
+            if name not in theirs:
+                return f"'{name}' {list(entry.shape)} is stored but missing in {whose}"
+            found = theirs[name]
+            if found.shape != entry.shape:
+                return f"'{name}' is stored with shape {list(entry.shape)} but has shape {list(found.shape)} in {whose}"
+            if found.dtype != entry.dtype:
+                return f"'{name}' is stored as {entry.dtype} but is {found.dtype} in {whose}"
+            if found.kind != entry.kind:
+                return f"'{name}' is stored as a {entry.kind} but is a {found.kind} in {whose}"
+        extra = [name for name in theirs if name not in mine]
+        if extra:
+            return f"'{extra[0]}' {list(theirs[extra[0]].shape)} is in {whose} but was not stored"
+        if list(mine) != list(theirs):
+            return f"the tensors of {whose} come in another order than they were stored in"
+        return None
+
+    def copy_into(self, model: torch.nn.Module, row: Mapping[str, NDArray]) -> None:
+        """Copy the model's state into one row: a flat vector for each number format.
+
+        Raises `ManifestMismatchError`, with nothing copied, if the model's tensors are no longer those of this layout.
+        """
+        tensors = tensors_of(model)
+        for entry in self.entries:
+            tensor = tensors.get(entry.name)
+            if tensor is None or tuple(tensor.shape) != entry.shape or dtype_name(tensor, entry.name) != entry.dtype:
+                break
+        else:
+            if len(tensors) == len(self.entries):
+                views = {dtype: carrier_view(vector, dtype) for dtype, vector in row.items()}
+                for entry in self.entries:
+                    target = views[entry.dtype][entry.offset : entry.offset + entry.size]
+                    target.copy_(flat_bytes_like(tensors[entry.name], entry.dtype))
+                return
+        raise ManifestMismatchError(
+            f"the model changed while it was recorded: {self.difference(StateLayout.of(model))}. A run holds one "
+            "model; record the changed one into another folder"
+        )
+
+    def tensors(self, row: Mapping[str, NDArray]) -> dict[str, torch.Tensor]:
+        """New tensors by name from one row."""
+        return {
+            entry.name: restore(row[entry.dtype][entry.offset : entry.offset + entry.size], entry.dtype, entry.shape)
+            for entry in self.entries
+        }
+
+    def describe_first_difference(self, stored: Mapping[str, NDArray], given: Mapping[str, NDArray]) -> str | None:
+        """The first tensor whose bytes differ between two rows, None if all are the same."""
+        for entry in self.entries:
+            part = slice(entry.offset, entry.offset + entry.size)
+            if stored[entry.dtype][part].tobytes() != given[entry.dtype][part].tobytes():
+                return f"{entry.kind} '{entry.name}'"
+        return None
+
+
+def bare(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's own module inside the wrappers of torch.compile and data parallelism, which prefix every name."""
+    import torch
+
+    while True:
+        if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), torch.nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """`state_dict()` of the bare model; `DataError` for an entry that is no tensor."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise DataError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    state = bare(model).state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise DataError(
+                f"state '{name}' is a {type(value).__name__}, not a tensor; keep it as a buffer, or drop it from "
+                "the state dict"
+            )
+    return dict(state)
+
+
+def load_checked(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], layout: StateLayout, where: str) -> None:
+    """Load `tensors` into `model`; a model that does not fit raises `ManifestMismatchError` and is left as it was.
+
+    A floating-point tensor may go into a wider format (float32 into float64), never into a narrower one.
+    """
+    import torch
+
+    problem = load_problem(model, layout)
+    if problem:
+        raise ManifestMismatchError(
+            f"{where}: {problem}; build the model with the run's own configuration (run.config)"
+        )
+    with torch.no_grad():
+        bare(model).load_state_dict(dict(tensors), strict=True)
+
+
+def load_problem(model: torch.nn.Module, layout: StateLayout) -> str | None:
+    """Why a checkpoint of `layout` does not fit into `model`, None if it does."""
+    import torch
+
+    own = tensors_of(model)
+    widened = []
+    for entry in layout.entries:
+        dtype = entry.dtype
+        if entry.name in own:
+            stored, wanted = getattr(torch, dtype), own[entry.name].dtype
+            if stored != wanted and stored.is_floating_point and torch.promote_types(stored, wanted) == wanted:
+                dtype = str(wanted).removeprefix("torch.")
+        widened.append(StateEntry(entry.name, entry.kind, dtype, entry.shape, 0))
+    given = [
+        StateEntry(name, _kind(layout, name), str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0)
+        for name, tensor in own.items()
+    ]
+    order = {entry.name: position for position, entry in enumerate(layout.entries)}
+    given.sort(key=lambda entry: order.get(entry.name, len(order)))
+    return StateLayout(tuple(widened)).difference(StateLayout(tuple(given)))
+
+
+def _kind(layout: StateLayout, name: str) -> str:
+    # Whether a tensor is a parameter or a buffer does not matter for loading.
+    return next((entry.kind for entry in layout.entries if entry.name == name), "parameter")
+
+
+def empty_rows(layout: StateLayout, count: int) -> dict[str, NDArray]:
+    """Uninitialised room for `count` rows: [count, elements] for each number format."""
+    return {dtype: np.empty((count, size), storage_dtype(dtype)) for dtype, size in layout.sizes().items()}

@@ -1,0 +1,383 @@
+"""Recording a run: checkpoints of any `torch.nn.Module` into sealed shards."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
+from llc_dynamics.provenance import provenance as current_provenance
+from llc_dynamics.trajectory import arrays as array_sets
+from llc_dynamics.trajectory.atomic import fsync_folder, is_temporary, storage_errors
+from llc_dynamics.trajectory.complete import remove_complete, write_complete
+from llc_dynamics.trajectory.lock import RunLock
+from llc_dynamics.trajectory.manifest import Manifest, config_difference, new_run_id, plain_config
+from llc_dynamics.trajectory.names import ARRAYS, LOCK, RESUME, SHARDS, classify, to_link
+from llc_dynamics.trajectory.nested import write_nested
+from llc_dynamics.trajectory.shard import RowBuffer, Shard
+from llc_dynamics.trajectory.shards import ShardList
+from llc_dynamics.trajectory.state import StateLayout
+
+if TYPE_CHECKING:
+    import torch
+
+_SHARD_BYTES = 64 << 20
+_SHARD_ROWS = 32
+
+
+class TrajectoryWriter:
+    """Records checkpoints of a model into a run folder.
+
+    At most the rows since the last seal are lost when the process dies; every sealed row is read back bit-exact or
+    refused by name. One writer at a time may have a run open; any number of readers may read it meanwhile.
+
+    Parameters
+    ----------
+    path : run folder; made if it is missing.
+    model : the module to record; its parameters and buffers are those of `model.state_dict()`.
+    config : settings that made the run, of JSON types; stored in the manifest.
+    rows_per_shard : checkpoints that are sealed together; None for 32, or fewer when those would take over 64 MiB.
+    arrays : fixed arrays that belong to the run, such as evaluation batches: {set: {name: array}}.
+    resume : continue the run in the folder if there is one. Temporary files of a writer that died are removed,
+        numbering goes on, and a step that is stored already must come out bit-identical (then it is skipped). A
+        `config` or `arrays` of None is then not compared.
+    provenance : what made the run; None for the package versions, git commit and machine.
+
+    Raises
+    ------
+    TrajectoryError
+        The folder holds a run and `resume` is false, or it holds something else (which is left alone), or cannot be
+        written.
+    RunLockedError
+        Another writer has the run open.
+    ManifestMismatchError
+        `resume` with another model, config or arrays than the run was recorded with.
+    CorruptRunError
+        `resume` of a damaged run.
+    ConfigError, DataError
+        A setting, tensor or array that cannot be stored.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: torch.nn.Module,
+        config: Mapping[str, Any] | None = None,
+        *,
+        rows_per_shard: int | None = None,
+        arrays: Mapping[str, array_sets.ArraySet] | None = None,
+        resume: bool = False,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._model = model
+        layout = StateLayout.of(model)
+        plain = None if config is None else plain_config(config)
+        sets = (
+            None if arrays is None else {name: array_sets.plain_arrays(name, given) for name, given in arrays.items()}
+        )
+        for name in sets or {}:
+            array_sets.arrays_file(self.path, name)
+        self._rows_per_shard = _shard_rows(rows_per_shard, layout)
+        self._check_folder(resume)
+        with storage_errors(self.path, "make the folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(self.path / LOCK)
+        try:
+            # Once more under the lock: another writer may have begun a run in between.
+            if self._check_folder(resume) == "run":
+                self._manifest = Manifest.read(self.path)
+                _compare(self.path, self._manifest, layout, plain, sets)
+            else:
+                origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
+                self._manifest = self._begin(layout, plain or {}, origin, sets or {})
+            self._remove_leftovers()
+            self._stored = ShardList(self.path, self._manifest)
+            self._stored.refresh()
+            self._stored.require_whole()
+            self._shapes = self._stored.extra_shapes()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._buffer = RowBuffer(layout, self._rows_per_shard)
+        self._last_recorded = -1
+        self._closed = False
+
+    @property
+    def pending(self) -> int:
+        """Rows that are recorded and not yet sealed."""
+        return len(self._buffer)
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Rows that fill a shard: seal when `pending` has reached it."""
+        return self._rows_per_shard
+
+    def record(
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        outputs: NDArray | torch.Tensor | None = None,
+        samples: Mapping[str, NDArray | torch.Tensor] | None = None,
+    ) -> None:
+        """Record the model's weights and buffers as they are now.
+
+        Parameters
+        ----------
+        step : optimiser updates so far; must increase from call to call.
+        metrics : numbers by name; NaN is allowed.
+        outputs : the function vector, of the same shape at every step; stored as float32.
+        samples : values of a metric for each evaluation sequence, [S] by the metric's name; stored as float32.
+
+        The values are copied at once. A full buffer is sealed by the next call, so that a loop that has a state to
+        store with it can call `seal(state)` first.
+
+        Raises
+        ------
+        DataError
+            A step that does not increase, or a value of another shape or type than it should have.
+        ManifestMismatchError
+            The model changed, or a step that the run holds already comes out differently this time.
+        TrajectoryError
+            The shard cannot be written; the recorded rows are kept, and `seal` can be tried again.
+        """
+        self._require_open()
+        number = _step_number(step)
+        if number <= self._last_recorded:
+            raise DataError(f"step {number}: steps must increase, and {self._last_recorded} was recorded before it")
+        values = _metric_values(metrics or {})
+        extra = {} if outputs is None else {"outputs": _float32("outputs", outputs)}
+        for name, sample in (samples or {}).items():
+            extra[f"samples/{to_link(name, 'sample')}"] = array = _float32(f"samples '{name}'", sample)
+            if array.ndim != 1:
+                raise DataError(
+                    f"samples '{name}': expected one value per evaluation sequence, [S], got {list(array.shape)}"
+                )
+        for name, array in extra.items():
+            if self._shapes.get(name, array.shape) != array.shape:
+                raise DataError(
+                    f"step {number}: {name} has shape {list(array.shape)}, but {list(self._shapes[name])} at "
+                    "earlier steps"
+                )
+        if number <= self._stored.last_step:
+            self._compare_with_stored(number, values, extra)
+        else:
+            if self.pending >= self._rows_per_shard:
+                self.seal()
+            self._buffer.append(number, self._model, values, extra)
+            self._shapes |= {name: array.shape for name, array in extra.items()}
+        self._last_recorded = number
+
+    def seal(self, state: Mapping[str, Any] | None = None) -> None:
+        """Write the pending rows as one sealed shard, then `state`, each so that it appears whole or not at all.
+
+        `state` is what the caller needs to continue from here: nested mappings and lists of tensors, arrays, int,
+        float, bool, str and None; `Trajectory.resume_state` gives it back. A crash between the two leaves the former
+        state beside the new rows, which the rerun then meets again and must reproduce bit for bit.
+
+        Raises `TrajectoryError` if the disk is full and the like: nothing stored is harmed, the rows stay pending.
+        """
+        self._require_open()
+        if self.pending:
+            with storage_errors(self.path / SHARDS, "make the folder"):
+                (self.path / SHARDS).mkdir(exist_ok=True)
+            remove_complete(self.path)
+            index = len(self._stored)
+            self._buffer.write(self.path, index, self._manifest.run_id)
+            self._buffer.clear()
+            self._stored.append(Shard(self.path, index, self._manifest))
+        if state is not None:
+            if not isinstance(state, Mapping):
+                raise DataError(f"state: expected a mapping, got {type(state).__name__}")
+            details = {"rows": self._stored.num_rows, "shards": len(self._stored)}
+            write_nested(self.path / RESUME, "resume", self._manifest.run_id, state, details)
+
+    def finish(self) -> None:
+        """Seal what is pending and mark the run as complete."""
+        self.seal()
+        write_complete(self.path, self._manifest.run_id, self._stored.num_rows, self._stored.last_step)
+
+    def close(self) -> None:
+        """Seal what is pending and let other writers in; the run stays unfinished unless `finish` was called."""
+        if self._closed:
+            return
+        try:
+            self.seal()
+        finally:
+            self._closed = True
+            self._lock.release()
+
+    def __enter__(self) -> TrajectoryWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # What was recorded before the error is sound; but if it cannot be sealed, the first error is the one to see.
+        with contextlib.suppress(TrajectoryError):
+            self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise TrajectoryError(f"{self.path}: this writer is closed; open another one with resume=True")
+
+    def _check_folder(self, resume: bool) -> str:
+        content = classify(self.path)
+        if content == "file":
+            raise TrajectoryError(f"{self.path}: this is a file; give a folder for the run")
+        if content == "foreign":
+            raise TrajectoryError(
+                f"{self.path}: the folder is not empty and holds no run; nothing in it was changed. Give an empty "
+                "or new folder"
+            )
+        if content == "run" and not resume:
+            raise TrajectoryError(
+                f"{self.path}: the folder holds a run already; continue it with resume=True, or give another folder"
+            )
+        return content
+
+    def _begin(
+        self,
+        layout: StateLayout,
+        config: dict[str, Any],
+        origin: dict[str, Any],
+        sets: Mapping[str, dict[str, NDArray]],
+    ) -> Manifest:
+        """Write the fixed arrays and then the manifest, whose presence makes the folder a run."""
+        run_id = new_run_id()
+        with storage_errors(self.path, "make the folders"):
+            for folder in (SHARDS, ARRAYS):
+                (self.path / folder).mkdir(exist_ok=True)
+            for leftover in (self.path / ARRAYS).glob("*.h5"):
+                leftover.unlink()
+            fsync_folder(self.path)
+        for name, arrays in sets.items():
+            array_sets.write_arrays(self.path, name, arrays, run_id)
+        digests = {name: array_sets.digest(arrays) for name, arrays in sets.items()}
+        manifest = Manifest.new(layout, config, origin, digests, run_id)
+        manifest.write(self.path)
+        return manifest
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of a writer that died; under the lock nobody else can be writing them."""
+        with storage_errors(self.path, "remove temporary files"):
+            for folder in (self.path, self.path / SHARDS, self.path / ARRAYS):
+                for entry in folder.iterdir() if folder.is_dir() else ():
+                    if is_temporary(entry.name):
+                        entry.unlink()
+
+    def _compare_with_stored(self, step: int, metrics: dict[str, float], extra: dict[str, NDArray]) -> None:
+        """Raise `ManifestMismatchError` unless the stored row of `step` is what was recorded now."""
+        found = self._stored.locate(step)
+        if found is None:
+            raise ManifestMismatchError(
+                f"{self.path}: step {step} is recorded now, but the stored run went past it without a checkpoint "
+                "there; resume with the same checkpoint schedule, or record into another folder"
+            )
+        shard, row = found
+        fresh = RowBuffer(self._manifest.state, 1)
+        fresh.append(step, self._model, metrics, extra)
+        difference = self._manifest.state.describe_first_difference(shard.read_state(row), fresh.row(0))
+        stored_metrics = shard.metrics()
+        for name in [] if difference else sorted({*stored_metrics, *metrics}):
+            stored = float(stored_metrics[name][row]) if name in stored_metrics else float("nan")
+            given = metrics.get(name, float("nan"))
+            if stored != given and not (np.isnan(stored) and np.isnan(given)):
+                difference = f"metric '{name}' ({stored!r} stored, {given!r} now)"
+                break
+        held = shard.extra_shapes()
+        for name in [] if difference else sorted({*held, *extra}):
+            blank = np.full(held.get(name, self._shapes.get(name, ())), np.nan, np.float32)
+            stored_row = shard.read(name, row, row + 1)[0] if name in held else blank
+            if not np.array_equal(stored_row, extra.get(name, blank), equal_nan=True):
+                difference = name
+                break
+        if difference:
+            raise ManifestMismatchError(
+                f"{self.path}: step {step} is stored already, and this time it comes out differently: "
+                f"{difference}. The rerun is not the same computation (another seed, device, thread count or "
+                "version?); record it into another folder"
+            )
+
+
+def _compare(
+    path: Path,
+    manifest: Manifest,
+    layout: StateLayout,
+    config: dict[str, Any] | None,
+    sets: Mapping[str, dict[str, NDArray]] | None,
+) -> None:
+    """Raise `ManifestMismatchError` unless the run was recorded with this model, config and these arrays."""
+    advice = "resume with what the run was recorded with, or record into another folder"
+    if difference := manifest.state.difference(layout):
+        raise ManifestMismatchError(f"{path}: another model than the run was recorded with: {difference}; {advice}")
+    if config is not None and (difference := config_difference(manifest.config, config)):
+        raise ManifestMismatchError(
+            f"{path}: another configuration than the run was recorded with: {difference}; {advice}"
+        )
+    if sets is None:
+        return
+    for name in [*manifest.arrays, *(name for name in sets if name not in manifest.arrays)]:
+        if name not in sets or name not in manifest.arrays:
+            where = "not given now" if name in manifest.arrays else "not in the stored run"
+            raise ManifestMismatchError(f"{path}: arrays '{name}' are {where}; {advice}")
+        if array_sets.digest(sets[name]) != manifest.arrays[name]:
+            raise ManifestMismatchError(f"{path}: arrays '{name}' differ from those stored with the run; {advice}")
+
+
+def _shard_rows(given: int | None, layout: StateLayout) -> int:
+    if given is None:
+        return max(1, min(_SHARD_ROWS, _SHARD_BYTES // max(1, layout.row_bytes())))
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise ConfigError(f"rows_per_shard: expected a whole number of at least 1, got {given!r}")
+    return int(given)
+
+
+def _step_number(step: Any) -> int:
+    try:
+        number = operator.index(step)
+    except TypeError:
+        raise DataError(f"step {step!r}: expected a whole number of optimiser updates") from None
+    if isinstance(step, bool) or not 0 <= number < 1 << 62:
+        raise DataError(f"step {step!r}: expected a whole number of optimiser updates, 0 or more")
+    return number
+
+
+def _metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    values = {}
+    for name, value in metrics.items():
+        to_link(name, "metric")
+        try:
+            values[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            shape = list(getattr(value, "shape", []))
+            raise DataError(
+                f"metric '{name}': expected one number, got "
+                f"{type(value).__name__}{f' of shape {shape}' if shape else ''}"
+            ) from None
+    return values
+
+
+def _float32(name: str, values: Any) -> NDArray[np.float32]:
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        values = values.detach()
+        if values.is_complex():
+            raise DataError(f"{name}: complex values cannot be stored; give real and imaginary parts")
+        values = values.to(device="cpu", dtype=torch.float32).numpy()
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{name}: expected an array of real numbers, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
