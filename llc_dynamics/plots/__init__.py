@@ -1,0 +1,27 @@
+"""Figures: `plot_*(..., ax=None) -> Axes`, from curves and arrays, without any hidden state."""
+
+from llc_dynamics.plots.distances import plot_distances
+from llc_dynamics.plots.llc import plot_llc_against_tasks, plot_llc_curve, plot_trace
+from llc_dynamics.plots.losses import plot_loss, plot_ood_loss, plot_rebound
+from llc_dynamics.plots.pca import plot_components_over_time, plot_explained_variance, plot_trajectory_pca
+from llc_dynamics.plots.step_axis import set_step_axis
+from llc_dynamics.plots.style import RC, SeriesStyle, series_styles, task_colors, task_label
+
+__all__ = [
+    "RC",
+    "SeriesStyle",
+    "plot_components_over_time",
+    "plot_distances",
+    "plot_explained_variance",
+    "plot_llc_against_tasks",
+    "plot_llc_curve",
+    "plot_loss",
+    "plot_ood_loss",
+    "plot_rebound",
+    "plot_trace",
+    "plot_trajectory_pca",
+    "series_styles",
+    "set_step_axis",
+    "task_colors",
+    "task_label",
+]

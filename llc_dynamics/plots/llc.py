@@ -1,0 +1,248 @@
+"""LLC curves and chains, with everything that speaks against a point visible in the figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from numpy.typing import ArrayLike
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import DataError
+from llc_dynamics.plots.bands import Z95, CurveOrCurves, as_mapping, curve_errors, draw_band, last_step
+from llc_dynamics.plots.step_axis import set_step_axis
+from llc_dynamics.plots.style import (
+    INK,
+    MUTED,
+    PAPER,
+    WARNING_COLOR,
+    Key,
+    SeriesStyle,
+    axes_or_new,
+    series_styles,
+    small_legend,
+    small_size,
+)
+
+_LLC = r"Local learning coefficient $\hat\lambda$"
+
+
+def plot_llc_curve(
+    curves: CurveOrCurves,
+    *,
+    t_crit: Mapping[Key, float] | None = None,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    linear_width: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """LLC over training: filled points converged, hollow ones did not, crosses on the axis have no estimate.
+
+    Parameters
+    ----------
+    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{M: curve}`. Bars and bands are 95% of the standard errors. Where
+        `curve.converged` is False the point is hollow and its line dashed; where it is None nothing is known and points
+        are filled. Steps with a NaN value are marked at the lower edge.
+    t_crit : `{M: step}`, steps to mark with thin lines.
+    styles, linear_width, ax : see `plot_loss`.
+    """
+    found = as_mapping(curves, "plot_llc_curve")
+    ax = axes_or_new(ax)
+    drawn_hollow = drawn_failed = False
+    for key, style in series_styles(found, styles).items():
+        curve = found[key]
+        finite = np.isfinite(curve.values)
+        doubtful = finite & ~_converged(curve)
+        draw_band(ax, curve, style.color)
+        ax.plot(curve.steps, curve.values, color=style.color, linewidth=1.1, alpha=0.75, label="_line")
+        errors = curve_errors(curve)
+        if errors is not None:
+            bars = np.where(np.isfinite(errors), Z95 * errors, 0.0)
+            ax.errorbar(
+                curve.steps[finite], curve.values[finite], bars[finite], fmt="none", ecolor=style.color, elinewidth=1.0
+            )
+        common: dict[str, Any] = {"linestyle": "none", "marker": style.marker, "markersize": 4.6, "zorder": 3}
+        trusted = finite & ~doubtful
+        ax.plot(curve.steps[trusted], curve.values[trusted], color=style.color, gid="converged", **common)
+        ax.plot([], [], color=style.color, marker=style.marker, markersize=4.6, label=style.label)
+        if doubtful.any():
+            drawn_hollow = True
+            ax.plot(
+                curve.steps[doubtful],
+                curve.values[doubtful],
+                color=style.color,
+                markerfacecolor=PAPER,
+                markeredgewidth=1.2,
+                gid="unconverged",
+                **common,
+            )
+        if not finite.all():
+            drawn_failed = True
+            _mark_failed(ax, curve.steps[~finite])
+        if t_crit is not None and t_crit.get(key) is not None:
+            ax.axvline(t_crit[key], color=style.color, linewidth=0.9, linestyle=":", label="_t_crit")
+    set_step_axis(ax, last_step(found), linear_width)
+    ax.set_ylabel(_LLC)
+    _legend(ax, len(found), drawn_hollow, drawn_failed)
+    return ax
+
+
+def plot_llc_against_tasks(
+    num_tasks: Sequence[float],
+    values: ArrayLike,
+    standard_errors: ArrayLike | None = None,
+    converged: ArrayLike | None = None,
+    *,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """LLC of the last checkpoint against M, with infinity at the right edge (Carroll et al. 2025, figure 4).
+
+    Parameters
+    ----------
+    num_tasks : M of each run, `math.inf` included; several runs (seeds) may share one M.
+    values, standard_errors : float [run]; bars are 95%. NaN values are marked at the lower edge.
+    converged : bool [run]; False is drawn hollow.
+    styles : `{M: SeriesStyle}`, for the colours.
+    ax : where to draw; a new figure if None.
+
+    Raises `DataError` if the lengths differ or an M is below 1.
+    """
+    tasks, llc = np.asarray(num_tasks, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    errors = np.full(llc.shape, np.nan) if standard_errors is None else np.asarray(standard_errors, dtype=np.float64)
+    trusted = np.ones(llc.shape, dtype=bool) if converged is None else np.asarray(converged, dtype=bool)
+    if tasks.ndim != 1 or not tasks.size or not tasks.shape == llc.shape == errors.shape == trusted.shape:
+        raise DataError(
+            f"plot_llc_against_tasks: num_tasks {tasks.shape}, values {llc.shape}, standard_errors {errors.shape} and "
+            f"converged {trusted.shape} must be lists of one length"
+        )
+    if np.any(np.isnan(tasks)) or np.any(tasks < 1):
+        raise DataError(f"plot_llc_against_tasks: M must be 1 or more, got {tasks.tolist()}")
+    ax = axes_or_new(ax)
+    finite_tasks = np.unique(tasks[np.isfinite(tasks)])
+    # Infinity stands two doublings after the largest M, or one unit after, on an axis of log2 M.
+    edge = (np.log2(finite_tasks[-1]) + 1.6) if finite_tasks.size else 0.0
+    places = np.where(np.isfinite(tasks), np.log2(np.where(np.isfinite(tasks), tasks, 1.0)), edge)
+    by_key = series_styles(dict.fromkeys(tasks.tolist()), styles)
+    for place, m, value, error, good in zip(places, tasks, llc, errors, trusted, strict=True):
+        color = by_key[float(m)].color
+        if not math.isfinite(value):
+            _mark_failed(ax, np.asarray([place]))
+            continue
+        if math.isfinite(error):
+            ax.errorbar([place], [value], [Z95 * error], fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5)
+        ax.plot(
+            [place],
+            [value],
+            marker="o",
+            color=color,
+            markerfacecolor=color if good else PAPER,
+            markeredgewidth=1.2,
+            markersize=5.5,
+            linestyle="none",
+            zorder=3,
+            gid="converged" if good else "unconverged",
+        )
+    known = np.isfinite(tasks) & np.isfinite(llc)
+    if known.any():
+        means = [llc[known & (tasks == m)].mean() for m in np.unique(tasks[known])]
+        ax.plot(np.log2(np.unique(tasks[known])), means, color=MUTED, linewidth=0.9, zorder=1)
+    _task_axis(ax, finite_tasks, edge if np.isinf(tasks).any() else None)
+    ax.set_ylabel(_LLC + "\nat the last checkpoint")
+    _legend(ax, 1, bool((np.isfinite(llc) & ~trusted).any()), not np.isfinite(llc).all())
+    return ax
+
+
+def plot_trace(result: Any, *, ax: Axes | None = None) -> Axes:
+    """Chains of one LLC estimate: each chain's running mean over its draws, above the draws themselves.
+
+    Chains that settle to one level agree; a slope says that burn-in was too short. A chain that died is drawn red and
+    dashed, up to its last draw.
+
+    Parameters
+    ----------
+    result : an `ld.LLCResult`, or an array [chain, draw] of nbeta * paired loss difference.
+    ax : where to draw; a new figure if None.
+    """
+    chains = result.trace if hasattr(result, "failed_chains") else result  # an array has a method `trace` of its own
+    trace = np.atleast_2d(np.asarray(chains, dtype=np.float64))
+    if trace.ndim != 2 or not trace.size:
+        raise DataError(f"plot_trace: the trace has shape {trace.shape}; wanted [chain, draw]")
+    failed = {int(getattr(f, "chain", f)) for f in getattr(result, "failed_chains", ())}
+    failed |= set(np.flatnonzero(~np.isfinite(trace).all(axis=1)).tolist())
+    ax = axes_or_new(ax)
+    draws = np.arange(1, trace.shape[1] + 1)
+    chain_styles = series_styles([f"chain {c}" for c in range(len(trace))])
+    for chain, style in enumerate(chain_styles.values()):
+        alive = np.isfinite(trace[chain]).cumprod().astype(bool)
+        values, steps = trace[chain][alive], draws[alive]
+        dead = chain in failed
+        color = WARNING_COLOR if dead else style.color
+        ax.plot(steps, values, color=color, linewidth=0.4, alpha=0.28, rasterized=True, label="_draws")
+        label = f"{style.label} (failed)" if dead else style.label
+        running = values.cumsum() / steps
+        ax.plot(steps, running, color=color, linewidth=1.6, linestyle="--" if dead else "-", label=label)
+    estimate, error = getattr(result, "llc", math.nan), getattr(result, "standard_error", math.nan)
+    if math.isfinite(estimate):
+        ax.axhline(estimate, color=INK, linewidth=0.9, label="_estimate")
+        if math.isfinite(error):
+            ax.axhspan(estimate - Z95 * error, estimate + Z95 * error, color=INK, alpha=0.08, linewidth=0)
+    ax.set_xlim(1, max(trace.shape[1], 2))
+    ax.set_xlabel("Draw after burn-in")
+    ax.set_ylabel(r"$n\beta\,(L_B(w) - L_B(w^*))$, draws and running mean")
+    small_legend(ax)
+    return ax
+
+
+def _converged(curve: Curve) -> np.ndarray:
+    return np.ones(len(curve), dtype=bool) if curve.converged is None else np.asarray(curve.converged, dtype=bool)
+
+
+def _mark_failed(ax: Axes, places: np.ndarray) -> None:
+    ax.plot(
+        places,
+        np.full(len(places), 0.02),
+        transform=ax.get_xaxis_transform(),
+        linestyle="none",
+        marker="x",
+        markersize=5.5,
+        markeredgewidth=1.5,
+        color=WARNING_COLOR,
+        gid="failed",
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _legend(ax: Axes, series: int, hollow: bool, failed: bool) -> None:
+    handles, labels = ax.get_legend_handles_labels() if series > 1 else ([], [])
+    dot: dict[str, Any] = {"linestyle": "none", "color": MUTED, "markersize": 4.6}
+    if hollow:
+        handles = [*handles, Line2D([], [], marker="o", markerfacecolor=PAPER, markeredgewidth=1.2, **dot)]
+        labels = [*labels, "did not converge"]
+    if failed:
+        cross = Line2D([], [], linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, color=WARNING_COLOR)
+        handles, labels = [*handles, cross], [*labels, "no estimate"]
+    if handles:
+        size = small_size(ax)
+        ax.legend(handles, labels, frameon=False, fontsize=size, handlelength=1.6)
+
+
+def _task_axis(ax: Axes, finite_tasks: np.ndarray, edge: float | None) -> None:
+    places, labels = [float(np.log2(m)) for m in finite_tasks], [f"{m:,.0f}" for m in finite_tasks]
+    # Labels closer than half a doubling would overlap in long sweeps; keep the first of each cluster.
+    kept = [i for i in range(len(places)) if not i or places[i] - places[i - 1] > 0.45 or len(places) < 8]
+    places, labels = [places[i] for i in kept], [labels[i] for i in kept]
+    if edge is not None:
+        if finite_tasks.size:
+            ax.axvline(edge - 0.8, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+        places, labels = [*places, edge], [*labels, "∞"]
+    ax.xaxis.set_major_locator(FixedLocator(places))
+    ax.xaxis.set_major_formatter(FixedFormatter(labels))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(places[0] - 0.6, places[-1] + 0.6)
+    ax.set_xlabel("Number of tasks M (log scale)")

@@ -1,0 +1,176 @@
+"""Losses over training: on the training distribution, out of distribution, and against their own minimum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import DataError
+from llc_dynamics.plots.bands import CurveOrCurves, as_mapping, draw_curve, last_step, value_at
+from llc_dynamics.plots.step_axis import set_step_axis
+from llc_dynamics.plots.style import INK, MUTED, Key, SeriesStyle, axes_or_new, series_styles, small_legend, small_size
+
+
+def plot_loss(
+    curves: CurveOrCurves,
+    *,
+    ylabel: str = "Loss (mean squared error)",
+    levels: Mapping[str, float] | None = None,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    linear_width: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Any loss over training, one line per curve, on a logarithmic y axis where all values are positive.
+
+    Parameters
+    ----------
+    curves : an `ld.Curve`, or `{M or name: curve}`. Bands are 95% of the curves' standard errors.
+    ylabel : label of the y axis, with the unit.
+    levels : `{label: value}`, horizontal reference lines.
+    styles, linear_width : see `series_styles` and `set_step_axis`.
+    ax : where to draw; a new figure if None.
+    """
+    found = as_mapping(curves, "plot_loss")
+    ax = axes_or_new(ax)
+    for key, style in series_styles(found, styles).items():
+        draw_curve(ax, found[key], color=style.color, linestyle=style.linestyle, label=style.label)
+    values = np.concatenate([curve.values for curve in found.values()])
+    set_step_axis(ax, last_step(found), linear_width)
+    if np.nanmin(values) > 0 and np.nanmax(values) > 4 * np.nanmin(values):
+        ax.set_yscale("log")
+        _plain_log_ticks(ax)
+    for label, level in (levels or {}).items():
+        draw_level(ax, level, label)
+    ax.set_ylabel(ylabel)
+    small_legend(ax)
+    return ax
+
+
+def plot_ood_loss(
+    curves: CurveOrCurves,
+    *,
+    verdicts: Mapping[Key, Any] | Any = None,
+    ridge_loss: float | None = None,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    linear_width: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Out-of-distribution loss over training for all M, with t_crit marked where the verdict is transient.
+
+    After Carroll et al. 2025 (arXiv 2501.17745), figure 1: a loss that falls towards ridge's and rises again.
+
+    Parameters
+    ----------
+    curves : an `ld.Curve` or `{M: curve}`. Bands are 95% of the sampling error over evaluation sequences; all
+        checkpoints share it, so that a change along one curve is more certain than the band suggests (`plot_rebound`).
+    verdicts : a verdict of `detect_transience`, or `{M: verdict}`. A transient one is marked with a diamond at
+        (t_crit, loss there) and its interval; others are not marked.
+    ridge_loss : loss of the ridge predictor on the same sequences, drawn as a line: the least that is possible.
+    styles, linear_width, ax : see `plot_loss`.
+    """
+    found = as_mapping(curves, "plot_ood_loss")
+    if not isinstance(verdicts, Mapping):
+        if verdicts is not None and len(found) != 1:
+            raise DataError(f"plot_ood_loss: one verdict for {len(found)} curves; give {{M: verdict}}")
+        verdicts = {} if verdicts is None else dict.fromkeys(found, verdicts)
+    ax = axes_or_new(ax)
+    for key, style in series_styles(found, styles).items():
+        draw_curve(ax, found[key], color=style.color, linestyle=style.linestyle, label=style.label)
+        verdict = verdicts.get(key)
+        if verdict is not None and verdict.transient and verdict.t_crit is not None:
+            _mark_t_crit(ax, verdict, value_at(found[key], verdict.t_crit), style.color)
+    set_step_axis(ax, last_step(found), linear_width)
+    if ridge_loss is not None and math.isfinite(ridge_loss):
+        draw_level(ax, ridge_loss, "ridge")
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, 0.0) if low < 0.25 * high else low, high)
+    ax.set_ylabel(r"Out-of-distribution loss (MSE on $q_\infty$)")
+    small_legend(ax)
+    return ax
+
+
+def plot_rebound(
+    curves: CurveOrCurves,
+    *,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    linear_width: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Paired change of a loss since its least value: how far it has rebounded, in percent of that value.
+
+    At each step the difference to the step of least loss is taken sequence by sequence, so that the spread between
+    sequences cancels; the band is 95% of the standard error of that paired mean. Steps before the minimum are left out.
+
+    Parameters
+    ----------
+    curves : an `ld.Curve` with `samples` [C, S], or `{M: curve}`; without samples no band is drawn.
+    styles, linear_width, ax : see `plot_loss`.
+    """
+    found = as_mapping(curves, "plot_rebound")
+    ax = axes_or_new(ax)
+    changes = {key: since_minimum(curve) for key, curve in found.items()}
+    for key, style in series_styles(found, styles).items():
+        draw_curve(ax, changes[key], color=style.color, linestyle=style.linestyle, label=style.label)
+    ax.axhline(0.0, color=MUTED, linewidth=0.8)
+    first = min(int(curve.steps[0]) for curve in changes.values())
+    set_step_axis(ax, last_step(found), linear_width, first_step=first)
+    ax.set_ylabel("Rise above the least loss (%)")
+    small_legend(ax)
+    return ax
+
+
+def since_minimum(curve: Curve) -> Curve:
+    """Change since the least value, in percent of it, from that step on, with the paired standard error."""
+    least = int(np.nanargmin(curve.values))
+    scale = 100.0 / abs(float(curve.values[least]))
+    errors = None
+    if curve.samples is not None and curve.samples.shape[1] > 1:
+        paired = np.asarray(curve.samples[least:], dtype=np.float64) - np.asarray(curve.samples[least], np.float64)
+        errors = scale * paired.std(axis=1, ddof=1) / math.sqrt(paired.shape[1])
+    change = scale * (curve.values[least:] - curve.values[least])
+    return Curve(curve.steps[least:], change, errors, name=f"{curve.name} since its minimum")
+
+
+def draw_level(ax: Axes, level: float, label: str, color: str = MUTED) -> None:
+    """A dashed horizontal line across the axes, with its label on it at the left."""
+    ax.axhline(level, color=color, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1.5)
+    ax.annotate(
+        label,
+        (0.012, level),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(0, 2.5),
+        textcoords="offset points",
+        color=INK,
+        fontsize=small_size(ax),
+    )
+
+
+def _mark_t_crit(ax: Axes, verdict: Any, loss: float, color: str) -> None:
+    low, high = verdict.t_crit_interval if verdict.t_crit_interval is not None else (verdict.t_crit, verdict.t_crit)
+    ax.plot([low, high], [loss, loss], color=color, linewidth=4.0, alpha=0.45, solid_capstyle="butt", zorder=3)
+    ax.plot(
+        [verdict.t_crit],
+        [loss],
+        marker="D",
+        markersize=6,
+        color=color,
+        markeredgecolor="white",
+        markeredgewidth=0.9,
+        linestyle="none",
+        zorder=4,
+        gid="t_crit",
+    )
+
+
+def _plain_log_ticks(ax: Axes) -> None:
+    """Losses span a decade or two: plain numbers read better than powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))

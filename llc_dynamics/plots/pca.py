@@ -1,0 +1,249 @@
+"""Joint trajectory PCA in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+from llc_dynamics.errors import DataError
+from llc_dynamics.plots.step_axis import set_step_axis
+from llc_dynamics.plots.style import (
+    CATEGORICAL,
+    INK,
+    MUTED,
+    PAPER,
+    Key,
+    SeriesStyle,
+    axes_or_new,
+    series_styles,
+    small_legend,
+    small_size,
+)
+
+
+def plot_trajectory_pca(
+    scores: Mapping[Key, ArrayLike],
+    *,
+    components: tuple[int, int] = (0, 1),
+    references: Mapping[str, ArrayLike] | None = None,
+    reference_of: Mapping[str, Key] | None = None,
+    explained_variance_ratio: ArrayLike | None = None,
+    steps: Mapping[Key, ArrayLike] | None = None,
+    t_crit: Mapping[Key, float | None] | None = None,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two principal components of the runs' function vectors against one another, with the ideal predictors.
+
+    A hollow circle is a run's first checkpoint, a filled one its last, a diamond the checkpoint at t_crit; ridge is a
+    star, dMMSE_M a square in the colour of its run. References are projected, never fitted.
+
+    Parameters
+    ----------
+    scores : `{M or name: float [checkpoint, component]}`, what `JointTrajectoryPCA.transform` returns.
+    components : which two, counted from 0.
+    references : `{"ridge": float [component], "dMMSE (M = 8)": ...}`.
+    reference_of : `{reference name: key of the run whose colour it takes}`; others are drawn in ink.
+    explained_variance_ratio : float [component], for the axis labels.
+    steps, t_crit : `{key: int [checkpoint]}` and `{key: step or None}`, to mark t_crit on the trajectories.
+    styles, ax : see `plot_loss`. legend : whether to draw one.
+
+    Raises `DataError` for scores that lack one of the components, or a t_crit without steps.
+    """
+    if not scores:
+        raise DataError("plot_trajectory_pca: no scores were given")
+    i, j = components
+    points = {key: _with_components(value, key, max(i, j)) for key, value in scores.items()}
+    ax = axes_or_new(ax, 4.8, 4.2)
+    found = series_styles(points, styles)
+    for key, style in found.items():
+        x, y = points[key][:, i], points[key][:, j]
+        ax.plot(x, y, color=style.color, linewidth=1.4, alpha=0.9, linestyle=style.linestyle, label=style.label)
+        dot: dict[str, Any] = {"color": style.color, "marker": "o", "linestyle": "none", "zorder": 3}
+        ax.plot(x[:1], y[:1], markersize=4.5, markerfacecolor=PAPER, gid="start", **dot)
+        ax.plot(x[-1:], y[-1:], markersize=6.0, markeredgecolor=PAPER, markeredgewidth=0.8, gid="end", **dot)
+        step = None if t_crit is None else t_crit.get(key)
+        if step is not None:
+            if steps is None or key not in steps:
+                raise DataError(f"plot_trajectory_pca: t_crit of {key!r} was given without its steps={{...}}")
+            row = int(np.abs(np.asarray(steps[key]) - step).argmin())
+            ax.plot(
+                x[row],
+                y[row],
+                marker="D",
+                markersize=6.5,
+                color=style.color,
+                markeredgecolor=PAPER,
+                markeredgewidth=0.9,
+                linestyle="none",
+                zorder=4,
+                gid="t_crit",
+            )
+    for name, value in (references or {}).items():
+        owner = (reference_of or {}).get(name)
+        color = found[owner].color if owner in found else INK
+        _mark_reference(ax, name, np.asarray(value, dtype=np.float64)[[i, j]], color, owner in found)
+    ax.set_xlabel(_component_label(i, explained_variance_ratio))
+    ax.set_ylabel(_component_label(j, explained_variance_ratio))
+    ax.margins(0.07)
+    if legend:
+        _legend(ax, len(points), any(step is not None for step in (t_crit or {}).values()))
+    return ax
+
+
+def plot_explained_variance(explained_variance_ratio: ArrayLike, *, ax: Axes | None = None) -> Axes:
+    """Share of the variance of all function vectors that each component holds (bars), and their sum (line), in percent.
+
+    Parameters
+    ----------
+    explained_variance_ratio : float [component], from 0 to 1.
+    ax : where to draw; a new figure if None.
+    """
+    ratio = 100 * np.asarray(explained_variance_ratio, dtype=np.float64)
+    if ratio.ndim != 1 or not ratio.size:
+        raise DataError(f"plot_explained_variance: wanted a list of shares, got shape {ratio.shape}")
+    ax = axes_or_new(ax, 3.8, 2.8)
+    numbers = np.arange(1, len(ratio) + 1)
+    ax.bar(numbers, ratio, color=CATEGORICAL[0], width=0.65, label="each")
+    ax.plot(numbers, ratio.cumsum(), color=INK, marker="o", markersize=4, linewidth=1.1, label="sum so far")
+    for number, share in zip(numbers, ratio, strict=True):
+        inside = share > 12
+        ax.annotate(
+            f"{share:.1f}",
+            (number, share),
+            xytext=(0, -4 if inside else 2),
+            textcoords="offset points",
+            ha="center",
+            va="top" if inside else "bottom",
+            color="white" if inside else INK,
+            fontsize=small_size(ax),
+        )
+    ax.set_xticks(numbers)
+    ax.set_ylim(0, 105)
+    ax.set_xlabel("Principal component")
+    ax.set_ylabel("Explained variance (%)")
+    small_legend(ax, loc="center right")
+    return ax
+
+
+def plot_components_over_time(
+    scores: Mapping[Key, ArrayLike],
+    steps: Mapping[Key, ArrayLike],
+    *,
+    component: int = 0,
+    explained_variance_ratio: ArrayLike | None = None,
+    cosine_content: Mapping[Key, ArrayLike] | None = None,
+    references: Mapping[str, ArrayLike] | None = None,
+    styles: Mapping[Key, SeriesStyle] | None = None,
+    linear_width: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """One principal component of every run over training, with its cosine content in the legend.
+
+    PCA of a random walk gives cosines; a content near 1 means the component shows no more structure than that.
+
+    Parameters
+    ----------
+    scores, steps : `{key: float [checkpoint, component]}` and `{key: int [checkpoint]}`.
+    component : which one, counted from 0.
+    explained_variance_ratio : float [component], for the axis label.
+    cosine_content : `{key: float [component]}` from `ld.pca.cosine_content`, each from 0 to 1.
+    references : `{"ridge": float [component]}`, drawn as horizontal lines.
+    styles, linear_width, ax : see `plot_loss`.
+    """
+    if not scores or set(scores) - set(steps):
+        raise DataError("plot_components_over_time: give scores and steps with the same keys")
+    ax = axes_or_new(ax)
+    points = {key: _with_components(value, key, component) for key, value in scores.items()}
+    for key, style in series_styles(points, styles).items():
+        label = style.label
+        if cosine_content is not None and key in cosine_content:
+            label += f" (cosine content {float(np.asarray(cosine_content[key])[component]):.2f})"
+        ax.plot(np.asarray(steps[key]), points[key][:, component], color=style.color, ls=style.linestyle, label=label)
+    set_step_axis(ax, max(int(np.asarray(steps[key])[-1]) for key in points), linear_width)
+    for name, value in (references or {}).items():
+        level = float(np.asarray(value, dtype=np.float64)[component])
+        ax.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.5)
+        ax.annotate(
+            name,
+            (0.012, level),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(0, 2.5),
+            textcoords="offset points",
+            color=INK,
+            fontsize=small_size(ax),
+        )
+    ax.set_ylabel(_component_label(component, explained_variance_ratio))
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > 1:
+        small_legend(ax, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2 if len(handles) > 3 else 1)
+    elif labels:
+        ax.set_title(labels[0], loc="left")
+    return ax
+
+
+def _with_components(value: ArrayLike, key: Key, largest: int) -> NDArray[np.float64]:
+    points = np.asarray(value, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] <= largest:
+        raise DataError(
+            f"scores of {key!r} have shape {points.shape}; wanted [checkpoint, component] with component "
+            f"{largest + 1}; fit with a larger n_components"
+        )
+    return points
+
+
+def _component_label(component: int, ratio: ArrayLike | None) -> str:
+    if ratio is None:
+        return f"PC{component + 1}"
+    return f"PC{component + 1} ({100 * float(np.asarray(ratio)[component]):.1f}% of the variance)"
+
+
+def _mark_reference(ax: Axes, name: str, place: NDArray[np.float64], color: str, owned: bool) -> None:
+    ax.plot(
+        place[:1],
+        place[1:],
+        marker="s" if owned else "*",
+        markersize=7 if owned else 12,
+        color=color,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.9,
+        linestyle="none",
+        zorder=5,
+        gid="reference",
+    )
+    ax.annotate(
+        name,
+        (float(place[0]), float(place[1])),
+        xytext=(7, 4),
+        textcoords="offset points",
+        fontsize=small_size(ax),
+        color=color,
+        zorder=6,
+    )
+
+
+def _legend(ax: Axes, count: int, crit: bool) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    every = -(-count // 9)  # a long sweep's legend names every second or third run; their order tells the rest
+    handles, labels = handles[::every], labels[::every]
+    dot: dict[str, Any] = {"linestyle": "none", "color": MUTED}
+    extra: list[tuple[str, Any]] = [("start", Line2D([], [], marker="o", markersize=4.5, markerfacecolor=PAPER, **dot))]
+    extra.append(("end", Line2D([], [], marker="o", markersize=6, **dot)))
+    if crit:
+        extra.append((r"$t_{\mathrm{crit}}$", Line2D([], [], marker="D", markersize=6, **dot)))
+    size = small_size(ax)
+    ax.legend(
+        [*handles, *(handle for _, handle in extra)],
+        [*labels, *(label for label, _ in extra)],
+        frameon=False,
+        fontsize=size,
+        handlelength=1.6,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )

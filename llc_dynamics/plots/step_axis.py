@@ -1,0 +1,54 @@
+"""An axis of training steps: logarithmic where runs develop, and with step 0 on it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
+
+
+def format_step(step: float) -> str:
+    """'0', '300', '2k', '1.5M': short, without loss for round numbers."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if step >= size:
+            return f"{step / size:g}{unit}"
+    return f"{step:g}"
+
+
+def set_step_axis(ax: Axes, last_step: float, linear_width: float | None = None, first_step: float = 0.0) -> None:
+    """Scale the x axis of `ax` as log(1 + step / s), from `first_step` to `last_step`.
+
+    The axis is linear well below s and logarithmic well above, so that the initialisation at step 0 has its place.
+    s is `linear_width`, by default the power of ten nearest to a thousandth of the last step (at least 1). Ticks stand
+    where their steps are: 0, then the decades from s on, and 2 and 5 times these where few decades are in view.
+    """
+    last_step = max(float(last_step), 1.0)
+    s = linear_width if linear_width is not None else max(1.0, 10.0 ** round(math.log10(last_step / 1000)))
+
+    def forward(step: ArrayLike) -> NDArray[np.float64]:
+        # matplotlib also asks for positions left of 0; continue the scale as an odd function.
+        x = np.asarray(step, dtype=np.float64) / s
+        return np.sign(x) * np.log1p(np.abs(x))
+
+    def inverse(position: ArrayLike) -> NDArray[np.float64]:
+        p = np.asarray(position, dtype=np.float64)
+        return np.sign(p) * s * np.expm1(np.abs(p))
+
+    ax.set_xscale("function", functions=(forward, inverse))
+    first, last = math.ceil(math.log10(s)), math.floor(math.log10(last_step) + 1e-9)
+    few = last_step < 100 * max(first_step, s)
+    multiples = (1, 2, 5) if few else (1,)
+    decades = [10.0**k for k in range(first, last + 1)]
+    major = [0.0, *(m * decade for decade in decades for m in multiples)]
+    minor = [m * decade for decade in decades for m in range(2, 10) if m not in multiples]
+    major, minor = ([step for step in ticks if first_step <= step <= last_step] for ticks in (major, minor))
+    ax.xaxis.set_major_locator(FixedLocator(major))
+    ax.xaxis.set_major_formatter(FixedFormatter([format_step(step) for step in major]))
+    ax.xaxis.set_minor_locator(FixedLocator(minor))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    low, high = float(forward(first_step)), float(forward(last_step))
+    ax.set_xlim(float(inverse(low - 0.02 * (high - low))), float(inverse(high + 0.03 * (high - low))))
+    ax.set_xlabel("Training step (optimiser updates)")
