@@ -9,6 +9,7 @@ from typing import Any
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.sweeps.config import SweepConfig, sweep_from_mapping
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.atomic import write_whole
 
 SWEEP_FILE = "sweep.json"
 
@@ -38,8 +39,6 @@ def find_runs(folder: str | Path) -> list[Trajectory]:
 
 def write_sweep_file(folder: Path, resolved: dict[str, Any]) -> None:
     """Keep the resolved settings beside the runs. Raises `TrajectoryError` if the folder belongs to something else."""
-    from llc_dynamics.trajectory import write_atomically
-
     path = folder / SWEEP_FILE
     if path.exists():
         stored = read_sweep_file(folder)
@@ -53,7 +52,7 @@ def write_sweep_file(folder: Path, resolved: dict[str, Any]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TrajectoryError(f"{folder}: not empty and not a sweep of this program; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(resolved, indent=1).encode())
+    write_whole(path, json.dumps(resolved, indent=1).encode())
 
 
 def stored_sweep(folder: str | Path) -> SweepConfig:
@@ -68,7 +67,7 @@ def stored_sweep(folder: str | Path) -> SweepConfig:
 
 
 def read_sweep_file(folder: Path) -> dict[str, Any]:
-    """The settings in a sweep folder. Raises `TrajectoryError` if it is none, `CorruptRunError` if it cannot be read."""
+    """The settings in a sweep folder. Raises `TrajectoryError` if it is none, `CorruptRunError` if unreadable."""
     path = folder / SWEEP_FILE
     if not path.is_file():
         raise TrajectoryError(f"{folder}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
