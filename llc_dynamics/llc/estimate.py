@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
-from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.result import LLCResult, summarise
+from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.provenance import provenance
-from llc_dynamics.sampling.batches import Data, make_batches
+from llc_dynamics.sampling.batches import Batches, Data, make_batches
 from llc_dynamics.sampling.engine import run_chains
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.kernel import Kernel
 from llc_dynamics.sampling.sgld import SGLD
-from llc_dynamics.settings import to_mapping
 
 
 def estimate_llc(
@@ -71,42 +68,50 @@ def estimate_llc(
     ConfigError : a setting out of its range, or nothing to sample.
     DataError : data, or a loss, of the wrong shape; a loss at w* that is not finite.
     """
-    kernel = SGLD() if sampler is None else sampler
-    counts = {
-        "num_chains": _count("num_chains", num_chains, 1),
-        "num_draws": _count("num_draws", num_draws, 4),
-        "num_burnin": _count("num_burnin", num_burnin, 0),
-        "steps_per_draw": _count("steps_per_draw", steps_per_draw, 1),
-    }
+    settings = EstimateSettings(
+        sampler=SGLD() if sampler is None else sampler,
+        num_chains=num_chains,
+        num_draws=num_draws,
+        num_burnin=num_burnin,
+        batch_size=batch_size,
+        num_samples=num_samples,
+        seed=seed,
+        steps_per_draw=steps_per_draw,
+    )
     flat = FlatModel(model, loss_fn, device)
     batches = make_batches(data, batch_size, num_samples, flat.device)
-    nbeta = batches.num_samples / math.log(batches.num_samples) if kernel.nbeta is None else float(kernel.nbeta)
     with flat:
-        traces = run_chains(flat, batches, kernel, nbeta=nbeta, seed=seed, progress=progress, **counts)
+        return estimate_inside(flat, batches, settings, thresholds, progress)
+
+
+def estimate_inside(
+    flat: FlatModel,
+    batches: Batches,
+    settings: EstimateSettings,
+    thresholds: Thresholds | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LLCResult:
+    """`estimate_llc` inside an entered `FlatModel`."""
+    nbeta = settings.nbeta(batches.num_samples)
+    traces = run_chains(
+        flat,
+        batches,
+        settings.sampler,
+        nbeta=nbeta,
+        num_chains=settings.num_chains,
+        num_draws=settings.num_draws,
+        num_burnin=settings.num_burnin,
+        steps_per_draw=settings.steps_per_draw,
+        seed=settings.seed,
+        progress=progress,
+    )
     return summarise(
         traces,
         nbeta=nbeta,
         num_samples=batches.num_samples,
         dimension=flat.dimension,
         blocks=flat.names,
-        settings=resolved_settings(kernel, batches.batch_size, batches.num_samples, seed, **counts),
+        settings=settings.resolved(batches),
         provenance=provenance(str(flat.device)),
         thresholds=Thresholds() if thresholds is None else thresholds,
     )
-
-
-def resolved_settings(kernel: Kernel, batch_size: int, num_samples: int, seed: int, **counts: int) -> dict[str, Any]:
-    """The settings of an estimate as JSON types, defaults filled in."""
-    return {
-        "sampler": {"kernel": type(kernel).__name__, **to_mapping(kernel)},
-        **counts,
-        "batch_size": batch_size,
-        "num_samples": num_samples,
-        "seed": int(seed),
-    }
-
-
-def _count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value

@@ -59,7 +59,8 @@ class ChainTraces:
         """Traces full of NaN."""
         shape = (num_chains, num_draws)
         by_block = np.full((*shape, num_blocks), np.nan, dtype=np.float32)
-        return cls(*(np.full(shape, np.nan) for _ in range(4)), by_block)
+        loss, at_origin, distance, virial = (np.full(shape, np.nan) for _ in range(4))
+        return cls(loss, at_origin, distance, virial, by_block)
 
 
 def run_chains(
@@ -160,7 +161,7 @@ def _record(
         loss_difference=float((losses.double() - at_origin).mean()),
         loss_at_origin=float(at_origin.mean()),
         distance=float(displacement.square().sum(dtype=torch.float64)),
-        virial=model.sum_by_block(potential_gradient.mul_(displacement)).cpu().numpy(),
+        virial=model.sum_by_block(potential_gradient.mul_(displacement)),
         sizes=np.asarray(model.sizes, dtype=np.float64),
     )
 

@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from llc_dynamics.errors import ConfigError, DataError
@@ -59,6 +61,8 @@ class FlatModel:
         self.shapes = tuple(tuple(p.shape) for p in self._parameters)
         self.sizes = tuple(p.numel() for p in self._parameters)
         self.dimension = sum(self.sizes)
+        self._starts = np.cumsum((0, *self.sizes[:-1]))
+        self._filled = all(self.sizes)
         self.device = torch.device(device) if device is not None else self._parameters[0].device
         wide = any(p.dtype == torch.float64 for p in self._parameters)
         self.dtype = torch.float64 if wide else torch.float32
@@ -110,9 +114,11 @@ class FlatModel:
         self._reset_buffers()
         return losses.detach(), self._gradient
 
-    def sum_by_block(self, values: torch.Tensor) -> torch.Tensor:
+    def sum_by_block(self, values: torch.Tensor) -> NDArray[np.float64]:
         """Sums of `values` [d] over each parameter tensor, float64 [block]."""
-        return torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.sizes)])
+        if self._filled and values.device.type == "cpu":  # several times quicker than a torch sum for each block
+            return np.add.reduceat(values.numpy(), self._starts, dtype=np.float64)
+        return torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.sizes)]).cpu().numpy()
 
     def _swap_parameters(self, stack: ExitStack) -> None:
         self._gradient = torch.zeros_like(self.origin)

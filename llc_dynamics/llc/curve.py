@@ -1,0 +1,285 @@
+"""The LLC over a run: one setting for all checkpoints, stored point by point, resumed where it stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
+from llc_dynamics.llc.point import (
+    curve_identity,
+    llc_point,
+    require_same_curve,
+    require_steps,
+    tensor_data_id,
+)
+from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.storage import curve_differences, curve_folder, read_point, stored_points
+from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.progress import progress_bars
+from llc_dynamics.sampling.batches import Data, make_batches
+from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
+from llc_dynamics.trajectory import Trajectory
+
+#: Called after each point with (step, points done, points in all).
+PointProgress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class LLCCurve(Curve):
+    """lambda_hat over training: an `ld.Curve` with the results behind its points.
+
+    Parameters
+    ----------
+    results : {step: LLCResult}; steps, values, standard errors and `converged` are read from them.
+    name : of the curve.
+
+    Attributes
+    ----------
+    results : tuple of LLCResult, in the order of the steps.
+    reasons : for each step, what speaks against its estimate, in words; empty if nothing does.
+    """
+
+    results: tuple[LLCResult, ...] = field(default=(), repr=False)
+    reasons: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+
+    def __init__(self, results: Mapping[int, LLCResult], name: str = "llc") -> None:
+        ordered = tuple(results[step] for step in sorted(results))
+        super().__init__(
+            steps=sorted(results),
+            values=[result.llc for result in ordered],
+            standard_errors=[result.standard_error for result in ordered],
+            name=name,
+            converged=[result.converged for result in ordered],
+        )
+        object.__setattr__(self, "results", ordered)
+        object.__setattr__(self, "reasons", tuple(result.reasons for result in ordered))
+
+    @classmethod
+    def load(cls, run: str | Path | Trajectory, name: str = "llc", steps: Iterable[int] | None = None) -> LLCCurve:
+        """A stored curve, also one that is not finished yet; `steps` picks points.
+
+        Raises `TrajectoryError` if nothing (or not every one of `steps`) is stored under `name`, `ConfigError` if its
+        points were computed with different settings, `CorruptRunError` for a damaged one.
+        """
+        folder = curve_folder(Path(run.path if isinstance(run, Trajectory) else run), name)
+        points = stored_points(folder)
+        wanted = sorted(points if steps is None else {int(step) for step in steps})
+        missing = [step for step in wanted if step not in points]
+        if missing or not wanted:
+            what = f"no points at steps {', '.join(map(str, missing))}" if missing else "no points"
+            raise TrajectoryError(f"{folder}: {what} of the LLC curve '{name}' are stored; compute them with llc_curve")
+        results, settings = {}, None
+        for step in wanted:
+            results[step], identity = read_point(points[step])
+            settings = identity.curve if settings is None else settings
+            found = curve_differences(settings, identity.curve)
+            if found:
+                raise ConfigError(
+                    f"{folder}: the points at steps {wanted[0]} and {step} were computed with different settings "
+                    f"({'; '.join(found)}); compute the curve again with overwrite=True"
+                )
+        return cls(results, name)
+
+    @property
+    def initial_loss(self) -> Curve:
+        """L(w*) over training, as estimated along with the points (their batches, hence noisy)."""
+        return Curve(
+            self.steps,
+            [result.initial_loss for result in self.results],
+            [result.initial_loss_error for result in self.results],
+            name="loss",
+        )
+
+    @property
+    def virial(self) -> Curve:
+        """The virial ratio over training: 1 in equilibrium, below where the chains have not explored."""
+        return Curve(
+            self.steps,
+            [result.virial for result in self.results],
+            [result.virial_error for result in self.results],
+            name="virial",
+            converged=self.converged,
+        )
+
+
+def llc_curve(
+    run: Trajectory | str | Path,
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Data,
+    *,
+    steps: Iterable[int] | None = None,
+    name: str = "llc",
+    workers: int = 1,
+    threads: int | None = 1,
+    data_id: str | None = None,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    thresholds: Thresholds | None = None,
+    progress: PointProgress | bool | None = None,
+    **settings: Any,
+) -> LLCCurve:
+    """Estimate the LLC at checkpoints of a run, all with one setting; stored beside the run as they finish.
+
+    Call it again to go on where it stopped: points that are stored and are the same computation (see `llc_point`) are
+    read, the others computed. Results do not depend on `workers`, nor on stopping and going on.
+
+    Workers are forked processes with one torch thread each: a forked process has the caller's loss function and data
+    as they are, closures included, and needs no import. Forking is safe only on Linux, before a GPU is used in this
+    process, and with `threads=1`; otherwise the points are computed one after the other, with a warning that says why.
+
+    Parameters
+    ----------
+    run : a run, or its folder.
+    model : comes back with the weights it had.
+    loss_fn, data, device, thresholds : as in `estimate_llc`.
+    steps : checkpoints of the run; None stands for all.
+    name : the curve lives in `<run>/llc/<name>/`.
+    workers : processes; as many as there are cores, at most.
+    threads, data_id : as in `llc_point`.
+    overwrite : replace what is stored under `name` with other settings, instead of raising.
+    progress : a function that is called with (step, done, total) after each point; None shows a bar on a terminal,
+        False nothing.
+    **settings : `sampler`, `num_chains`, `num_draws`, `num_burnin`, `batch_size`, `num_samples`, `seed`,
+        `steps_per_draw`, as in `estimate_llc`.
+
+    Raises
+    ------
+    ConfigError, DataError, StepNotStoredError, CorruptRunError : as `llc_point`. What was stored before stays.
+    """
+    run = run if isinstance(run, Trajectory) else Trajectory(run)
+    wanted = sorted({int(step) for step in (run.steps if steps is None else steps)})
+    if not wanted:
+        raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigError(f"workers must be a whole number of at least 1, got {workers!r}")
+    require_steps(run, wanted)
+    checked = EstimateSettings.of(**settings)
+    flat = FlatModel(model, loss_fn, device)
+    batches = make_batches(data, checked.batch_size, checked.num_samples, torch.device("cpu"))
+    data_id = tensor_data_id(data) if data_id is None else data_id
+    curve = curve_identity(flat, batches, data, data_id, checked)
+    folder = curve_folder(Path(run.path), name)
+    if overwrite:
+        _remove_others(folder, curve)
+    else:
+        require_same_curve(folder, name, curve)
+
+    def compute(step: int) -> None:
+        llc_point(
+            run.path,
+            step,
+            model,
+            loss_fn,
+            data,
+            name=name,
+            data_id=data_id,
+            overwrite=overwrite,
+            device=device,
+            threads=threads,
+            thresholds=thresholds,
+            **settings,
+        )
+
+    with _reporting(progress, len(wanted), name) as report:
+        workers = min(workers, len(wanted))
+        if workers > 1 and _can_fork(flat.device, threads):
+            _in_processes(compute, wanted, workers, report)
+        else:
+            for step in wanted:
+                compute(step)
+                report(step)
+    stored = LLCCurve.load(run, name, wanted)
+    limits = Thresholds() if thresholds is None else thresholds
+    results = zip(wanted, stored.results, strict=True)
+    return LLCCurve({step: result.judged(limits) for step, result in results}, name)
+
+
+def _remove_others(folder: Path, curve: Mapping[str, Any]) -> None:
+    """Remove points of other settings (or damaged ones); those of the same setting are still good."""
+    for path in stored_points(folder).values():
+        try:
+            same = not curve_differences(read_point(path)[1].curve, curve)
+        except LLCDynamicsError:
+            same = False
+        if not same:
+            path.unlink()
+
+
+def _can_fork(device: torch.device, threads: int | None) -> bool:
+    reason = None
+    if sys.platform != "linux":
+        reason = "forked processes are only safe on Linux"
+    elif device.type != "cpu" or torch.cuda.is_initialized():
+        reason = "this process uses a GPU, which forked processes cannot"
+    elif threads != 1:
+        reason = f"threads is {threads}, and a forked process cannot start threads after its parent has; use threads=1"
+    elif multiprocessing.current_process().daemon:
+        reason = "this process is itself a daemonic worker"
+    if reason is not None:
+        warnings.warn(f"llc_curve: one point after the other, because {reason}", RuntimeWarning, stacklevel=3)
+    return reason is None
+
+
+# What forked workers compute: inherited, never sent, so that closures work.
+_inherited: Callable[[int], None] | None = None
+
+
+def _compute_inherited(step: int) -> int:
+    assert _inherited is not None
+    _inherited(step)
+    return step
+
+
+def _in_processes(
+    compute: Callable[[int], None], steps: list[int], workers: int, report: Callable[[int], None]
+) -> None:
+    global _inherited
+    _inherited = compute
+    context = multiprocessing.get_context("fork")
+    # one torch thread from the first moment: a forked process must not touch the thread pool of its parent
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        pending: set[Future[int]] = {pool.submit(_compute_inherited, step) for step in steps}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                report(future.result())
+    except BrokenProcessPool:
+        raise LLCDynamicsError(
+            "a worker process of llc_curve died (often: out of memory); finished points are stored. Call it again with "
+            "fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        _inherited = None
+
+
+@contextmanager
+def _reporting(progress: PointProgress | bool | None, total: int, name: str) -> Iterator[Callable[[int], None]]:
+    done = 0
+    with progress_bars(False if callable(progress) else progress) as bars:
+        bar = bars.add_task(f"LLC curve '{name}'", total=total)
+
+        def report(step: int) -> None:
+            nonlocal done
+            done += 1
+            bars.advance(bar)
+            if callable(progress):
+                progress(step, done, total)
+
+        yield report

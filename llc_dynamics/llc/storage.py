@@ -1,0 +1,163 @@
+"""Estimates stored beside a run: `<run>/llc/<name>/step-<s>.h5`, one sealed HDF5 file for each point of a curve.
+
+A file appears whole or not at all, carries a digest of all its bytes, and holds no pickle. Beside the result it
+holds its *identity*: what must be the same for the stored point to be the one that is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llc_dynamics.errors import ConfigError, CorruptRunError
+from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.sampling import FailedChain
+from llc_dynamics.settings import from_mapping, to_mapping
+from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
+
+KIND = "llc point"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_POINT = re.compile(r"step-(\d+)\.h5")
+_TRACES = ("trace", "distance_trace", "virial_trace")
+_APART = {*_TRACES, "failed_chains", "thresholds"}
+# Losses at the probe positions agree to this share of their size on any machine and number of threads.
+_PROBE_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a stored point was computed from.
+
+    Attributes
+    ----------
+    curve : what is the same along a curve: sampler, counts, seed, data, sampled parameters. JSON types.
+    weights : digest of the checkpoint.
+    probe : float64 [position, sample], losses of some samples at w* and at a fixed perturbation of it: another loss,
+        other data or another model show here, although functions cannot be compared.
+    """
+
+    curve: Mapping[str, Any]
+    weights: str
+    probe: NDArray[np.float64]
+
+
+def curve_folder(run: Path, name: str) -> Path:
+    """Where the curve `name` of a run lives; `ConfigError` for a name that is no plain file name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"curve name {name!r}: use letters, digits, '_', '-' and '.', starting with a letter or a digit"
+        )
+    return run / "llc" / name
+
+
+def point_file(folder: Path, step: int) -> Path:
+    """The file of the point at `step`."""
+    return folder / f"step-{step}.h5"
+
+
+def stored_points(folder: Path) -> dict[int, Path]:
+    """The points of a curve that are finished, by step."""
+    if not folder.is_dir():
+        return {}
+    found = ((match, entry) for entry in folder.iterdir() if (match := _POINT.fullmatch(entry.name)))
+    return dict(sorted((int(match[1]), entry) for match, entry in found))
+
+
+def write_point(path: Path, step: int, result: LLCResult, identity: Identity) -> None:
+    """Store a result; `TrajectoryError` if the disk is full or the folder cannot be written to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scalars = {
+        field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name not in _APART
+    }
+    details = {
+        "step": step,
+        "identity": {"curve": dict(identity.curve), "weights": identity.weights},
+        "result": scalars | {"reasons": list(result.reasons)},
+        "failed_chains": [dataclasses.asdict(failed) for failed in result.failed_chains],
+        "thresholds": to_mapping(result.thresholds),
+    }
+    tables = {name: getattr(result, name) for name in _TRACES} | {"probe": identity.probe}
+    write_sealed(path, KIND, path.parent.name, details, tables, bulk={})
+
+
+def read_point(path: Path) -> tuple[LLCResult, Identity]:
+    """Read and verify a stored point.
+
+    Raises `CorruptRunError` for a file that is damaged, cut short or not one of these; deleting it lets the curve
+    compute the point again.
+    """
+    try:
+        header = read_header(path, KIND)
+        check_structure(path, header)
+        with open_datasets(path) as datasets:
+            tables = {name: np.asarray(dataset[()], dtype=np.float64) for name, dataset in datasets.items()}
+        details = header.details
+        fields: dict[str, Any] = {
+            **details["result"],
+            **{name: tables[name] for name in _TRACES},
+            "reasons": tuple(details["result"]["reasons"]),
+            "failed_chains": tuple(FailedChain(**failed) for failed in details["failed_chains"]),
+            "thresholds": from_mapping(Thresholds, details["thresholds"]),
+        }
+        result = LLCResult(**fields)
+        identity = Identity(details["identity"]["curve"], details["identity"]["weights"], tables["probe"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CorruptRunError(
+            f"{path}: not a stored LLC estimate ({error}); delete it to have it computed again"
+        ) from None
+    except CorruptRunError as error:
+        raise CorruptRunError(f"{error}. Or delete it: the curve then computes this point again") from None
+    return result, identity
+
+
+def differences(stored: Identity, wanted: Identity) -> list[str]:
+    """What differs between two identities, as 'num_draws is 500 there and 300 here'."""
+    found = curve_differences(stored.curve, wanted.curve)
+    if stored.weights != wanted.weights:
+        found.append("the weights of the checkpoint are other ones")
+    same_shape = stored.probe.shape == wanted.probe.shape
+    size = np.nanmean(np.abs(wanted.probe), axis=1, keepdims=True) if wanted.probe.size else wanted.probe
+    if not same_shape or not np.all(
+        np.isclose(stored.probe, wanted.probe, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE * size, equal_nan=True)
+    ):
+        found.append("the loss function, the data or the model gives other losses on a fixed probe")
+    return found
+
+
+def curve_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, in words."""
+    here, there = dict(_flatten(wanted)), dict(_flatten(stored))
+    missing = "not set"
+    return [
+        f"{key} is {there.get(key, missing)} there and {here.get(key, missing)} here"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key, missing) != there.get(key, missing)
+    ]
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """BLAKE2b of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        # numpy knows no bfloat16, so the bytes are taken as such
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
