@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llc_dynamics.settings import to_mapping
+from llc_dynamics.llc import llc_point
+from llc_dynamics.llc.storage import curve_folder, stored_points
+from llc_dynamics.models import InContextTransformer
+from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
-from llc_dynamics.sweeps.pool import Job, default_workers, run_jobs
+from llc_dynamics.sweeps.pool import Job, default_workers, report, run_jobs
+from llc_dynamics.training import RunConfig, load_config, sequence_loss, train
 from llc_dynamics.trajectory import Trajectory
 
 
@@ -35,8 +39,8 @@ def run_sweep(
     jobs = [
         Job(
             _train_run,
-            (to_mapping(configs[label]), str(folder / label), device, f"train {label}"),
-            bar=f"train {label}",
+            (to_mapping(configs[label]), str(folder / label), device),
+            bar=_training_bar(folder / label),
             total=configs[label].training.num_steps,
         )
         for label in order
@@ -45,7 +49,7 @@ def run_sweep(
     def after(job: Job, result: Any) -> list[Job]:
         if not estimate or job.function is not _train_run:
             return []
-        return _point_jobs(Trajectory(result), sweep.llc, name="llc", overwrite=False, device=device)
+        return _point_jobs(Trajectory(result), sweep.llc, name="llc", device=device)
 
     run_jobs(jobs, workers=workers or default_workers(), after=after, show=show)
     return [folder / label for label in configs]
@@ -61,6 +65,66 @@ def estimate_curves(
     device: str = "cpu",
     show: bool | None = None,
 ) -> None:
-    """Estimate the LLC curves of in-context runs, stored beside each run; points that are there already are kept."""
-    jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, overwrite=overwrite, device=device)]
+    """Estimate the LLC curves of in-context runs, stored beside each run; points that are there already are kept.
+
+    overwrite : drop what is stored under `name` first.
+    """
+    jobs = []
+    for run in runs:
+        if overwrite:
+            for path in stored_points(curve_folder(run.path, name)).values():
+                path.unlink()
+        jobs += _point_jobs(run, settings, name=name, device=device)
     run_jobs(jobs, workers=workers or default_workers(), show=show)
+
+
+def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str) -> list[Job]:
+    load_config(run)  # of another kind of run, the message comes before any work is done
+    steps = settings.choose_steps(run.steps)
+    return [
+        Job(
+            _estimate_point,
+            (str(run.path), step, to_mapping(settings), name, device),
+            bar=f"LLC {run.path.name}",
+            total=len(steps),
+            advance=1,
+        )
+        for step in steps
+    ]
+
+
+def _training_bar(path: Path) -> str:
+    return f"train {path.name}"
+
+
+def _train_run(config: dict[str, Any], path: str, device: str) -> str:
+    """In a worker: train one run."""
+    bar = _training_bar(Path(path))
+    run = train(from_mapping(RunConfig, config), path, device=device, progress=lambda step, _: report(bar, step))
+    report(bar, int(run.steps[-1]))
+    return path
+
+
+def _estimate_point(path: str, step: int, settings: dict[str, Any], name: str, device: str) -> None:
+    """In a worker: one point of one curve."""
+    llc = from_mapping(LLCConfig, settings)
+    run = Trajectory(path)
+    config = load_config(run)
+    llc_point(
+        run,
+        step,
+        InContextTransformer(config.model, seed=config.seed),
+        sequence_loss,
+        config.task.sample,
+        name=name,
+        data_id=f"fresh sequences from q_M, {config.task}",
+        device=device,
+        sampler=llc.sampler,
+        num_samples=llc.num_samples,
+        num_chains=llc.num_chains,
+        num_draws=llc.num_draws,
+        num_burnin=llc.num_burnin,
+        steps_per_draw=llc.steps_per_draw,
+        batch_size=llc.batch_size,
+        seed=config.seed,
+    )
