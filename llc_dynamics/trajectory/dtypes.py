@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,7 @@ def dtype_name(tensor: torch.Tensor, where: str) -> str:
     return name
 
 
+@functools.cache
 def carrier(name: str) -> torch.dtype:
     """The torch format that torch shares with numpy and that has the bytes of format `name`."""
     import torch
@@ -71,7 +73,9 @@ def carrier(name: str) -> torch.dtype:
 
 def flat_bytes_like(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """The tensor's elements in order, as a flat tensor of format `carrier(name)`, on its own device."""
-    plain = tensor.detach().resolve_conj().resolve_neg()
+    plain = tensor.detach()
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
     return plain.reshape(-1).view(carrier(name))
 
 

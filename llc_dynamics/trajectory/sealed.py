@@ -210,6 +210,50 @@ def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
         raise CorruptRunError(f"{path}: HDF5 cannot read it ({reason}): {_DAMAGED}") from error
 
 
+@dataclass(frozen=True)
+class BulkDataset:
+    """A large dataset of a sealed file whose structure was checked.
+
+    HDF5 has laid it out as one contiguous range, which the header lists, so rows are read from there with plain system
+    calls: opening the file with HDF5 for each row would take many times longer than reading a small row.
+    """
+
+    path: Path
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path, header: Header, dataset: h5py.Dataset) -> BulkDataset:
+        """The place of an open dataset; `CorruptRunError` if the header does not list it."""
+        shape, dtype = tuple(map(int, dataset.shape)), dataset.dtype
+        length = math.prod(shape) * dtype.itemsize
+        offset = dataset.id.get_offset() if length else 0
+        if length and (offset, length) not in header.bulk:
+            raise CorruptRunError(f"{path}: '{dataset.name}' lies where the header lists no data: {_DAMAGED}")
+        return cls(path, offset, dtype, shape)
+
+    def read(self, start: int, stop: int) -> NDArray:
+        """Rows `start:stop`, not yet compared with their checksums; `CorruptRunError` if the file ends before them."""
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        if rows.nbytes == 0:
+            return rows
+        place = rows.reshape(-1).view(np.uint8).data
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                stream.seek(self.offset + start * (rows.nbytes // len(rows)))
+                while len(place):
+                    count = stream.readinto(place)
+                    if not count:
+                        raise CorruptRunError(f"{self.path}: the file ends before its data does: {_DAMAGED}")
+                    place = place[count:]
+        except FileNotFoundError:
+            raise CorruptRunError(f"{self.path}: the file is gone. Restore it from a copy of the run") from None
+        except OSError as error:
+            raise TrajectoryError(f"{self.path}: cannot read ({error.strerror})") from error
+        return rows
+
+
 def _collect(
     path: Path, file: h5py.File, group: h5py.Group, size: int, prefix: str, depth: int
 ) -> dict[str, h5py.Dataset]:

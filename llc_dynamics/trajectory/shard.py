@@ -26,7 +26,7 @@ from llc_dynamics.trajectory.checksum import row_checksum
 from llc_dynamics.trajectory.dtypes import storage_dtype
 from llc_dynamics.trajectory.manifest import Manifest
 from llc_dynamics.trajectory.names import SHARDS, from_link, shard_name, to_link
-from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
+from llc_dynamics.trajectory.sealed import BulkDataset, check_structure, open_datasets, read_header, write_sealed
 from llc_dynamics.trajectory.state import StateLayout, empty_rows
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ class Shard:
         self._tables: dict[str, NDArray] | None = None
         #: Dataset path -> shape of a row, for outputs and samples; filled with `tables`.
         self._extra_shapes: dict[str, tuple[int, ...]] = {}
+        #: Where in the file the large datasets lie; filled with `tables`.
+        self._bulk: dict[str, BulkDataset] = {}
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -142,8 +144,7 @@ class Shard:
     def read(self, name: str, start: int, stop: int) -> NDArray:
         """Rows `start:stop` of the dataset at path `name`, each compared with its checksum."""
         sums = self._load()[f"checksum/{name}"]
-        with open_datasets(self.path) as datasets:
-            rows = datasets[name][start:stop]
+        rows = self._bulk[name].read(start, stop)
         for position in range(start, stop):
             if row_checksum(int(self.steps[position]), name, rows[position - start]) != int(sums[position]):
                 raise CorruptRunError(
@@ -151,7 +152,7 @@ class Shard:
                     "checksum; the file is damaged. Restore it from a copy; `llc-dynamics verify` lists "
                     "everything that is"
                 )
-        return np.asarray(rows)
+        return rows
 
     def read_state(self, row: int) -> dict[str, NDArray]:
         """One row's vectors by number format."""
@@ -164,11 +165,10 @@ class Shard:
                 self._check_claims(datasets)
                 small = {name for name in datasets if name.split("/")[0] in ("step", "metrics", "checksum")}
                 tables = {name: datasets[name][()] for name in sorted(small)}
-                self._extra_shapes = {
-                    name: tuple(dataset.shape[1:])
-                    for name, dataset in datasets.items()
-                    if name == "outputs" or name.startswith("samples/")
-                }
+                for name in datasets.keys() - small:
+                    self._bulk[name] = BulkDataset.of(self.path, self._header, datasets[name])
+                    if not name.startswith("state/"):
+                        self._extra_shapes[name] = tuple(datasets[name].shape[1:])
             if not np.array_equal(tables["step"], self.steps):
                 raise self._refused("'step' does not agree with the header")
             names = [name for name in tables if name.startswith("metrics/")]
