@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.seeding import numpy_generator
-from llc_dynamics.stages.smoothing import Jitter, UnitJitter, estimate_jitter, smoother_matrix
+from llc_dynamics.stages.jitter import Jitter, JitterCalibration, estimate_jitter, jitter_paths, late_window
+from llc_dynamics.stages.smoothing import smoother_matrix
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ class Change:
 
 
 class TimeGrid:
-    """What curves over the same steps share: the smoother, the unit jitter and the bootstrap weights."""
+    """What curves over the same steps share: the smoother and the bootstrap weights."""
 
     def __init__(self, steps: NDArray[np.int64], resolution: float, num_bootstrap: int, seed: int) -> None:
         self.steps = steps
         self.smoother = smoother_matrix(steps, resolution)
-        self.unit = UnitJitter(steps, self.smoother, seed)
+        self.resolution = resolution
         self.num_bootstrap = num_bootstrap
         self.seed = seed
         self._weights: dict[int, NDArray[np.float32]] = {}
+        self._calibrations: dict[int, JitterCalibration] = {}
 
     def bootstrap_weights(self, num_samples: int) -> NDArray[np.float32]:
         """Multinomial weights [sample, draw], each column of mean one over samples; the same for every curve."""
@@ -52,6 +54,12 @@ class TimeGrid:
             self._weights[num_samples] = (counts.T / num_samples).astype(np.float32)
         return self._weights[num_samples]
 
+    def calibration(self, start: int) -> JitterCalibration:
+        """The calibration of the jitter for the checkpoints `start` and later, made once."""
+        if start not in self._calibrations:
+            self._calibrations[start] = JitterCalibration(self.steps[start:], self.resolution, self.seed)
+        return self._calibrations[start]
+
 
 class Evidence:
     """One curve's trend [C], with draws of its errors.
@@ -60,10 +68,11 @@ class Evidence:
     ----------
     curve : finite values on the grid's steps; `samples` [C, S] give the error over evaluation sequences.
     grid : the shared grid.
+    window : index of the first checkpoint that the jitter is estimated from; by default after the first large fall.
     log : work on log(values); samples then enter by the delta method, sample / mean.
     """
 
-    def __init__(self, curve: Curve, grid: TimeGrid, log: bool = False) -> None:
+    def __init__(self, curve: Curve, grid: TimeGrid, log: bool = False, window: int | None = None) -> None:
         self.name = curve.name
         self.grid = grid
         self.steps = grid.steps
@@ -79,22 +88,20 @@ class Evidence:
             if log:
                 deviations = deviations / values[:, None]
             self.deviations = grid.smoother.astype(np.float32) @ deviations.astype(np.float32)
-        self.jitter: Jitter = estimate_jitter(self.raw, self.trend, grid.unit, self._late())
+        start = late_window(self.trend) if window is None else window
+        self.window = start
+        self.jitter: Jitter = estimate_jitter(self.raw, self.trend, self.steps, start, grid.calibration(start))
         generator = numpy_generator(grid.seed, "jitter of", curve.name, int(log))
-        # Few degrees of freedom make the scale itself uncertain: a draw of the scale goes with each draw of the path.
+        paths = jitter_paths(self.steps, self.jitter.correlation_time, grid.num_bootstrap, generator)
+        self._jitter_draws = grid.smoother @ (self.jitter.scale[:, None] * paths)
+        # Few degrees of freedom make the scale itself uncertain: Student's t in place of the normal distribution.
         freedom = self.jitter.degrees_of_freedom
-        spread = np.sqrt(freedom / generator.chisquare(freedom, grid.num_bootstrap))
-        paths = grid.unit.draw(self.jitter.correlation_time, grid.num_bootstrap, generator)
-        self.jitter_draws = grid.smoother @ (self.jitter.scale[:, None] * paths * spread)
-        self._inflation = float(np.sqrt(freedom / (freedom - 2))) if freedom > 3 else np.sqrt(3.0)
-        self._plain_draws = grid.smoother @ (self.jitter.scale[:, None] * paths)
+        self._inflation = float(np.sqrt(freedom / (freedom - 2))) if freedom > 3 else float(np.sqrt(3.0))
+        self._scale_draws = np.sqrt(freedom / generator.chisquare(freedom, grid.num_bootstrap))
 
-    def _late(self) -> slice:
-        """The checkpoints after the first fast change, where the verdict is decided; at least 12 or half of them."""
-        level = self.trend.min() + 0.3 * (self.trend[0] - self.trend.min())
-        below = np.flatnonzero(self.trend <= level)
-        start = int(below[0]) if len(below) else 0
-        return slice(max(0, min(start, len(self.trend) - max(12, len(self.trend) // 2))), None)
+    def jitter_draws(self) -> NDArray[np.float64]:
+        """Deviations of the trend from jitter of the estimated size and correlation [C, draw], scale uncertain too."""
+        return self._jitter_draws * self._scale_draws
 
     def sampling_draws(self) -> NDArray[np.float64]:
         """Bootstrap deviations of the trend over evaluation sequences [C, draw]; zero without samples."""
@@ -118,7 +125,7 @@ class Evidence:
             sampling = float(self.deviations[index].std() / np.sqrt(self.deviations.shape[1]))
         else:
             sampling = 0.0 if self.standard_errors is None else float(self.standard_errors[index])
-        return float(np.hypot(sampling, self._inflation * self._plain_draws[index].std()))
+        return float(np.hypot(sampling, self._inflation * self._jitter_draws[index].std()))
 
     def sampling_errors(self, end: int) -> NDArray[np.float64]:
         """Standard error of (trend at `end` - trend at c) over sequences, for every c [C].
@@ -137,7 +144,7 @@ class Evidence:
 
     def jitter_errors(self, end: int) -> NDArray[np.float64]:
         """Standard error of (trend at `end` - trend at c) from the jitter, for every c [C]."""
-        return self._inflation * (self._plain_draws[end] - self._plain_draws).std(axis=1)
+        return self._inflation * (self._jitter_draws[end] - self._jitter_draws).std(axis=1)
 
     def cross_fitted_rebound(self, num_splits: int = 16) -> float | None:
         """End minus minimum with the minimum chosen on one half of the sequences and measured on the other.

@@ -127,7 +127,7 @@ def detect_specialisation(
     # The first checkpoint is the model as it was made: the smoother would mix it with what came after.
     trend = fall.trend.copy()
     trend[0] = fall.raw[0]
-    draws = trend[:, None] + fall.sampling_draws() + fall.jitter_draws
+    draws = trend[:, None] + fall.sampling_draws() + fall.jitter_draws()
     change = fall.change(0, last)
     drop = float(trend[0] - trend[-1])
     z = drop / change.error if change.error > 0 else float(np.sign(drop)) * float("inf") if drop else 0.0

@@ -12,6 +12,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.stages.evidence import Change, Evidence, TimeGrid
 from llc_dynamics.stages.points import common_points
+from llc_dynamics.stages.smoothing import falling_fit
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,9 @@ def detect_transience(
          `min_nearness_beyond_line` nearer than any point of the straight way from the start to the specialised
          predictor. A model that goes straight there passes the general one at some distance, and its loss dips too;
        - without: its distance has fallen by at least the share `min_nearness` since the first checkpoint;
-    3. from t_crit to the end it moves away from the general and towards the specialised predictor, each by 2 errors.
+    3. from t_crit to the end it moves away from the general predictor, and along the line from there to the specialised
+       one, each by 2 errors. The place on that line is (1 + (g - s) / r) / 2 for distances g, s and r between the two:
+       a model that becomes unstable moves away from both, and does not count.
 
     Parameters
     ----------
@@ -163,8 +166,10 @@ def detect_transience(
 
     grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
     loss = Evidence(points.curves["ood_loss"], grid)
-    near = Evidence(points.curves["general"], grid)
-    far = Evidence(points.curves["specialised"], grid) if "specialised" in points.curves else None
+    near = Evidence(points.curves["general"], grid, window=loss.window)
+    far = None
+    if "specialised" in points.curves:
+        far = Evidence(points.curves["specialised"], grid, window=loss.window)
     last = len(points.steps) - 1
     if loss.deviations is None:
         notes.append(
@@ -179,7 +184,7 @@ def detect_transience(
     fitted = loss.cross_fitted_rebound()
     rebound = Change(plain.value if fitted is None else fitted, plain.sampling_error, plain.jitter_error)
     relative = rebound.value / minimum if minimum > 0 else float("inf") * np.sign(rebound.value or 1.0)
-    draws = loss.sampling_draws() + loss.jitter_draws
+    draws = loss.sampling_draws() + loss.jitter_draws()
     false_alarm = _false_alarm_probability(loss, draws, rebound.z if best not in (0, last) else 0.0)
     interval = _time_interval(points.steps, np.argmin(loss.trend[:, None] + draws, axis=0), best, level)
     start_distance = float(points.curves["general"].values[0])
@@ -191,28 +196,17 @@ def detect_transience(
         beyond = 1.0 - distance / line if line > 0 else 0.0
     away = near.change(best, last)
     towards = far.change(best, last) if far is not None else None
+    along = None if far is None else Evidence(_difference(points.curves), grid, window=loss.window).change(best, last)
     specialised_distance = float(far.trend[best]) if far is not None else None
 
     against = []
-    # 1. a rebound
+    # a minimum inside the run, and a rebound
     percent = f"{relative:.1%} +- {rebound.error / abs(minimum) if minimum else float('nan'):.1%}"
     if best == last:
         against.append("the out-of-distribution loss falls to the end: no rebound")
     elif best == 0:
         against.append("the out-of-distribution loss is least at the first checkpoint: it never fell")
-    elif rebound.z < min_z:
-        against.append(f"the out-of-distribution loss rose by {percent} at the end: within {min_z:g} of its errors")
-    elif false_alarm > max_false_alarm:
-        against.append(
-            f"the out-of-distribution loss rose by {percent}, but a falling curve with this noise does so "
-            f"in {false_alarm:.0%} of cases"
-        )
-    elif relative < min_relative_rebound:
-        against.append(
-            f"the out-of-distribution loss rose by {percent}: real, but less than the {min_relative_rebound:.0%} "
-            "asked for"
-        )
-    # 2. near the general predictor
+    # near the general predictor
     at_best = f"at its best (step {points.steps[best]:,}) its distance to the general predictor was {distance:.3g}"
     if specialised_distance is not None and distance >= specialised_distance:
         against.append(
@@ -234,12 +228,30 @@ def detect_transience(
             f"the model was never near the general predictor: {at_best}, "
             f"{max(nearness, 0.0):.0%} less than at the start, and {min_nearness:.0%} is asked for"
         )
-    # 3. from the one to the other
+    # the rebound is beyond both errors
+    if best in (0, last):
+        pass
+    elif rebound.value <= 0:
+        against.append("the out-of-distribution loss stays at its minimum to the end: no rebound")
+    elif rebound.z < min_z:
+        against.append(f"the out-of-distribution loss rose by {percent} at the end: within {min_z:g} of its errors")
+    elif false_alarm > max_false_alarm:
+        against.append(
+            f"the out-of-distribution loss rose by {percent}, but a falling curve with this noise does so "
+            f"in {false_alarm:.0%} of cases"
+        )
+    elif relative < min_relative_rebound:
+        against.append(
+            f"the out-of-distribution loss rose by {percent}: real, but less than the {min_relative_rebound:.0%} "
+            "asked for"
+        )
+    # from the one to the other
     if best != last and away.z < 2:
         against.append(f"after the minimum the distance to the general predictor does not grow ({_signed(away)})")
-    if best != last and towards is not None and towards.z > -2:
+    if best != last and along is not None and along.z < 2:
         against.append(
-            f"after the minimum the distance to the specialised predictor does not fall ({_signed(towards)})"
+            "after the minimum the model does not move from the general towards the specialised predictor "
+            f"(distance to the one minus distance to the other changes by {_signed(along)})"
         )
     if towards is None:
         notes.append("no specialised predictor was given: where the model went after the minimum is not known")
@@ -294,6 +306,17 @@ def line_distance(start_to_general: float, start_to_specialised: float, referenc
     return max(start_to_general - 2 * share * inner + share**2 * start_to_specialised, 0.0)
 
 
+def _difference(curves: dict[str, Curve]) -> Curve:
+    """Distance to the general minus distance to the specialised predictor, paired where the sequences are the same."""
+    g, s = curves["general"], curves["specialised"]
+    paired = g.samples is not None and s.samples is not None and g.samples.shape == s.samples.shape
+    errors = None
+    if not paired and g.standard_errors is not None and s.standard_errors is not None:
+        errors = np.hypot(g.standard_errors, s.standard_errors)
+    samples = g.samples - s.samples if g.samples is not None and s.samples is not None and paired else None
+    return Curve(g.steps, g.values - s.values, errors, "general minus specialised", samples=samples)
+
+
 def _false_alarm_probability(loss: Evidence, draws: NDArray[np.float64], z: float) -> float:
     """Share of falling curves with the same two noises whose rebound has at least this z (add-one rule).
 
@@ -302,9 +325,7 @@ def _false_alarm_probability(loss: Evidence, draws: NDArray[np.float64], z: floa
     """
     if z <= 0:
         return 1.0
-    from sklearn.isotonic import isotonic_regression
-
-    falling = loss.grid.smoother @ isotonic_regression(loss.trend, increasing=False)
+    falling = falling_fit(loss.trend)
     curves = falling[:, None] + draws
     last = len(falling) - 1
     error = np.hypot(loss.sampling_errors(last), loss.jitter_errors(last))
