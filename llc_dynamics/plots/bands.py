@@ -17,7 +17,7 @@ from llc_dynamics.plots.style import Key
 Z95 = 1.959964
 """Half width of a 95% normal interval in standard errors."""
 
-CurveOrCurves = Curve | Mapping[Key, Curve]
+CurveOrCurves = Curve | Mapping[Any, Curve]
 
 
 def as_mapping(curves: CurveOrCurves, name: str) -> dict[Key, Curve]:
@@ -31,7 +31,7 @@ def as_mapping(curves: CurveOrCurves, name: str) -> dict[Key, Curve]:
     return found
 
 
-def last_step(curves: Mapping[Key, Curve]) -> int:
+def last_step(curves: Mapping[Any, Curve]) -> int:
     """The latest step of any curve."""
     return max(int(curve.steps[-1]) for curve in curves.values())
 

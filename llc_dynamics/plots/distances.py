@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ from llc_dynamics.plots.style import (
     DMMSE_COLOR,
     INK,
     RIDGE_COLOR,
-    Key,
     SeriesStyle,
     axes_or_new,
     series_styles,
@@ -33,8 +33,9 @@ def plot_distances(
     *,
     t_crit: float | None = None,
     title: str | None = None,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Mean squared difference between the model's predictions and those of ridge and of dMMSE_M, over training.
@@ -48,7 +49,7 @@ def plot_distances(
     to_ridge, to_dmmse : an `ld.Curve` or `{M: curve}` each. Curves without any finite value (there is no dMMSE at
         M = infinity) are left out.
     t_crit : step to mark with a thin line.
-    title, styles, linear_width, ax : as in the other plots.
+    title, styles, linear_width, ax : as in the other plots. legend : whether to draw one.
     """
     ridge = as_mapping(to_ridge, "plot_distances")
     dmmse = {} if to_dmmse is None else as_mapping(to_dmmse, "plot_distances")
@@ -71,8 +72,8 @@ def plot_distances(
     ax.set_ylabel("Mean squared difference of predictions")
     if title is not None:
         ax.set_title(title, loc="left")
-    first = small_legend(ax, loc="lower left")
-    if several and dmmse:
+    first = small_legend(ax, loc="lower left") if legend else None
+    if legend and several and dmmse:
         if first is not None:
             ax.add_artist(first)
         keys = [Line2D([], [], color=INK, label="to ridge"), Line2D([], [], color=INK, ls=_DASHED, label="to dMMSE")]

@@ -21,7 +21,6 @@ from llc_dynamics.plots.style import (
     MUTED,
     PAPER,
     WARNING_COLOR,
-    Key,
     SeriesStyle,
     axes_or_new,
     series_styles,
@@ -35,8 +34,8 @@ _LLC = r"Local learning coefficient $\hat\lambda$"
 def plot_llc_curve(
     curves: CurveOrCurves,
     *,
-    t_crit: Mapping[Key, float] | None = None,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    t_crit: Mapping[Any, float] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -97,7 +96,7 @@ def plot_llc_against_tasks(
     standard_errors: ArrayLike | None = None,
     converged: ArrayLike | None = None,
     *,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """LLC of the last checkpoint against M, with infinity at the right edge (Carroll et al. 2025, figure 4).

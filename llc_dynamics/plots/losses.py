@@ -13,7 +13,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
 from llc_dynamics.plots.bands import CurveOrCurves, as_mapping, draw_curve, last_step, value_at
 from llc_dynamics.plots.step_axis import set_step_axis
-from llc_dynamics.plots.style import INK, MUTED, Key, SeriesStyle, axes_or_new, series_styles, small_legend, small_size
+from llc_dynamics.plots.style import INK, MUTED, SeriesStyle, axes_or_new, series_styles, small_legend, small_size
 
 
 def plot_loss(
@@ -21,7 +21,7 @@ def plot_loss(
     *,
     ylabel: str = "Loss (mean squared error)",
     levels: Mapping[str, float] | None = None,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -54,9 +54,9 @@ def plot_loss(
 def plot_ood_loss(
     curves: CurveOrCurves,
     *,
-    verdicts: Mapping[Key, Any] | Any = None,
+    verdicts: Mapping[Any, Any] | Any = None,
     ridge_loss: float | None = None,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -97,23 +97,25 @@ def plot_ood_loss(
 def plot_rebound(
     curves: CurveOrCurves,
     *,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    since: Mapping[Any, int] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Paired change of a loss since its least value: how far it has rebounded, in percent of that value.
 
     At each step the difference to the step of least loss is taken sequence by sequence, so that the spread between
-    sequences cancels; the band is 95% of the standard error of that paired mean. Steps before the minimum are left out.
+    sequences cancels; the band is 95% of the standard error of that paired mean. Steps before it are left out.
 
     Parameters
     ----------
     curves : an `ld.Curve` with `samples` [C, S], or `{M: curve}`; without samples no band is drawn.
+    since : `{M: step}`, the step to compare with, such as `verdict.minimum_step`; by default that of the least value.
     styles, linear_width, ax : see `plot_loss`.
     """
     found = as_mapping(curves, "plot_rebound")
     ax = axes_or_new(ax)
-    changes = {key: since_minimum(curve) for key, curve in found.items()}
+    changes = {key: since_minimum(curve, (since or {}).get(key)) for key, curve in found.items()}
     for key, style in series_styles(found, styles).items():
         draw_curve(ax, changes[key], color=style.color, linestyle=style.linestyle, label=style.label)
     ax.axhline(0.0, color=MUTED, linewidth=0.8)
@@ -124,9 +126,9 @@ def plot_rebound(
     return ax
 
 
-def since_minimum(curve: Curve) -> Curve:
-    """Change since the least value, in percent of it, from that step on, with the paired standard error."""
-    least = int(np.nanargmin(curve.values))
+def since_minimum(curve: Curve, step: int | None = None) -> Curve:
+    """Change since `step` (default: that of the least value), in percent of the value there, with its paired error."""
+    least = int(np.nanargmin(curve.values)) if step is None else int(np.abs(curve.steps - step).argmin())
     scale = 100.0 / abs(float(curve.values[least]))
     errors = None
     if curve.samples is not None and curve.samples.shape[1] > 1:

@@ -27,15 +27,15 @@ from llc_dynamics.plots.style import (
 
 
 def plot_trajectory_pca(
-    scores: Mapping[Key, ArrayLike],
+    scores: Mapping[Any, ArrayLike],
     *,
     components: tuple[int, int] = (0, 1),
     references: Mapping[str, ArrayLike] | None = None,
     reference_of: Mapping[str, Key] | None = None,
     explained_variance_ratio: ArrayLike | None = None,
-    steps: Mapping[Key, ArrayLike] | None = None,
-    t_crit: Mapping[Key, float | None] | None = None,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    steps: Mapping[Any, ArrayLike] | None = None,
+    t_crit: Mapping[Any, float | None] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
@@ -133,14 +133,14 @@ def plot_explained_variance(explained_variance_ratio: ArrayLike, *, ax: Axes | N
 
 
 def plot_components_over_time(
-    scores: Mapping[Key, ArrayLike],
-    steps: Mapping[Key, ArrayLike],
+    scores: Mapping[Any, ArrayLike],
+    steps: Mapping[Any, ArrayLike],
     *,
     component: int = 0,
     explained_variance_ratio: ArrayLike | None = None,
-    cosine_content: Mapping[Key, ArrayLike] | None = None,
+    cosine_content: Mapping[Any, ArrayLike] | None = None,
     references: Mapping[str, ArrayLike] | None = None,
-    styles: Mapping[Key, SeriesStyle] | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:

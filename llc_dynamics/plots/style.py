@@ -79,7 +79,7 @@ def task_colors(num_tasks: Iterable[float]) -> dict[float, str]:
     return colors | {math.inf: INK}
 
 
-def series_styles(keys: Iterable[Key], styles: Mapping[Key, SeriesStyle] | None = None) -> dict[Key, SeriesStyle]:
+def series_styles(keys: Iterable[Key], styles: Mapping[Any, SeriesStyle] | None = None) -> dict[Key, SeriesStyle]:
     """The style of each key: as given in `styles`, by M for numbers, from a colour-blind safe cycle for texts."""
     keys = list(keys)
     by_tasks = task_colors([key for key in keys if not isinstance(key, str)])

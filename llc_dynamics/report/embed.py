@@ -1,0 +1,83 @@
+"""A figure as markup that needs no other file: inline SVG in the colours of the page, or PNG where that is smaller."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import html
+import io
+import re
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from llc_dynamics.plots.style import GRID, INK, MUTED, PAPER
+
+_HEX = re.compile(r"#[0-9a-f]{6}\b")
+# What the neutral colours become on a dark page. Others are made light enough to be seen on it.
+_DARK = {INK: "#e6e9ec", MUTED: "#98a2ad", GRID: "#2f353b", PAPER: "#16191d"}
+_DARK_LIGHTNESS = 0.62
+_PNG_DPI = 144
+
+
+def figure_markup(figure: Figure, identifier: str, alt: str) -> tuple[str, set[str]]:
+    """Markup of `figure` and the colours in it, for `color_rules`.
+
+    `identifier` (letters, digits, '-') is unique on the page: all ids in the SVG begin with it. `alt` says in words
+    what the figure shows, for those who do not see it.
+    """
+    svg = _svg(figure, identifier, alt)
+    png = _png(figure, alt) if len(svg) > 60_000 else None
+    if png is not None and len(png) < len(svg):
+        return png, set()
+    colors = set(_HEX.findall(svg))
+    return _HEX.sub(lambda match: f"var(--c{match[0][1:]},{match[0]})", svg), colors
+
+
+def color_rules(colors: set[str]) -> str:
+    """CSS variables for the colours of figures, for dark pages: `--c3355cc: #...;`. Light pages use the defaults."""
+    return "".join(f"--c{color[1:]}:{dark_variant(color)};" for color in sorted(colors))
+
+
+def dark_variant(color: str) -> str:
+    """The colour to use on a dark page: the same hue, at least `_DARK_LIGHTNESS` light."""
+    if color in _DARK:
+        return _DARK[color]
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
+    rgb = colorsys.hls_to_rgb(hue, max(lightness, _DARK_LIGHTNESS), saturation)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def _svg(figure: Figure, identifier: str, alt: str) -> str:
+    buffer = io.StringIO()
+    # Glyphs as paths: the labels fit whatever fonts the reader has. The salt makes the same figure the same text.
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": identifier}):
+        figure.savefig(buffer, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text, count=2).replace("xlink:href", "href")
+    text = _own_identifiers(text, identifier)
+    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)  # a hundredth of a point is enough
+    text = re.sub(r">\s+<", "><", text)
+    label = f'<svg role="img" aria-label="{html.escape(alt)}"'
+    return text.replace("<svg", label, 1).strip()
+
+
+def _own_identifiers(svg: str, prefix: str) -> str:
+    """Drop the ids that nothing refers to, and put `prefix` before the others: ids are shared by the whole page."""
+    used = set(re.findall(r"(?:href=\"|url\()#([^\")]+)", svg))
+
+    def renamed(match: re.Match[str]) -> str:
+        return f' id="{prefix}-{match[1]}"' if match[1] in used else ""
+
+    svg = re.sub(r'\s+id="([^"]*)"', renamed, svg)
+    return re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
+
+
+def _png(figure: Figure, alt: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor=PAPER, metadata={"Software": None})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,194 @@
+"""One self-contained HTML page about a set of runs: it opens anywhere and fetches nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from llc_dynamics.provenance import provenance
+from llc_dynamics.report import words
+from llc_dynamics.report.analysis import Analysis, RunAnalysis, analyse
+from llc_dynamics.report.embed import color_rules
+from llc_dynamics.report.figures import ReportFigure, report_figures
+from llc_dynamics.report.reproduce import reproduce_commands
+from llc_dynamics.report.tables import run_table, table, unconverged_table
+from llc_dynamics.report.toml_text import toml_text
+from llc_dynamics.trajectory import Trajectory
+
+
+def write_report(
+    runs: Sequence[Trajectory] | Trajectory | str | Path, path: str | Path, *, llc_name: str = "llc", seed: int = 0
+) -> Path:
+    """Write the page and return its path. The file appears whole or not at all.
+
+    Parameters
+    ----------
+    runs : opened runs, one run, or a run folder or folder of runs.
+    path : the page to write; folders on the way are made.
+    llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
+
+    Raises `TrajectoryError` if there is no run or none can be read.
+    """
+    folder = None
+    if isinstance(runs, str | Path):
+        from llc_dynamics.sweeps import find_runs
+
+        folder = Path(runs)
+        opened: list[Trajectory] = find_runs(folder)
+    elif isinstance(runs, Trajectory):
+        folder, opened = runs.path, [runs]
+    else:
+        opened = list(runs)
+        parents = {run.path.parent for run in opened}
+        folder = parents.pop() if len(parents) == 1 else None
+    text = render(analyse(opened, llc_name, seed), folder)
+    return _write_whole(Path(path), text)
+
+
+def render(analysis: Analysis, folder: Path | None = None) -> str:
+    """The page as text. `folder` is where the runs are, for the title and the commands."""
+    figures = report_figures(analysis)
+    colors: set[str] = set().union(*(figure.colors for figure in figures))
+    name = (folder.resolve().name if folder is not None else "") or analysis.runs[0].name
+    style = Template(_text("page.css")).safe_substitute(colors=color_rules(colors))
+    now = datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
+    runs = len(analysis.runs)
+    return Template(_text("page.html")).substitute(
+        title=escape(f"How the runs in {name} developed" if runs > 1 else f"How {name} developed"),
+        style=style,
+        meta=escape(f"{runs} run{'' if runs == 1 else 's'}; written by llc-dynamics on {now}."),
+        verdict=_verdict(analysis),
+        notes=_notes(analysis),
+        table=run_table(analysis),
+        figures="\n".join(map(_figure, figures)) or "<p>The runs hold nothing that can be drawn.</p>",
+        limits="\n".join(f"<li>{escape(text)}</li>" for text in words.limits(analysis)),
+        unconverged=_unconverged(analysis),
+        provenance=_provenance(analysis),
+        reproduce=_reproduce(folder, analysis),
+    )
+
+
+def _verdict(analysis: Analysis) -> str:
+    items = []
+    for run in analysis.runs:
+        sentences = words.run_sentences(run)
+        if sentences:
+            items.append(f"<li><b>{escape(run.label)}</b> {escape(' '.join(sentences))}</li>")
+    across = words.across_tasks_sentence(analysis)
+    general = [across] if across else []
+    if analysis.pca is not None:
+        general += words.pca_sentences(analysis.pca)
+    if general and len(analysis.runs) > 1:
+        items.append(f"<li><b>All runs together</b> {escape(' '.join(general))}</li>")
+    elif general:
+        items.append(f"<li>{escape(' '.join(general))}</li>")
+    return f"<p>{escape(words.headline(analysis))}</p>\n<ul>\n" + "\n".join(items) + "\n</ul>"
+
+
+def _notes(analysis: Analysis) -> str:
+    notes = [*analysis.notes, *(f"{run.label}: {note}" for run in analysis.runs for note in run.notes)]
+    notes += [
+        f"{run.label}: {note}"
+        for run in analysis.runs
+        for verdict in (run.transience, run.specialisation)
+        if verdict is not None
+        for note in verdict.notes
+    ]
+    if not notes:
+        return ""
+    unique = list(dict.fromkeys(notes))
+    rows = "\n".join(f"<li>{escape(note)}.</li>".replace("..<", ".<") for note in unique)
+    return f'<section id="notes"><h2>Missing or left out</h2>\n<ul class="limits">\n{rows}\n</ul></section>'
+
+
+def _figure(figure: ReportFigure) -> str:
+    return (
+        f'<figure id="figure-{figure.identifier}">\n<h3>{escape(figure.title)}</h3>\n'
+        f'<div class="scroll">{figure.markup}</div>\n<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
+    )
+
+
+def _unconverged(analysis: Analysis) -> str:
+    rows = unconverged_table(analysis)
+    if rows is None:
+        return ""
+    return f'<details id="unconverged"><summary>LLC points that did not converge, and why</summary>{rows}</details>'
+
+
+def _provenance(analysis: Analysis) -> str:
+    here = provenance()
+    rows = [
+        ["This page", _versions(here), str(here.get("git_commit") or "not a git checkout"), "–"],
+        *(
+            [
+                run.label,
+                _versions(run.provenance),
+                str(run.provenance.get("git_commit") or "not recorded"),
+                "not recorded" if run.seed is None else str(run.seed),
+            ]
+            for run in analysis.runs
+        ),
+    ]
+    parts = [table(["", "Versions", "git commit", "Seed"], rows)]
+    parts += [_settings(run) for run in analysis.runs]
+    parts.append(f'<p class="note">Seed of the bootstrap of the verdicts on this page: {analysis.seed}.</p>')
+    return "\n".join(parts)
+
+
+def _settings(run: RunAnalysis) -> str:
+    text = toml_text(run.config) if run.config else "no settings were recorded with this run\n"
+    extra = ""
+    if run.llc is not None and run.llc.results:
+        shown = json.dumps(run.llc.results[0].settings, indent=2, default=str)
+        extra = f"<p>LLC curve, {len(run.llc)} points, one setting for all:</p><pre>{escape(shown)}</pre>"
+    return (
+        f"<details><summary>Settings of {escape(run.label)} ({escape(run.name)})</summary>"
+        f"<pre>{escape(text)}</pre>{extra}</details>"
+    )
+
+
+def _versions(found: Any) -> str:
+    versions = found.get("versions")
+    rows = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
+    if found.get("python"):
+        rows.append(f"Python {found['python']}")
+    if found.get("device"):
+        rows.append(str(found["device"]))
+    return ", ".join(rows) or "not recorded"
+
+
+def _reproduce(folder: Path | None, analysis: Analysis) -> str:
+    text, preset = reproduce_commands(folder, analysis.llc_name)
+    block = f"<pre>{escape(text)}</pre>"
+    if preset is not None:
+        block += (
+            "<details><summary>The preset file that these runs were trained with</summary>"
+            f"<pre>{escape(preset)}</pre></details>"
+        )
+    return block
+
+
+def _text(name: str) -> str:
+    return (resources.files("llc_dynamics.report") / name).read_text(encoding="utf-8")
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,107 @@
+"""Tables of a report, as markup. Every text from a run is escaped here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from llc_dynamics.report.analysis import Analysis, RunAnalysis
+from llc_dynamics.report.numbers import percent, plain, step, steps_between, with_error
+
+_NONE = "–"
+_MAX_REASONS = 400  # rows; beyond, the page would be mostly this table
+
+
+def run_table(analysis: Analysis) -> str:
+    """One row for each run: what was trained, the verdicts and the LLC at the end."""
+    judged = any(run.transience is not None for run in analysis.runs)
+    special = any(run.specialisation is not None for run in analysis.runs)
+    llc = any(run.llc is not None for run in analysis.runs)
+    head = ["Run", "Steps", "Checkpoints"]
+    if judged:
+        head += ["Least OOD loss", "at step", "OOD loss at the end", "Rebound", "z", "Transient"]
+    if special:
+        head += ["Distance to dMMSE at the end", "Half-way by step"]
+    if llc:
+        head += ["LLC at the end", "Points converged"]
+    rows = []
+    for run in analysis.runs:
+        done = step(int(run.steps[-1])) + ("" if run.complete else " (not finished)")
+        row = [run.label, done, str(len(run.steps))]
+        if judged:
+            row += _transience_cells(run)
+        if special:
+            row += _specialisation_cells(run)
+        if llc:
+            row += _llc_cells(run)
+        rows.append(row)
+    return table(head, rows)
+
+
+def unconverged_table(analysis: Analysis) -> str | None:
+    """Every LLC point that did not converge, with its reasons; None if there is none."""
+    rows = []
+    for run in analysis.runs:
+        if run.llc is None or run.llc.converged is None:
+            continue
+        errors = run.llc.standard_errors
+        for index in np.flatnonzero(~run.llc.converged):
+            error = None if errors is None else float(errors[index])
+            value = with_error(float(run.llc.values[index]), error)
+            reasons = "; ".join(run.llc.reasons[index]) or "no reason was stored"
+            rows.append([run.label, step(run.llc.steps[index]), value, reasons])
+    if not rows:
+        return None
+    more = len(rows) - _MAX_REASONS
+    markup = table(["Run", "Step", "Estimate", "What speaks against it"], rows[:_MAX_REASONS])
+    return markup + (f'<p class="note">and {more} more.</p>' if more > 0 else "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain texts, escaped; it scrolls sideways where the screen is narrow."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    short = ' class="n"' if len(text) < 32 else ""
+    return f"<td{short}>{escape(text)}</td>"
+
+
+def _transience_cells(run: RunAnalysis) -> list[str]:
+    verdict = run.transience
+    if verdict is None:
+        return [_NONE] * 5 + ["not judged"]
+    at = step(verdict.minimum_step)
+    if verdict.t_crit_interval is not None:
+        at += f" ({steps_between(verdict.t_crit_interval)})"
+    end = plain(float(run.curves["ood_loss"].values[-1]))
+    scale = abs(verdict.minimum)
+    rebound = percent(verdict.rebound_relative, verdict.rebound_standard_error / scale if scale else None)
+    z = f"{verdict.rebound_z:.1f}" if math.isfinite(verdict.rebound_z) else _NONE
+    return [plain(verdict.minimum), at, end, rebound, z, "yes" if verdict.transient else "no"]
+
+
+def _specialisation_cells(run: RunAnalysis) -> list[str]:
+    verdict = run.specialisation
+    if verdict is None:
+        return [_NONE, _NONE]
+    half = _NONE if verdict.t_half is None else f"{step(verdict.t_half)} ({steps_between(verdict.t_half_interval)})"
+    return [with_error(verdict.end, verdict.end_error), half]
+
+
+def _llc_cells(run: RunAnalysis) -> list[str]:
+    if run.llc is None:
+        return [_NONE, "none stored"]
+    converged = np.ones(len(run.llc), dtype=bool) if run.llc.converged is None else run.llc.converged
+    error = None if run.llc.standard_errors is None else float(run.llc.standard_errors[-1])
+    value = with_error(float(run.llc.values[-1]), error)
+    if run.llc.steps[-1] != run.steps[-1]:
+        value += f" (step {step(run.llc.steps[-1])})"
+    if not converged[-1]:
+        value += " (not converged)"
+    return [value, f"{int(converged.sum())} of {len(run.llc)}"]

@@ -1,0 +1,292 @@
+"""What was found, in sentences. Plain text: the page escapes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.report.analysis import Analysis, RunAnalysis
+from llc_dynamics.report.joint_pca import PCAAnalysis
+from llc_dynamics.report.numbers import listed, percent, plain, step, steps_between, with_error
+from llc_dynamics.stages import TransienceVerdict
+
+_CHANGE_ERRORS = 2.0  # standard errors from which a change of the LLC is called one
+
+
+def headline(analysis: Analysis) -> str:
+    """One or two sentences about all runs."""
+    judged = [run for run in analysis.runs if run.transience is not None]
+    if not judged:
+        return (
+            f"{_count(len(analysis.runs), 'run')} read; none holds what a verdict on transient ridge needs "
+            "(out-of-distribution loss and distance to ridge), so this page shows curves without one."
+        )
+    found = [run for run in judged if run.transience is not None and run.transience.transient]
+    rest = [run.label for run in judged if run not in found]
+    if not found:
+        return f"No transient ridge was found in {_count(len(judged), 'run')}: {listed(rest)}."
+    names = listed([run.label for run in found])
+    text = f"Transient ridge was found in {len(found)} of {_count(len(judged), 'run')}: {names}."
+    return text + (f" It was not found for {listed(rest)}." if rest else "")
+
+
+def run_sentences(run: RunAnalysis) -> list[str]:
+    """What was found in one run: transience, specialisation, LLC; then what is missing."""
+    sentences = []
+    if run.transience is not None:
+        sentences += transience_sentences(run, run.transience)
+    if run.specialisation is not None:
+        sentences.append(_specialisation_sentence(run))
+    if run.llc is not None:
+        sentences += llc_sentences(run.llc, run.transience)
+    return sentences
+
+
+def transience_sentences(run: RunAnalysis, verdict: TransienceVerdict) -> list[str]:
+    """The verdict with its numbers; those of the detector, none recomputed."""
+    loss = run.curves["ood_loss"]
+    last = step(int(loss.steps[-1]))
+    at = verdict.minimum_step
+    low = with_error(verdict.minimum, _error_at(loss, at))
+    if verdict.transient:
+        relative_error = verdict.rebound_standard_error / abs(verdict.minimum)
+        return [
+            f"The model came nearest to ridge, by its out-of-distribution loss, at step {step(at)} "
+            f"({verdict.level:.0%} interval {steps_between(verdict.t_crit_interval)}), where that loss was "
+            f"{low}{_yardsticks(run)}.",
+            f"From there to step {last} the loss rose by {percent(verdict.rebound_relative, relative_error)} "
+            f"(z = {verdict.rebound_z:.1f}): transient ridge.",
+            _nearness_sentence(run, verdict),
+        ]
+    end = plain(float(loss.values[-1]))
+    return [
+        f"No transient ridge: {verdict.reasons[0]}.",
+        f"The out-of-distribution loss was least at step {step(at)} ({low}) and {end} at step {last}"
+        f"{_yardsticks(run)}.",
+    ]
+
+
+def llc_sentences(llc: Curve, verdict: TransienceVerdict | None) -> list[str]:
+    """From the first to the last converged point, from t_crit to the end, and how many points to leave out."""
+    trusted = _trusted(llc)
+    total = len(llc)
+    sentences = []
+    if len(trusted) >= 2:
+        sentences.append(f"The LLC {_change(llc, int(trusted[0]), int(trusted[-1]))}.")
+        if verdict is not None and verdict.t_crit is not None:
+            at = int(trusted[np.abs(llc.steps[trusted] - verdict.t_crit).argmin()])
+            if at not in (trusted[0], trusted[-1]):
+                place = "" if llc.steps[at] == verdict.t_crit else " (the estimated point nearest to the least loss)"
+                sentences.append(f"From step {step(llc.steps[at])}{place} on it {_change(llc, at, int(trusted[-1]))}.")
+    elif len(trusted) == 1:
+        only = int(trusted[0])
+        sentences.append(f"The LLC is {_value(llc, only)} at step {step(llc.steps[only])}, the only converged point.")
+    else:
+        sentences.append(f"None of the {_count(total, 'point')} of the LLC curve converged, so no LLC is stated.")
+    if 0 < len(trusted) < total:
+        missing = total - len(trusted)
+        verb = "is" if missing == 1 else "are"
+        sentences.append(f"{missing} of {total} points did not converge and {verb} left out of these numbers.")
+    return sentences
+
+
+def across_tasks_sentence(analysis: Analysis) -> str | None:
+    """The LLC at the last checkpoint against M, over the runs where it converged there."""
+    rows = []
+    for run in analysis.runs:
+        if run.llc is not None and run.num_tasks is not None:
+            trusted = _trusted(run.llc)
+            if len(trusted) and trusted[-1] == len(run.llc) - 1 and run.llc.steps[-1] == run.steps[-1]:
+                rows.append(f"{_value(run.llc, len(run.llc) - 1)} for {run.label}")
+    return f"At the last checkpoint the LLC is {listed(rows)}." if len(rows) > 1 else None
+
+
+def pca_sentences(pca: PCAAnalysis) -> list[str]:
+    """Explained variance, and what the cosine content allows to be read into the components."""
+    ratio = pca.explained_variance_ratio
+    sentences = []
+    if len(ratio) > 1:
+        sentences.append(
+            f"The first two principal components of the joint trajectory hold {percent(float(ratio[:2].sum()))} of the "
+            f"variance of the function vectors ({percent(float(ratio[0]))} and {percent(float(ratio[1]))})."
+        )
+    if pca.cosine_content:
+        contents = np.array(list(pca.cosine_content.values()))
+        for component in range(min(2, contents.shape[1])):
+            values = contents[:, component]
+            if not np.isfinite(values).any():
+                continue
+            text = f"PC{component + 1} has a cosine content of {_range(values)}"
+            if pca.cosine_control is not None:
+                low, high = np.nanquantile(pca.cosine_control[:, component], [0.05, 0.95])
+                text += f" (random walks: {low:.2f} to {high:.2f})"
+            sentences.append(text + ".")
+    return sentences
+
+
+def limits(analysis: Analysis) -> list[str]:
+    """What this page does not show, and what to keep in mind when reading it."""
+    found = []
+    for run in analysis.runs:
+        if run.transience is not None and run.transience.transient and (left := _distance_left(run)) is not None:
+            found.append(left)
+    if any(run.transience is not None for run in analysis.runs):
+        found.append(
+            "A verdict holds for the steps that were trained. A loss that still falls at the end may turn later, and "
+            "one that has risen may fall again."
+        )
+        found.append(
+            "Error bars of the rebound cover the evaluation sequences (paired between checkpoints) and the jitter "
+            "between checkpoints. They do not cover the seed of the model or the draw of the tasks: "
+            f"{_seeds(analysis)}."
+        )
+    curves = [(run.label, run.llc) for run in analysis.runs if run.llc is not None]
+    if curves:
+        found += [_resolution(curves), _unconverged(curves)]
+        found.append(
+            "Error bars of the LLC are Monte Carlo errors of the chains. The bias of a finite step size, and of chains "
+            "that have not explored all directions, is not in them; the convergence checks are there to catch it."
+        )
+    else:
+        found.append("No LLC curve is stored with these runs; `llc-dynamics llc` estimates one.")
+    if analysis.pca is not None:
+        found.append(
+            "Principal components of any smooth trajectory look like cosines of the checkpoint index, those of a "
+            "random walk too. A component whose cosine content is within the range of random walks shows, by itself, "
+            "no more than that the model moved; what carries information is where it lies relative to ridge and dMMSE. "
+            "Checkpoints are weighted equally, so the part of training where they lie densely counts more."
+        )
+    return found
+
+
+def _yardsticks(run: RunAnalysis) -> str:
+    rows = []
+    if "ridge_ood" in run.ideal:
+        rows.append(f"ridge: {plain(run.ideal['ridge_ood'].value)}")
+    if "dmmse_ood" in run.ideal and run.num_tasks is not None and math.isfinite(run.num_tasks):
+        rows.append(f"dMMSE with M = {run.num_tasks:,.0f}: {plain(run.ideal['dmmse_ood'].value)}")
+    return f" (on the same sequences {'; '.join(rows)})" if rows else ""
+
+
+def _nearness_sentence(run: RunAnalysis, verdict: TransienceVerdict) -> str:
+    text = (
+        f"At its nearest the mean squared distance to ridge was "
+        f"{with_error(verdict.general_distance, verdict.general_distance_error)}, "
+        f"{percent(verdict.nearness)} less than at the first checkpoint"
+    )
+    if verdict.specialised_distance is not None:
+        text += f"; to dMMSE it was {plain(verdict.specialised_distance)}"
+    gap = run.ideal.get("gap_ood")
+    return text + ("." if gap is None else f", and the two predictors are {plain(gap.value)} apart.")
+
+
+def _specialisation_sentence(run: RunAnalysis) -> str:
+    verdict = run.specialisation
+    assert verdict is not None
+    if not verdict.specialised or verdict.t_half is None:
+        return f"No specialisation in distribution: {verdict.reasons[0]}."
+    low, high = verdict.ratio_interval
+    return (
+        f"In distribution the distance to dMMSE fell {plain(verdict.ratio)} times ({verdict.level:.0%} interval "
+        f"{plain(low)} to {plain(high)}), from {plain(verdict.start)} to {with_error(verdict.end, verdict.end_error)}; "
+        f"half of the fall, on a {verdict.scale} scale, was done by step {step(verdict.t_half)} "
+        f"({steps_between(verdict.t_half_interval)})."
+    )
+
+
+def _distance_left(run: RunAnalysis) -> str | None:
+    verdict, ridge = run.transience, run.ideal.get("ridge_ood")
+    if verdict is None or ridge is None:
+        return None
+    excess = verdict.minimum - ridge.value
+    text = (
+        f"{run.label}: the model did not become ridge. At its nearest its out-of-distribution loss was still "
+        f"{plain(excess)} above ridge's {plain(ridge.value)}"
+    )
+    start = float(run.curves["ood_loss"].values[0])
+    if start > ridge.value:
+        text += f" ({percent(excess / (start - ridge.value))} of the way that it had to go from the first checkpoint)"
+    return text + "."
+
+
+def _resolution(curves: Sequence[tuple[str, Curve]]) -> str:
+    settings = []
+    for label, curve in curves:
+        for result in getattr(curve, "results", ())[:1]:
+            sampler = result.settings.get("sampler", {})
+            gamma = sampler.get("localization") if isinstance(sampler, dict) else None
+            shown = f"nbeta = {plain(result.nbeta)}" + (f", gamma = {plain(gamma)}" if gamma is not None else "")
+            settings.append((label, shown))
+    text = "The LLC of a network depends on the resolution at which it is measured"
+    if settings and len({shown for _, shown in settings}) == 1:
+        text += f", here {settings[0][1]}"
+    elif settings:
+        text += f", here {'; '.join(f'{shown} for {label}' for label, shown in settings)}"
+    return text + ". Compare values at one resolution only; this page does not show whether they plateau in gamma."
+
+
+def _unconverged(curves: Sequence[tuple[str, Curve]]) -> str:
+    rows = [(label, len(curve) - len(_trusted(curve)), len(curve)) for label, curve in curves]
+    bad = sum(count for _, count, _ in rows)
+    total = sum(number for *_, number in rows)
+    if bad == 0:
+        return f"All {total} points of the LLC curves passed the convergence checks."
+    where = listed([f"{count} of {number} for {label}" for label, count, number in rows if count])
+    return (
+        f"{bad} of {total} points of the LLC curves did not converge ({where}). They are hollow in the figures, are "
+        "left out of every sentence above, and are listed with their reasons below."
+    )
+
+
+def _seeds(analysis: Analysis) -> str:
+    seeds = {run.seed for run in analysis.runs if run.seed is not None}
+    per_task = [sum(other.num_tasks == run.num_tasks for other in analysis.runs) for run in analysis.runs]
+    if not seeds:
+        return "seeds are not recorded"
+    if max(per_task) == 1:
+        return f"there is one run for each M here (seed {listed(sorted(map(str, seeds)))})"
+    return f"the runs here have seeds {listed(sorted(map(str, seeds)))}"
+
+
+def _trusted(curve: Curve) -> np.ndarray:
+    good = np.isfinite(curve.values)
+    return np.flatnonzero(good if curve.converged is None else good & curve.converged)
+
+
+def _value(curve: Curve, index: int) -> str:
+    error = None if curve.standard_errors is None else float(curve.standard_errors[index])
+    return with_error(float(curve.values[index]), error)
+
+
+def _change(curve: Curve, first: int, last: int) -> str:
+    change = float(curve.values[last] - curve.values[first])
+    error = 0.0
+    if curve.standard_errors is not None:
+        error = math.hypot(*(float(curve.standard_errors[i]) for i in (first, last)))
+    if not abs(change) > _CHANGE_ERRORS * error:
+        verb = "does not change beyond its error: it goes"
+    else:
+        verb = "rises" if change > 0 else "falls"
+    return (
+        f"{verb} from {_value(curve, first)} at step {step(curve.steps[first])} to {_value(curve, last)} at step "
+        f"{step(curve.steps[last])}"
+    )
+
+
+def _error_at(curve: Curve, at: int) -> float | None:
+    index = int(np.abs(curve.steps - at).argmin())
+    if curve.samples is not None and curve.samples.shape[1] > 1:
+        return float(curve.samples[index].std(ddof=1, dtype=np.float64)) / math.sqrt(curve.samples.shape[1])
+    return None if curve.standard_errors is None else float(curve.standard_errors[index])
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,434 @@
+"""The report: self-contained, escaped, and in agreement with the verdicts that it puts into words."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from html.parser import HTMLParser
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+import pytest
+import torch
+
+import llc_dynamics as ld
+from llc_dynamics.errors import DataError, TrajectoryError
+from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.storage import Identity, curve_folder, point_file, write_point
+from llc_dynamics.report import analyse, render, write_report
+from llc_dynamics.report.embed import dark_variant
+from llc_dynamics.report.numbers import listed, percent, plain, with_error
+from llc_dynamics.report.toml_text import toml_text
+from llc_dynamics.report.words import llc_sentences, run_sentences
+
+STEPS = np.unique(np.round(np.concatenate([[0], np.geomspace(1, 10_000, 35)])).astype(int))
+SEQUENCES, ROOT, LENGTH, DIMENSION = 96, 6, 4, 2
+
+
+def world(num_tasks, root_seed=0):
+    """Evaluation arrays as a training run stores them: the root batch is shared, dMMSE depends on M."""
+    arrays = {}
+    for name, count, seed in (("id", SEQUENCES, 10), ("ood", SEQUENCES, 11), ("root", ROOT, 12 + root_seed)):
+        generator = np.random.default_rng(seed)
+        arrays[f"{name}_x"] = generator.normal(size=(count, LENGTH, DIMENSION)).astype(np.float32)
+        arrays[f"{name}_y"] = generator.normal(size=(count, LENGTH)).astype(np.float32)
+        arrays[f"{name}_ridge"] = 0.5 * arrays[f"{name}_y"]
+        if math.isfinite(num_tasks):
+            shift = generator.normal(size=(count, LENGTH)) * (1 + 2 / num_tasks)
+            arrays[f"{name}_dmmse"] = (0.5 * arrays[f"{name}_y"] + shift).astype(np.float32)
+    return arrays
+
+
+def mixture(step, num_tasks):
+    """How much of zero, ridge and dMMSE the model's function holds: M = 8 passes by ridge, M = 2 does not."""
+    rise = 1 / (1 + (100 / max(step, 1e-9)) ** 2)
+    turn = 1 / (1 + (3000 / max(step, 1e-9)) ** 2)
+    if math.isinf(num_tasks):
+        return rise, 0.0
+    return (rise * (1 - turn), 0.9 * turn) if num_tasks == 8 else (0.0, rise)
+
+
+def record(path, num_tasks=8.0, *, finish=True, steps=STEPS, config=None, root_seed=0, drop=(), outputs=True, seed=0):
+    """A run as the training loop stores it, with a function that moves between zero, ridge and dMMSE."""
+    arrays = world(num_tasks, root_seed)
+    model = torch.nn.Linear(2, 1)
+    config = config or {
+        "task": {"num_tasks": "inf" if math.isinf(num_tasks) else num_tasks, "seed": 0},
+        "training": {"num_steps": 10_000},
+        "seed": seed,
+    }
+    generator = np.random.default_rng(int(min(num_tasks, 99)) + seed)
+    with ld.TrajectoryWriter(path, model, config=config, arrays={"evaluation": arrays}) as writer:
+        for step in steps:
+            to_ridge, to_dmmse = mixture(step, num_tasks)
+            function, measured, samples = {}, {}, {}
+            for name in ("id", "ood", "root"):
+                dmmse = arrays.get(f"{name}_dmmse", arrays[f"{name}_ridge"])
+                f = to_ridge * arrays[f"{name}_ridge"] + to_dmmse * dmmse
+                function[name] = f + 0.01 * generator.normal(size=f.shape)
+            for name in ("id", "ood"):
+                targets = {f"{name}_loss": "y", f"ridge_distance_{name}": "ridge"}
+                if math.isfinite(num_tasks):
+                    targets[f"dmmse_distance_{name}"] = "dmmse"
+                for metric, target in targets.items():
+                    values = ((function[name] - arrays[f"{name}_{target}"]) ** 2).mean(axis=1)
+                    measured[metric] = float(values.mean())
+                    samples[metric] = values.astype(np.float32)
+            measured["train_loss"] = measured["id_loss"] if step else math.nan
+            measured = {name: value for name, value in measured.items() if name not in drop}
+            samples = {
+                n: v for n, v in samples.items() if n in measured and n != "id_loss" and n != "ridge_distance_id"
+            }
+            extra = {"outputs": function["root"].astype(np.float32)} if outputs else {}
+            writer.record(int(step), metrics=measured, samples=samples, **extra)
+        if finish:
+            writer.finish()
+    return ld.Trajectory(path)
+
+
+def store_llc(run, values, errors, reasons, name="llc"):
+    """Points of an LLC curve, as `llc_curve` stores them; NaN values have no estimate."""
+    steps = run.steps[np.linspace(0, len(run.steps) - 1, len(values)).round().astype(int)]
+    for step, value, error, why in zip(steps, values, errors, reasons, strict=True):
+        trace = np.full((2, 5), value)
+        result = LLCResult(
+            llc=value,
+            standard_error=error,
+            r_hat=1.0,
+            r_hat_distance=1.0,
+            ess=200.0,
+            ess_mean=200.0,
+            virial=1.0,
+            virial_error=0.01,
+            virial_by_block={"weight": 1.0},
+            virial_by_block_error={"weight": 0.01},
+            failed_chains=(),
+            trace=trace,
+            distance_trace=trace,
+            virial_trace=trace,
+            num_samples=1000,
+            nbeta=144.8,
+            dimension=3,
+            initial_loss=1.0,
+            initial_loss_error=0.1,
+            settings={"sampler": {"name": "SGLD", "localization": 1000.0}, "num_chains": 2},
+            reasons=tuple(why),
+        )
+        identity = Identity({"num_chains": 2}, f"w{step}", np.zeros((2, 3)))
+        write_point(point_file(curve_folder(run.path, name), int(step)), int(step), result, identity)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """M = 2 goes straight to dMMSE, M = 8 passes by ridge, M = infinity becomes ridge."""
+    folder = tmp_path_factory.mktemp("sweep")
+    runs = [record(folder / f"M-{m}", m) for m in (2.0, 8.0, math.inf)]
+    store_llc(runs[0], [5.0, 20.0, 30.0], [0.5, 1.0, 1.0], [(), (), ()])
+    bad = ("chains disagree: R-hat of the loss is 1.310 (limit 1.05)",)
+    store_llc(runs[1], [5.0, 20.0, 33.0, 60.0], [0.5, 1.0, 1.0, 2.0], [(), bad, (), ()])
+    store_llc(runs[2], [math.nan, 50.0], [math.nan, 3.0], [("all chains failed",), ()])
+    return runs
+
+
+@pytest.fixture(scope="module")
+def analysis(sweep):
+    return analyse(sweep)
+
+
+@pytest.fixture(scope="module")
+def page(sweep, analysis):
+    return render(analysis, sweep[0].path.parent)
+
+
+class Reader(HTMLParser):
+    """What a browser would see: tags with attributes, text, and whether the tags are balanced."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "path", "use", "rect"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open, self.depth_error = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.depth_error = self.depth_error or tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def visible(page):
+    return re.sub(r"\s+", " ", " ".join(Reader(re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).text))
+
+
+class TestPage:
+    def test_it_is_well_formed_and_fetches_nothing(self, page):
+        reader = Reader(page)
+        assert reader.depth_error is None
+        assert reader.open == []
+        assert "http://" not in page
+        assert "https://" not in page
+        assert not any(tag in ("script", "link", "iframe", "object") for tag, _ in reader.tags)
+        for _, attributes in reader.tags:
+            for name in ("src", "href", "xlink:href"):
+                if name in attributes:
+                    assert attributes[name].startswith(("#", "data:image/png;base64,"))
+        assert "@import" not in page
+        assert not re.search(r"url\((?!#)", page)
+        assert len(page) < 3_000_000
+
+    def test_every_figure_has_a_caption_and_a_description(self, page, analysis):
+        reader = Reader(page)
+        figures = [attributes["id"] for tag, attributes in reader.tags if tag == "figure"]
+        images = [a.get("alt") or a.get("aria-label") for tag, a in reader.tags if tag in ("img", "svg")]
+        assert len(figures) == len(images) == sum(tag == "figcaption" for tag, _ in reader.tags)
+        assert all(text and len(text) > 40 for text in images)
+        for name in ("ood-loss", "rebound", "distances", "pca-1-2", "components", "llc", "llc-tasks", "losses"):
+            assert f"figure-{name}" in figures
+        assert analysis.pca is not None
+
+    def test_ids_are_unique_and_references_lead_somewhere(self, page):
+        reader = Reader(page)
+        ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        wanted = {a["href"][1:] for _, a in reader.tags if a.get("href", "").startswith("#")}
+        wanted |= set(re.findall(r"url\(#([^)]+)\)", page))
+        assert wanted <= set(ids)
+
+    def test_the_words_hold_the_numbers_of_the_verdict(self, page, analysis):
+        text = visible(page)
+        (run,) = (run for run in analysis.runs if run.num_tasks == 8)
+        verdict = run.transience
+        assert verdict.transient
+        low, high = verdict.t_crit_interval
+        assert f"at step {verdict.t_crit:,} (90% interval {low:,} to {high:,})" in text
+        assert f"rose by {percent(verdict.rebound_relative, verdict.rebound_standard_error / verdict.minimum)}" in text
+        assert f"(z = {verdict.rebound_z:.1f})" in text
+        assert f"ridge: {plain(run.ideal['ridge_ood'].value)}" in text
+        assert f"dMMSE with M = 8: {plain(run.ideal['dmmse_ood'].value)}" in text
+        assert f"{percent(verdict.nearness)} less than at the first checkpoint" in text
+        assert "Transient ridge was found in 1 of 3 runs: M = 8." in text
+        assert "It was not found for M = 2 and M = ∞." in text
+        for other in (run for run in analysis.runs if run.num_tasks != 8):
+            assert other.transience.reasons[0] in text
+
+    def test_levels_are_the_losses_of_the_predictors(self, sweep, analysis):
+        arrays = sweep[1].arrays("evaluation")
+        loss = ((arrays["ood_dmmse"].astype(float) - arrays["ood_y"]) ** 2).mean()
+        assert analysis.runs[1].ideal["dmmse_ood"].value == pytest.approx(loss)
+        assert "dmmse_ood" not in analysis.runs[2].ideal
+
+    def test_unconverged_points_are_counted_and_their_reasons_shown(self, page):
+        text = visible(page)
+        assert "1 of 4 points did not converge and is left out of these numbers" in text
+        assert "R-hat of the loss is 1.310" in text
+        assert "2 of 9 points of the LLC curves did not converge (1 of 4 for M = 8 and 1 of 2 for M = ∞)" in text
+        assert "gamma = 1,000" in text
+
+    def test_the_llc_in_words(self, analysis):
+        sentences = " ".join(run_sentences(analysis.runs[1]))
+        assert "The LLC rises from 5.00 ± 0.50 at step 0 to 60.0 ± 2.0 at step 10,000." in sentences
+        assert "the only converged point" in " ".join(run_sentences(analysis.runs[2]))
+
+    def test_nothing_is_said_to_rise_within_its_error(self):
+        flat = ld.Curve([0, 10], [10.0, 11.0], [1.0, 1.0])
+        assert "does not change beyond its error" in llc_sentences(flat, None)[0]
+        falling = ld.Curve([0, 10], [20.0, 11.0], [1.0, 1.0])
+        assert "falls from 20.0 ± 1.0" in llc_sentences(falling, None)[0]
+        hopeless = ld.Curve([0, 10], [20.0, 11.0], [1.0, 1.0], converged=[False, False])
+        assert llc_sentences(hopeless, None) == [
+            "None of the 2 points of the LLC curve converged, so no LLC is stated."
+        ]
+
+    def test_same_runs_same_page(self, sweep, page):
+        again = render(analyse(sweep), sweep[0].path.parent)
+        cut = re.compile(r"written by llc-dynamics on [^.]*")
+        assert cut.sub("", again) == cut.sub("", page)
+
+    def test_write_report_takes_a_folder_and_leaves_one_file(self, sweep, tmp_path):
+        path = write_report(sweep[0].path.parent, tmp_path / "new" / "report.html")
+        assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+        assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+
+
+class TestAnalysis:
+    def test_to_dict_is_json(self, analysis):
+        text = json.dumps(analysis.to_dict(), allow_nan=False)
+        back = json.loads(text)
+        assert [run["label"] for run in back["runs"]] == ["M = 2", "M = 8", "M = ∞"]
+        assert back["runs"][1]["transience"]["transient"] is True
+        assert back["runs"][2]["num_tasks"] == "inf"
+
+    def test_references_are_projected_and_not_fitted(self, sweep, analysis):
+        pca = analysis.pca
+        assert set(pca.references) == {"ridge", "dMMSE, M = 2", "dMMSE, M = 8"}
+        assert pca.reference_of == {"dMMSE, M = 2": "M = 2", "dMMSE, M = 8": "M = 8"}
+        stacked = np.concatenate([np.asarray(run.outputs()).reshape(len(run.steps), -1) for run in sweep])
+        centred = stacked - stacked.mean(0)
+        _, _, v = np.linalg.svd(centred, full_matrices=False)
+        ridge = (sweep[0].arrays("evaluation")["root_ridge"].ravel() - stacked.mean(0)) @ v[:2].T
+        np.testing.assert_allclose(np.abs(pca.references["ridge"][:2]), np.abs(ridge), rtol=1e-3, atol=1e-4)
+
+    def test_infinity_is_judged_without_dmmse(self, analysis):
+        run = analysis.runs[2]
+        assert run.specialisation is None
+        assert not run.transience.transient
+        assert not any("dmmse" in note for note in run.notes)
+
+    def test_another_root_batch_is_left_out_of_the_pca_and_said(self, tmp_path):
+        runs = [record(tmp_path / "a", 8.0), record(tmp_path / "b", math.inf, root_seed=5)]
+        found = analyse(runs)
+        assert list(found.pca.scores) == ["M = 8"]
+        assert any("another root-task batch" in note for note in found.notes)
+        assert "another root-task batch" in visible(render(found, tmp_path))
+
+    def test_seeds_tell_runs_of_one_m_apart(self, tmp_path):
+        runs = [record(tmp_path / "a", 8.0), record(tmp_path / "b", 8.0, seed=1), record(tmp_path / "c", 8.0, seed=1)]
+        found = analyse(runs)
+        assert [run.label for run in found.runs] == ["M = 8, seed 0", "M = 8, seed 1, b", "M = 8, seed 1, c"]
+        assert "the runs here have seeds 0 and 1" in visible(render(found, tmp_path))
+
+    def test_no_runs(self):
+        with pytest.raises(DataError, match="no runs"):
+            analyse([])
+
+
+class TestLessThanAWholeSweep:
+    def test_a_single_run_without_llc(self, tmp_path):
+        run = record(tmp_path / "only", 8.0)
+        text = visible(write_report(run, tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "How only developed" in text
+        assert "No LLC curve is stored" in text
+        assert "Transient ridge was found in 1 of 1 run: M = 8." in text
+
+    def test_an_unfinished_run_says_so(self, tmp_path):
+        record(tmp_path / "half", 8.0, finish=False, steps=STEPS[:15])
+        text = visible(write_report(tmp_path / "half", tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert f"training is not finished: the last stored step is {STEPS[14]:,} of 10,000" in text
+        assert "(not finished)" in text
+
+    def test_three_checkpoints_give_a_page_without_a_verdict(self, tmp_path):
+        record(tmp_path / "short", 8.0, steps=STEPS[:3])
+        text = visible(write_report(tmp_path / "short", tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "no verdict on transience" in text
+
+    def test_one_checkpoint(self, tmp_path):
+        record(tmp_path / "first", 8.0, steps=[0])
+        write_report(tmp_path / "first", tmp_path / "r.html")
+
+    def test_missing_metrics_are_named(self, tmp_path):
+        record(tmp_path / "run", 8.0, drop=("ood_loss", "dmmse_distance_ood", "id_loss"), outputs=False)
+        text = visible(write_report(tmp_path / "run", tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "not measured in this run: id_loss, ood_loss, dmmse_distance_ood" in text
+        assert "none holds what a verdict on transient ridge needs" in text
+        assert "no function vectors are stored" in text
+
+    def test_a_run_of_something_else(self, tmp_path):
+        model = torch.nn.Linear(2, 1)
+        with ld.TrajectoryWriter(tmp_path / "mine", model, config={"optimizer": "adam"}) as writer:
+            for step in range(12):
+                writer.record(step, metrics={"loss": 1 / (step + 1), "accuracy": step / 12})
+            writer.finish()
+        page = write_report(tmp_path / "mine", tmp_path / "r.html").read_text(encoding="utf-8")
+        assert "Metric: accuracy" in visible(page)
+        assert "recorded by a training loop of their own" in visible(page)
+
+    def test_a_run_without_checkpoints_is_left_out(self, tmp_path):
+        record(tmp_path / "runs" / "a", 8.0)
+        with ld.TrajectoryWriter(tmp_path / "runs" / "b", torch.nn.Linear(2, 1), config={}):
+            pass
+        text = visible(write_report(tmp_path / "runs", tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "b was left out" in text
+        with pytest.raises(TrajectoryError, match="no checkpoint"):
+            write_report(tmp_path / "runs" / "b", tmp_path / "r.html")
+
+    def test_a_damaged_run_is_left_out_and_named(self, tmp_path):
+        for name in ("a", "b"):
+            record(tmp_path / "runs" / name, 8.0)
+        shard = next(path for path in sorted((tmp_path / "runs" / "b").rglob("*.h5")) if "shard" in path.name)
+        content = bytearray(shard.read_bytes())
+        shard.write_bytes(content[: len(content) // 2])
+        text = visible(write_report(tmp_path / "runs", tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "b was left out" in text
+
+    def test_an_empty_llc_folder_is_said(self, tmp_path):
+        run = record(tmp_path / "run", 8.0)
+        curve_folder(run.path, "llc").mkdir(parents=True)
+        text = visible(write_report(run, tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "no point is finished yet" in text
+
+
+def test_hostile_names_are_escaped(tmp_path):
+    evil = "<script>alert(1)</script>"
+    name = "<img src=x onerror=alert(2)> $a_{ & ' \""
+    config = {"task": {"num_tasks": "many"}, "note": evil, evil: [1, 2], "seed": 0}
+    record(tmp_path / "runs" / name, 8.0, config=config)
+    with ld.TrajectoryWriter(tmp_path / "runs" / "_other", torch.nn.Linear(2, 1), config={evil: evil}) as writer:
+        for step in range(3):
+            writer.record(step, metrics={"a<b>$x_{": 1.0})
+    page = write_report(tmp_path / "runs", tmp_path / "r.html").read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert not any(tag in ("script", "b>") for tag, _ in reader.tags)
+    assert not any("onerror" in attributes for _, attributes in reader.tags)
+    assert evil not in page
+    assert evil in "".join(reader.text)
+    assert name in "".join(reader.text)
+    assert reader.depth_error is None
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("value", "error", "text"),
+        [
+            (3.1612, 0.0213, "3.161 ± 0.021"),
+            (1234.5, 67.0, "1,234 ± 67"),
+            (3.1612, None, "3.16"),
+            (0.00012, math.nan, "1.20e-04"),
+            (math.nan, 1.0, "not known"),
+        ],
+    )
+    def test_with_error(self, value, error, text):
+        assert with_error(value, error) == text
+
+    def test_percent_and_lists(self):
+        assert percent(0.1213, 0.0081) == "12.13% ± 0.81%"
+        assert percent(0.1213) == "12.1%"
+        assert listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_toml_text_reads_back():
+    settings = {
+        "name": 'a "quoted" \\ name\nof\x7f two lines',
+        "rate": 1e-05,
+        "flag": True,
+        "many": "inf",
+        "none": None,
+        "nested": {"deeper": {"x": 1}, "y": [1, 2.5]},
+        "odd key!": 3,
+        "runs": [{"num_tasks": 8, "num_steps": None}, {"num_tasks": "inf"}],
+    }
+    wanted = {key: value for key, value in settings.items() if value is not None}
+    wanted["runs"] = [{"num_tasks": 8}, {"num_tasks": "inf"}]
+    assert tomllib.loads(toml_text(settings)) == wanted
+
+
+def test_dark_colours_are_light_enough():
+    for color in ("#1f2328", "#3355cc", "#a23fa8", "#0072b2"):
+        variant = dark_variant(color)
+        channels = [int(variant[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        assert (max(channels) + min(channels)) / 2 >= 0.6
