@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.trajectory.atomic import replacing
+from llc_dynamics.trajectory.sink import ErrorKeepingFile, write_at
 
 SCHEMA_VERSION = 1
 _MAGIC = b"llc_dynamics sealed "
@@ -76,11 +77,11 @@ def write_sealed(
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     ranges: list[tuple[int, NDArray]] = []
-    with replacing(path) as temporary:
-        # HDF5 writes the structures and lays the large datasets out; their bytes are written behind its back, with
-        # plain system calls, because an error in those (disk full) is then an ordinary one that leaves no file handle
-        # open.
-        with h5py.File(temporary, "w", libver=("v110", "v110"), userblock_size=user_block, locking=False) as file:
+    with replacing(path) as temporary, temporary.open("w+b", buffering=0) as stream:
+        # HDF5 writes the structures and lays the large datasets out; their bytes are then written with plain system
+        # calls, in one piece each.
+        sink = ErrorKeepingFile(stream)
+        with h5py.File(sink, "w", libver=("v110", "v110"), userblock_size=user_block) as file:
             file.attrs["format"] = f"llc_dynamics {kind}"
             file.attrs["schema_version"] = SCHEMA_VERSION
             file.attrs["run_id"] = run_id
@@ -90,30 +91,32 @@ def write_sealed(
                 dataset = file.create_dataset(name, shape=array.shape, dtype=array.dtype, dcpl=early)
                 if array.nbytes:
                     ranges.append((int(dataset.id.get_offset()), array))
+        sink.raise_error()
         ranges.sort(key=lambda item: item[0])
-        with temporary.open("r+b", buffering=0) as stream:
-            for offset, array in ranges:
-                _write_at(stream, offset, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-            size = stream.seek(0, os.SEEK_END)
-            extents = [(offset, array.nbytes) for offset, array in ranges]
-            described = {
-                **details,
-                "schema_version": SCHEMA_VERSION,
-                "kind": kind,
-                "run_id": run_id,
-                "size": size,
-                "digest": _digest_outside(stream, user_block, size, extents),
-                "bulk": extents,
-            }
-            text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
-            head = _MAGIC + f"{SCHEMA_VERSION} {user_block} {hashlib.sha256(text).hexdigest()}\n".encode()
-            block = head + text + b"\n"
-            if len(block) > user_block:
-                raise TrajectoryError(
-                    f"{path}: the header needs {len(block)} bytes of {user_block}; please report this"
-                )
-            _write_at(stream, 0, memoryview(block.ljust(user_block, b"\0")))
-            os.fsync(stream.fileno())
+        for offset, array in ranges:
+            write_at(stream, offset, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        size = stream.seek(0, os.SEEK_END)
+        extents = [(offset, array.nbytes) for offset, array in ranges]
+        described = {
+            **details,
+            "schema_version": SCHEMA_VERSION,
+            "kind": kind,
+            "run_id": run_id,
+            "size": size,
+            "digest": _digest_outside(stream, user_block, size, extents),
+            "bulk": extents,
+        }
+        write_at(stream, 0, memoryview(encode_header(described, user_block)))
+        os.fsync(stream.fileno())
+
+
+def encode_header(described: Mapping[str, Any], user_block: int) -> bytes:
+    """The user block of `user_block` bytes that says `described`."""
+    text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
+    head = _MAGIC + f"{SCHEMA_VERSION} {user_block} {hashlib.sha256(text).hexdigest()}\n".encode()
+    block = head + text + b"\n"
+    assert len(block) <= user_block, f"the header needs {len(block)} bytes of {user_block}"
+    return block.ljust(user_block, b"\0")
 
 
 def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
@@ -281,12 +284,6 @@ def _collect(
             raise CorruptRunError(f"{path}: '{where}' is not a plain dataset; refused, this file was not written here")
         found[where] = item
     return found
-
-
-def _write_at(stream: BinaryIO | Any, offset: int, content: memoryview) -> None:
-    stream.seek(offset)
-    while len(content):
-        content = content[stream.write(content) :]
 
 
 def _digest_outside(stream: Any, start: int, size: int, extents: list[tuple[int, int]]) -> str:
