@@ -1,8 +1,9 @@
 """Runs with a known answer: synthetic curves to test a detector on, and how often it cries wolf.
 
-The model at each checkpoint is a point in function space, f = a r + b d + jitter, with r the general and d the specialised
-predictor's outputs on every evaluation sequence. The three curves are then computed as for a real run, with the same
-sequences at every checkpoint and the jitter common to all sequences, so that they have the real noises.
+The model at each checkpoint is a point in function space, f = a r + b d + jitter, with r the general and d the
+specialised predictor's outputs on every evaluation sequence. The three curves are then computed as for
+a real run, with the same sequences at every checkpoint and the jitter common to all sequences: they have the real
+noises.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ def synthetic_run(
     ----------
     scenario : "transient" (near the general predictor, then towards the specialised one), "general" (to the general one
         and there it stays, as at M = infinity), "direct" (straight to the specialised one), "flat" (no movement but
-        jitter, near the general one), "random_walk" (a and b walk at random, in steps).
+        jitter, near the general one), "random_walk" (a and b walk at random from zero, in steps).
     steps : the checkpoints.
     num_sequences : number of evaluation sequences S.
-    jitter : size of the common noise: standard deviation of the loss between checkpoints, relative to the loss, roughly.
+    jitter : size of the common noise: roughly the standard deviation of the loss between checkpoints, relative to it.
     correlation_time : of the jitter, in steps.
     turn : step about which a transient run leaves the general predictor; a third of the last step by default.
     strength : how far it has gone to the specialised predictor at the end, from 0 to 1.
@@ -77,7 +78,7 @@ def synthetic_run(
 
     a, b = _path(scenario, t, x, float(t[-1]) / 3 if turn is None else turn, strength, generator)
     paths = jitter_paths(t, correlation_time, _JITTER_DIRECTIONS, generator)
-    # The directions of the weights' noise lie partly along the general predictor: only that moves the loss to first order.
+    # The weights' noise lies partly along the general predictor: only that part moves the loss to first order.
     directions = generator.standard_normal((_JITTER_DIRECTIONS, 1)) * general.ravel() / 3.0
     directions = directions + 0.3 * generator.standard_normal((_JITTER_DIRECTIONS, general.size))
     noise = jitter * paths @ directions
@@ -117,7 +118,7 @@ def _path(
     if scenario == "random_walk":
         spread = np.sqrt(np.diff(t, prepend=0) / t[-1])
         walks = (generator.standard_normal((2, len(t))) * spread).cumsum(axis=1)
-        return 0.5 + 0.3 * walks[0], 0.2 + 0.3 * walks[1]
+        return 0.6 * walks[0], 0.6 * walks[1]
     leave = np.clip((x - np.log1p(turn)) / (x[-1] - np.log1p(turn)), 0, 1) * strength
     return 0.8 * rise * (1 - leave), 0.9 * leave
 
@@ -132,9 +133,9 @@ def false_positive_rate(
     correlation_times: Sequence[float] = (0.0,),
     seed: int = 0,
 ) -> float:
-    """Share of runs of a null scenario in which `detect(run)` is true; jitters and correlation times are cycled through.
+    """Share of runs of a null scenario in which `detect(run)` is true.
 
-    With a true rate p its standard error is sqrt(p (1 - p) / repetitions).
+    Jitters and correlation times are cycled through. The standard error of a rate p is sqrt(p (1 - p) / repetitions).
     """
     settings = [(size, time) for size in jitters for time in correlation_times]
     found = 0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.seeding import numpy_generator
-from llc_dynamics.stages.jitter import Jitter, JitterCalibration, estimate_jitter, jitter_paths, late_window
+from llc_dynamics.stages.jitter import Jitter, calibrated, estimate_jitter, jitter_paths, late_window
 from llc_dynamics.stages.smoothing import smoother_matrix
 
 
@@ -44,7 +44,6 @@ class TimeGrid:
         self.num_bootstrap = num_bootstrap
         self.seed = seed
         self._weights: dict[int, NDArray[np.float32]] = {}
-        self._calibrations: dict[int, JitterCalibration] = {}
 
     def bootstrap_weights(self, num_samples: int) -> NDArray[np.float32]:
         """Multinomial weights [sample, draw], each column of mean one over samples; the same for every curve."""
@@ -53,12 +52,6 @@ class TimeGrid:
             counts = generator.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=self.num_bootstrap)
             self._weights[num_samples] = (counts.T / num_samples).astype(np.float32)
         return self._weights[num_samples]
-
-    def calibration(self, start: int) -> JitterCalibration:
-        """The calibration of the jitter for the checkpoints `start` and later, made once."""
-        if start not in self._calibrations:
-            self._calibrations[start] = JitterCalibration(self.steps[start:], self.resolution, self.seed)
-        return self._calibrations[start]
 
 
 class Evidence:
@@ -90,7 +83,8 @@ class Evidence:
             self.deviations = grid.smoother.astype(np.float32) @ deviations.astype(np.float32)
         start = late_window(self.trend) if window is None else window
         self.window = start
-        self.jitter: Jitter = estimate_jitter(self.raw, self.trend, self.steps, start, grid.calibration(start))
+        calibration = calibrated(tuple(self.steps[start:].tolist()), grid.resolution, grid.seed)
+        self.jitter: Jitter = estimate_jitter(self.raw, self.trend, self.steps, start, calibration)
         generator = numpy_generator(grid.seed, "jitter of", curve.name, int(log))
         paths = jitter_paths(self.steps, self.jitter.correlation_time, grid.num_bootstrap, generator)
         self._jitter_draws = grid.smoother @ (self.jitter.scale[:, None] * paths)

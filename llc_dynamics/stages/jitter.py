@@ -1,14 +1,15 @@
 """The jitter of a curve between checkpoints, as an Ornstein-Uhlenbeck process around a fall and a rise.
 
 A checkpoint's value is  value_c = trend_c + jitter_c + sampling error.  The jitter is the stochastic gradient's noise
-in the weights: it is common to all evaluation sequences, so that no number of sequences averages it away, and checkpoints
-that are close in steps share it (the more so if the weights were averaged). Its size and its correlation time are
-estimated from what a *shape* leaves unexplained, not a smoothness: the best curve that falls and then rises. A trend
-that is steep between sparse checkpoints is then not taken for noise, and a wiggle on a plateau is not taken for trend.
+in the weights: it is common to all evaluation sequences, so that no number of sequences averages it away, and
+checkpoints that are close in steps share it (the more so if the weights were averaged). Its size and its correlation
+time are estimated from what a *shape* leaves unexplained, not a smoothness: the best curve that falls and then rises.
+A trend that is steep between sparse checkpoints is then not taken for noise, nor a wiggle on a plateau for trend.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.smoothing import smoother_matrix, unimodal_fit
 
 _NUM_PATHS = 60
+# The correlation time is taken at which residuals as correlated as those seen are only this common: the upper end of
+# the times that explain them, because too short a time makes wiggles look like trend.
+_CAUTION = 0.25
 # Correlation times that are tried, in units of the median spacing of the checkpoints.
 _CORRELATION_TIMES = (0.0, 0.5, 1.0, 1.7, 3.0, 5.0, 9.0, 16.0, 30.0, 60.0, 120.0)
 
@@ -62,7 +66,7 @@ class JitterCalibration:
             turns = np.argmin(smoother @ paths, axis=0)
             left = np.stack([p - unimodal_fit(p, int(turn)) for p, turn in zip(paths.T, turns, strict=True)], axis=1)
             power = (left**2).mean(axis=0)
-            lags.append(float(_lag_one(left).mean()))
+            lags.append(float(np.quantile(_lag_one(left), _CAUTION)))
             powers.append(float(power.mean()))
             freedoms.append(2 * float(power.mean()) ** 2 / float(power.var()))
         self.times = np.array(times)
@@ -75,6 +79,12 @@ class JitterCalibration:
         """For a lag-one correlation of residuals: correlation time in steps, power left of 1, degrees of freedom."""
         tau = float(np.interp(lag, self.lags, self.times))
         return tau, float(np.interp(tau, self.times, self.powers)), float(np.interp(tau, self.times, self.freedoms))
+
+
+@functools.lru_cache(maxsize=64)
+def calibrated(steps: tuple[int, ...], resolution: float, seed: int) -> JitterCalibration:
+    """The calibration for these checkpoints, remembered: controls ask for the same one hundreds of times."""
+    return JitterCalibration(np.array(steps, dtype=np.int64), resolution, seed)
 
 
 def late_window(trend: NDArray[np.float64]) -> int:
@@ -95,10 +105,13 @@ def estimate_jitter(
     """Moment estimate of the jitter of one curve, from the checkpoints `start` and later.
 
     Residuals of the fall-and-rise fit that turns at the trend's minimum: their lag-one correlation gives the
-    correlation time and their mean square the variance, both by comparison with what such a fit leaves of Ornstein-Uhlenbeck paths
-    at the same checkpoints (`calibration`). The fit can hide uncorrelated jitter on a slope; the deviations from the
-    line through both neighbours cannot, and the larger of the two estimates is taken. The scale is local: a moving mean
-    over half of the checkpoints used.
+    correlation time and their mean square the variance, both by comparison with what such a fit leaves of
+    Ornstein-Uhlenbeck paths at the same checkpoints (`calibration`). The fit can hide uncorrelated jitter on a slope;
+    the deviations from the line through both neighbours cannot, and the larger of the two estimates is taken. The scale
+    is local: a moving mean over half of the checkpoints used.
+
+    Correlated jitter on a slope that outruns it within its correlation time is underestimated, by two or three times at
+    worst; the slope is then many times the jitter.
     """
     residual = (values - unimodal_fit(values, int(np.argmin(trend))))[start:]
     tau, left, freedom = calibration.match(float(_lag_one(residual[:, None])[0]))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,60 +9,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.stages.evidence import Evidence, TimeGrid
 from llc_dynamics.stages.points import common_points
-from llc_dynamics.stages.transience import json_ready
-
-
-@dataclass(frozen=True)
-class SpecialisationVerdict:
-    """What `detect_specialisation` found. Times are in steps, distances in the units of the curve.
-
-    Attributes
-    ----------
-    kind : "specialised" or "none"; `specialised` is the same as a bool.
-    t_half, t_half_interval : when half of the fall was done, with its interval at probability `level`.
-    t_begin, t_end : when 10% and 90% of the fall were done.
-    start, end : distance at the first checkpoint, and its trend at the end; `end_error` its standard error.
-    ratio, ratio_interval : start / end, how many times nearer the model came.
-    fall_z : the fall (of the logarithm, where `scale` is "log") over its standard error.
-    t_cross : when the distance fell below `reference_distance` for good, None if never or if that was not given.
-    scale : "log" or "linear", of what half and the percentages are.
-    reasons, notes : in words.
-    """
-
-    kind: str
-    t_half: float | None
-    t_half_interval: tuple[float, float] | None
-    t_begin: float | None
-    t_end: float | None
-    level: float
-    start: float
-    end: float
-    end_error: float
-    ratio: float
-    ratio_interval: tuple[float, float]
-    fall_z: float
-    t_cross: float | None
-    scale: str
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def specialised(self) -> bool:
-        return self.kind == "specialised"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types only."""
-        return {"specialised": self.specialised, **json_ready(asdict(self))}
-
-    def summary(self) -> str:
-        """The verdict in one sentence."""
-        if not self.specialised or self.t_half is None or self.t_half_interval is None:
-            return f"No specialisation: {self.reasons[0]}."
-        low, high = self.t_half_interval
-        return (
-            f"Specialised: the distance to the specialised predictor fell {self.ratio:.3g} times, half of it (on a "
-            f"{self.scale} scale) by step {self.t_half:,.0f} ({self.level:.0%} interval {low:,.0f} to {high:,.0f})."
-        )
+from llc_dynamics.stages.verdicts import SpecialisationVerdict
 
 
 def detect_specialisation(

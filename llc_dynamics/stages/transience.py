@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,93 +12,7 @@ from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.stages.evidence import Change, Evidence, TimeGrid
 from llc_dynamics.stages.points import common_points
 from llc_dynamics.stages.smoothing import falling_fit
-
-
-@dataclass(frozen=True)
-class TransienceVerdict:
-    """What `detect_transience` found. Distances and losses are in the units of the curves, times in steps.
-
-    Attributes
-    ----------
-    kind : "transient" or "none"; `transient` is the same as a bool.
-    t_crit : the step of least out-of-distribution loss (of its trend), None where there is no verdict.
-    t_crit_interval : (low, high) in steps at probability `level`, never narrower than the neighbouring checkpoints.
-    minimum_step, minimum : where the trend of the loss is least and its value there, whatever the verdict.
-    rebound : trend of the loss at the end minus at its minimum, the minimum chosen on other sequences than those it is
-        measured on (where there are samples).
-    rebound_relative : rebound / minimum.
-    rebound_sampling_error : standard error over evaluation sequences, of the paired differences end minus minimum.
-    rebound_jitter_error : standard error from the jitter between checkpoints.
-    rebound_standard_error : both together.
-    rebound_z : rebound / rebound_standard_error. rebound_paired_z : rebound / rebound_sampling_error.
-    false_alarm_probability : how often a curve that only falls, with the same two noises, shows a z as large.
-    depth : fall of the loss from the first checkpoint to the minimum.
-    general_distance, general_distance_error, specialised_distance : trend of the two distances at the minimum.
-    nearness : 1 - general_distance / (distance at the first checkpoint): 1 at the general predictor, 0 no nearer to it
-        than at the start.
-    nearness_beyond_line : 1 - general_distance / (least distance that the straight way from the start to the
-        specialised predictor has to the general one): 0 on that way, 1 at the general predictor. None without
-        `reference_distance`.
-    general_change, specialised_change : change of the distances from the minimum to the end; `_error` their errors.
-    reasons : the verdict in words. notes : what was left out or could not be known.
-    """
-
-    kind: str
-    t_crit: int | None
-    t_crit_interval: tuple[int, int] | None
-    level: float
-    minimum_step: int
-    minimum: float
-    rebound: float
-    rebound_relative: float
-    rebound_sampling_error: float
-    rebound_jitter_error: float
-    rebound_standard_error: float
-    rebound_z: float
-    rebound_paired_z: float
-    false_alarm_probability: float
-    depth: float
-    general_distance: float
-    general_distance_error: float
-    specialised_distance: float | None
-    nearness: float
-    nearness_beyond_line: float | None
-    general_change: float
-    general_change_error: float
-    specialised_change: float | None
-    specialised_change_error: float | None
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def transient(self) -> bool:
-        return self.kind == "transient"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types only; infinite ratios (of a noiseless curve) become None."""
-        return {"transient": self.transient, **json_ready(asdict(self))}
-
-    def summary(self) -> str:
-        """The verdict in one sentence."""
-        if not self.transient or self.t_crit is None or self.t_crit_interval is None:
-            return f"No transience: {self.reasons[0]}."
-        low, high = self.t_crit_interval
-        return (
-            f"Transient: the out-of-distribution loss is least at step {self.t_crit:,} ({self.level:.0%} interval "
-            f"{low:,} to {high:,}), then rises by {self.rebound_relative:.1%} ({self.rebound_z:.1f} standard errors); "
-            f"at its best the distance to the general predictor had fallen by {self.nearness:.0%}."
-        )
-
-
-def json_ready(value: Any) -> Any:
-    """Tuples to lists, numpy numbers to Python's, what is not finite to None."""
-    if isinstance(value, dict):
-        return {key: json_ready(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [json_ready(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+from llc_dynamics.stages.verdicts import TransienceVerdict
 
 
 def detect_transience(
@@ -111,7 +24,7 @@ def detect_transience(
     min_relative_rebound: float = 0.05,
     min_z: float = 4.0,
     max_false_alarm: float = 0.05,
-    min_nearness: float = 0.5,
+    min_nearness: float = 0.4,
     min_nearness_beyond_line: float = 0.15,
     level: float = 0.9,
     resolution: float = 0.5,
@@ -156,96 +69,50 @@ def detect_transience(
     `ConfigError` for thresholds out of their range.
     """
     _check_settings(level, resolution, num_bootstrap, min_z, min_relative_rebound, max_false_alarm)
+    if reference_distance is not None and not (np.isfinite(reference_distance) and reference_distance > 0):
+        raise DataError(f"reference_distance={reference_distance!r}; give the positive distance between the predictors")
     points = common_points({"ood_loss": ood_loss, "general": general, "specialised": specialised})
-    notes = list(points.notes)
     for role in ("general", "specialised"):
         if role in points.curves and np.any(points.curves[role].values < 0):
             raise DataError(f"{role} has negative values; it must be a mean squared distance")
-    if reference_distance is not None and not (np.isfinite(reference_distance) and reference_distance > 0):
-        raise DataError(f"reference_distance={reference_distance!r}; give the positive distance between the predictors")
 
     grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
     loss = Evidence(points.curves["ood_loss"], grid)
     near = Evidence(points.curves["general"], grid, window=loss.window)
-    far = None
+    best, last = int(np.argmin(loss.trend)), len(points.steps) - 1
+    rebound = _rebound(loss, best)
+    draws = loss.sampling_draws() + loss.jitter_draws()
+    interval = _time_interval(points.steps, np.argmin(loss.trend[:, None] + draws, axis=0), best, level)
+    false_alarm = _false_alarm_probability(loss, draws, rebound.z) if 0 < best < last else 1.0
+
+    minimum, distance = float(loss.trend[best]), float(near.trend[best])
+    start = float(points.curves["general"].values[0])
+    away = near.change(best, last)
+    far_distance = towards = along = line = None
     if "specialised" in points.curves:
         far = Evidence(points.curves["specialised"], grid, window=loss.window)
-    last = len(points.steps) - 1
-    if loss.deviations is None:
-        notes.append(
-            "ood_loss has standard errors but no samples: they are taken as independent, which is too wide"
-            if loss.standard_errors is not None
-            else "ood_loss has neither samples nor standard errors: only the jitter between checkpoints is counted"
-        )
+        far_distance, towards = float(far.trend[best]), far.change(best, last)
+        along = Evidence(_difference(points.curves), grid, window=loss.window).change(best, last)
+        if reference_distance is not None:
+            line = line_distance(start, float(points.curves["specialised"].values[0]), reference_distance)
+    nearness = 1.0 - distance / start if start > 0 else float("nan")
+    beyond = None if line is None else 1.0 - distance / line if line > 0 else 0.0
+    relative = rebound.value / minimum if minimum > 0 else float("nan")
 
-    best = int(np.argmin(loss.trend))
-    minimum = float(loss.trend[best])
-    plain = loss.change(best, last)
-    fitted = loss.cross_fitted_rebound()
-    rebound = Change(plain.value if fitted is None else fitted, plain.sampling_error, plain.jitter_error)
-    relative = rebound.value / minimum if minimum > 0 else float("inf") * np.sign(rebound.value or 1.0)
-    draws = loss.sampling_draws() + loss.jitter_draws()
-    false_alarm = _false_alarm_probability(loss, draws, rebound.z if best not in (0, last) else 0.0)
-    interval = _time_interval(points.steps, np.argmin(loss.trend[:, None] + draws, axis=0), best, level)
-    start_distance = float(points.curves["general"].values[0])
-    distance = float(near.trend[best])
-    nearness = 1.0 - distance / start_distance if start_distance > 0 else float("nan")
-    beyond = None
-    if far is not None and reference_distance is not None:
-        line = line_distance(start_distance, float(points.curves["specialised"].values[0]), reference_distance)
-        beyond = 1.0 - distance / line if line > 0 else 0.0
-    away = near.change(best, last)
-    towards = far.change(best, last) if far is not None else None
-    along = None if far is None else Evidence(_difference(points.curves), grid, window=loss.window).change(best, last)
-    specialised_distance = float(far.trend[best]) if far is not None else None
-
+    at_best = f"at its best (step {points.steps[best]:,}) its distance to the general predictor was {distance:.3g}"
     against = []
-    # a minimum inside the run, and a rebound
-    percent = f"{relative:.1%} +- {rebound.error / abs(minimum) if minimum else float('nan'):.1%}"
     if best == last:
         against.append("the out-of-distribution loss falls to the end: no rebound")
     elif best == 0:
         against.append("the out-of-distribution loss is least at the first checkpoint: it never fell")
-    # near the general predictor
-    at_best = f"at its best (step {points.steps[best]:,}) its distance to the general predictor was {distance:.3g}"
-    if specialised_distance is not None and distance >= specialised_distance:
-        against.append(
-            f"the model was never near the general predictor: {at_best}, "
-            f"to the specialised one {specialised_distance:.3g}"
-        )
-    elif reference_distance is not None and distance >= reference_distance:
-        against.append(
-            f"the model was never near the general predictor: {at_best}, "
-            f"no less than the {reference_distance:.3g} of the specialised one"
-        )
-    elif beyond is not None and beyond < min_nearness_beyond_line:
-        against.append(
-            f"the model was never near the general predictor: {at_best}, as a model has that goes "
-            f"straight to the specialised one ({distance / (1 - beyond):.3g})"
-        )
-    elif beyond is None and not nearness >= min_nearness:
-        against.append(
-            f"the model was never near the general predictor: {at_best}, "
-            f"{max(nearness, 0.0):.0%} less than at the start, and {min_nearness:.0%} is asked for"
-        )
-    # the rebound is beyond both errors
-    if best in (0, last):
-        pass
-    elif rebound.value <= 0:
-        against.append("the out-of-distribution loss stays at its minimum to the end: no rebound")
-    elif rebound.z < min_z:
-        against.append(f"the out-of-distribution loss rose by {percent} at the end: within {min_z:g} of its errors")
-    elif false_alarm > max_false_alarm:
-        against.append(
-            f"the out-of-distribution loss rose by {percent}, but a falling curve with this noise does so "
-            f"in {false_alarm:.0%} of cases"
-        )
-    elif relative < min_relative_rebound:
-        against.append(
-            f"the out-of-distribution loss rose by {percent}: real, but less than the {min_relative_rebound:.0%} "
-            "asked for"
-        )
-    # from the one to the other
+    distant = _why_never_near(
+        _Nearness(distance, far_distance, reference_distance, nearness, beyond), min_nearness, min_nearness_beyond_line
+    )
+    if distant is not None:
+        against.append(f"the model was never near the general predictor: {at_best}, {distant}")
+    if 0 < best < last:
+        weak = _why_no_rebound(rebound, minimum, false_alarm, min_z, max_false_alarm, min_relative_rebound)
+        against += [] if weak is None else [weak]
     if best != last and away.z < 2:
         against.append(f"after the minimum the distance to the general predictor does not grow ({_signed(away)})")
     if best != last and along is not None and along.z < 2:
@@ -253,21 +120,18 @@ def detect_transience(
             "after the minimum the model does not move from the general towards the specialised predictor "
             f"(distance to the one minus distance to the other changes by {_signed(along)})"
         )
-    if towards is None:
-        notes.append("no specialised predictor was given: where the model went after the minimum is not known")
-
-    transient = not against
     reasons = tuple(against) or (
-        f"the out-of-distribution loss rose by {percent} after step {points.steps[best]:,} ({rebound.z:.1f} errors)",
+        f"the out-of-distribution loss rose by {_percent(rebound, minimum)} after step {points.steps[best]:,} "
+        f"({rebound.z:.1f} errors)",
         f"{at_best}, {nearness:.0%} less than at the start"
-        + ("" if specialised_distance is None else f"; to the specialised one {specialised_distance:.3g}"),
+        + ("" if far_distance is None else f"; to the specialised one {far_distance:.3g}"),
         f"from there to the end the distance to the general predictor changed by {_signed(away)}"
         + ("" if towards is None else f" and to the specialised one by {_signed(towards)}"),
     )
     return TransienceVerdict(
-        kind="transient" if transient else "none",
-        t_crit=int(points.steps[best]) if transient else None,
-        t_crit_interval=interval if transient else None,
+        kind="none" if against else "transient",
+        t_crit=None if against else int(points.steps[best]),
+        t_crit_interval=None if against else interval,
         level=level,
         minimum_step=int(points.steps[best]),
         minimum=minimum,
@@ -282,7 +146,7 @@ def detect_transience(
         depth=float(points.curves["ood_loss"].values[0] - minimum),
         general_distance=distance,
         general_distance_error=near.level_error(best),
-        specialised_distance=specialised_distance,
+        specialised_distance=far_distance,
         nearness=nearness,
         nearness_beyond_line=beyond,
         general_change=away.value,
@@ -290,8 +154,75 @@ def detect_transience(
         specialised_change=None if towards is None else towards.value,
         specialised_change_error=None if towards is None else towards.error,
         reasons=reasons,
-        notes=tuple(notes),
+        notes=(*points.notes, *_limits(loss, towards)),
     )
+
+
+class _Nearness(NamedTuple):
+    """Distances at the minimum, and the two shares that say how near it came."""
+
+    distance: float
+    specialised: float | None
+    reference: float | None
+    nearness: float
+    beyond: float | None
+
+
+def _rebound(loss: Evidence, best: int) -> Change:
+    """End minus minimum; by cross-fitting over the sequences where there are samples."""
+    last = len(loss.trend) - 1
+    plain = loss.change(best, last)
+    fitted = loss.cross_fitted_rebound() if best != last else None
+    return plain if fitted is None else Change(fitted, plain.sampling_error, plain.jitter_error)
+
+
+def _why_never_near(found: _Nearness, min_nearness: float, min_beyond: float) -> str | None:
+    """In words, or None if the model was near the general predictor."""
+    if found.specialised is not None and found.distance >= found.specialised:
+        return f"to the specialised one {found.specialised:.3g}"
+    if found.beyond is None:
+        if found.nearness >= min_nearness:
+            return None
+        return f"{max(found.nearness, 0.0):.0%} less than at the start, and {min_nearness:.0%} is asked for"
+    if found.reference is not None and found.distance >= found.reference:
+        return f"no less than the {found.reference:.3g} of the specialised one"
+    if found.beyond < min_beyond:
+        nearest = found.distance / (1 - found.beyond)
+        return f"and a model that goes straight to the specialised one comes as near as {nearest:.3g}"
+    return None
+
+
+def _why_no_rebound(
+    rebound: Change, minimum: float, false_alarm: float, min_z: float, max_false_alarm: float, min_relative: float
+) -> str | None:
+    """In words, or None if the rebound is beyond its errors and large enough."""
+    percent = _percent(rebound, minimum)
+    if rebound.value <= 0:
+        return "the out-of-distribution loss stays at its minimum to the end: no rebound"
+    if rebound.z < min_z:
+        return f"the out-of-distribution loss rose by {percent} at the end: within {min_z:g} of its errors"
+    if false_alarm > max_false_alarm:
+        return (
+            f"the out-of-distribution loss rose by {percent}, but a falling curve with this noise does so "
+            f"in {false_alarm:.0%} of cases"
+        )
+    if rebound.value < min_relative * minimum:
+        return f"the out-of-distribution loss rose by {percent}: real, but less than the {min_relative:.0%} asked for"
+    return None
+
+
+def _limits(loss: Evidence, towards: Change | None) -> list[str]:
+    """What could not be known from what was given."""
+    notes = []
+    if loss.deviations is None:
+        notes.append(
+            "ood_loss has standard errors but no samples: they are taken as independent, which is too wide"
+            if loss.standard_errors is not None
+            else "ood_loss has neither samples nor standard errors: only the jitter between checkpoints is counted"
+        )
+    if towards is None:
+        notes.append("no specialised predictor was given: where the model went after the minimum is not known")
+    return notes
 
 
 def line_distance(start_to_general: float, start_to_specialised: float, reference_distance: float) -> float:
@@ -323,8 +254,6 @@ def _false_alarm_probability(loss: Evidence, draws: NDArray[np.float64], z: floa
     The falling curve is the best non-increasing fit to the trend (isotonic regression), the nearest case without
     rebound.
     """
-    if z <= 0:
-        return 1.0
     falling = falling_fit(loss.trend)
     curves = falling[:, None] + draws
     last = len(falling) - 1
@@ -342,6 +271,13 @@ def _time_interval(steps: NDArray[np.int64], draws: NDArray[np.intp], best: int,
         int(steps[max(0, min(int(low), best - 1))]),
         int(steps[min(len(steps) - 1, max(int(high), best + 1))]),
     )
+
+
+def _percent(rebound: Change, minimum: float) -> str:
+    """The rebound and its error relative to the minimum, or as they are where that is not positive."""
+    if minimum <= 0:
+        return _signed(rebound)
+    return f"{rebound.value / minimum:.1%} +- {rebound.error / minimum:.1%}"
 
 
 def _signed(change: Change) -> str:
