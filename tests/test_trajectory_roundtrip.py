@@ -66,8 +66,19 @@ def test_outputs_index_like_the_array_they_are(recorded):
     assert (lazy.shape, lazy.dtype, len(lazy), lazy.ndim) == (whole.shape, whole.dtype, 11, 3)
     np.testing.assert_array_equal(np.asarray(lazy), whole)
     mask = np.arange(11) % 4 == 1
-    for key in (0, -1, slice(None), slice(2, 9, 3), slice(None, None, -2), [7, 1, 1, 10], np.array([], int), mask,
-                (slice(1, 5), 2), ([8, 0], slice(None), 3), (4, 1, 2)):  # fmt: skip
+    for key in (
+        0,
+        -1,
+        slice(None),
+        slice(2, 9, 3),
+        slice(None, None, -2),
+        [7, 1, 1, 10],
+        np.array([], int),
+        mask,
+        (slice(1, 5), 2),
+        ([8, 0], slice(None), 3),
+        (4, 1, 2),
+    ):
         np.testing.assert_array_equal(lazy[key], whole[key])
     np.testing.assert_array_equal(run.outputs([9, 2, 3])[:], whole[[9, 2, 3]])
     with pytest.raises(IndexError):
@@ -124,16 +135,34 @@ def test_a_step_that_was_not_stored_names_its_neighbours(tmp_path):
         run.state_dict(1.0)
 
 
-FORMATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.int8, torch.int16,
-           torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.float8_e4m3fn,
-           torch.float8_e5m2]  # fmt: skip
+FORMATS = [
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.complex64,
+    torch.complex128,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.bool,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+]
 
 
 def test_every_number_format_keeps_its_bits(tmp_path):
     model, generator = torch.nn.Module(), torch.Generator().manual_seed(0)
     for position, dtype in enumerate(FORMATS):
         top = 2 if dtype == torch.bool else 256
-        raw = torch.randint(0, top, (2, 3, torch.empty((), dtype=dtype).element_size()), dtype=torch.uint8, generator=generator)
+        raw = torch.randint(
+            0, top, (2, 3, torch.empty((), dtype=dtype).element_size()), dtype=torch.uint8, generator=generator
+        )
         model.register_buffer(f"b{position}", raw.view(dtype)[..., 0])
     model.register_buffer("strided", torch.arange(12.0).reshape(3, 4).T)
     model.register_buffer("conjugate", torch.tensor([1 + 2j, 3 - 1j]).conj())
@@ -187,7 +216,9 @@ def test_resume_state_keeps_types_keys_and_bits(tmp_path):
     assert read["numbers"] == float(np.float32(0.1))
 
 
-@pytest.mark.parametrize("bad", [{"f": print}, {"a": [np.array(["x"])]}, {(1, 2): 3}, {"t": torch.ones(1).to_sparse()}, [1]])
+@pytest.mark.parametrize(
+    "bad", [{"f": print}, {"a": [np.array(["x"])]}, {(1, 2): 3}, {"t": torch.ones(1).to_sparse()}, [1]]
+)
 def test_a_resume_state_that_cannot_be_stored_is_refused_and_the_former_kept(tmp_path, bad):
     with ld.TrajectoryWriter(tmp_path / "run", torch.nn.Linear(1, 1)) as writer:
         writer.seal({"good": 1})

@@ -25,7 +25,9 @@ def test_papers_schedule_has_2203_checkpoints():
     assert np.all(np.diff(steps) > 0)
 
 
-@pytest.mark.parametrize(("last", "count"), [(1000, 4), (1024, 11), (10**6, 7), (150_000, 40), (59049, 11), (2, 5), (1, 3)])
+@pytest.mark.parametrize(
+    ("last", "count"), [(1000, 4), (1024, 11), (10**6, 7), (150_000, 40), (59049, 11), (2, 5), (1, 3)]
+)
 def test_log_part_is_the_floor_of_the_exact_power(last, count):
     expected = {exact_floor_power(last, j, count - 1) for j in range(count)} | {last}
     assert checkpoint_schedule(last, None, count).tolist() == sorted(expected)
@@ -38,9 +40,17 @@ def test_parts_can_be_left_out_and_the_last_step_is_always_in():
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [((0,), "num_steps"), ((10.0,), "num_steps"), ((True,), "num_steps"), ((10, 0), "linear_interval"), ((10, -5), "linear"),
-     ((10, 1, 1), "num_log"), ((10, 1, -1), "num_log"), ((10, 1, 2.5), "num_log")],
-)  # fmt: skip
+    [
+        ((0,), "num_steps"),
+        ((10.0,), "num_steps"),
+        ((True,), "num_steps"),
+        ((10, 0), "linear_interval"),
+        ((10, -5), "linear"),
+        ((10, 1, 1), "num_log"),
+        ((10, 1, -1), "num_log"),
+        ((10, 1, 2.5), "num_log"),
+    ],
+)
 def test_bad_settings_are_named(arguments, name):
     with pytest.raises(ConfigError, match=name):
         checkpoint_schedule(*arguments)

@@ -72,7 +72,12 @@ def train(path, num_steps, every=1, rows_per_shard=3, expected=None, finish=True
                     expected[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
                 if writer.pending >= writer.rows_per_shard:
                     writer.seal(
-                        {"model": dict(model.state_dict()), "generator": generator.get_state(), "step": step, "extra": (1, None)}
+                        {
+                            "model": dict(model.state_dict()),
+                            "generator": generator.get_state(),
+                            "step": step,
+                            "extra": (1, None),
+                        }
                     )
         if finish:
             writer.finish()
@@ -83,13 +88,19 @@ def read_all(run):
     found = {"steps": run.steps.tolist(), "config": run.config, "complete": run.complete}
     for step in run.steps:
         found["state", int(step)] = {
-            name: (str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            name: (
+                str(tensor.dtype),
+                tuple(tensor.shape),
+                tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
+            )
             for name, tensor in run.state_dict(int(step)).items()
         }
     found["metrics"] = {name: run.metrics(name).tobytes() for name in run.metric_names}
     found["outputs"] = np.asarray(run.outputs()).tobytes()
     found["samples"] = {name: run.samples(name).tobytes() for name in run.sample_names}
-    found["arrays"] = {name: {key: value.tobytes() for key, value in run.arrays(name).items()} for name in run.array_names}
+    found["arrays"] = {
+        name: {key: value.tobytes() for key, value in run.arrays(name).items()} for name in run.array_names
+    }
     resume = run.resume_state()
     if resume is not None:
         found["resume"] = {

@@ -151,6 +151,8 @@ def bare(model: torch.nn.Module) -> torch.nn.Module:
     """The user's own module inside the wrappers of torch.compile and data parallelism, which prefix every name."""
     import torch
 
+    if not isinstance(model, torch.nn.Module):
+        raise DataError(f"expected a torch.nn.Module, got {type(model).__name__}")
     while True:
         if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             model = model.module
@@ -164,8 +166,6 @@ def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """`state_dict()` of the bare model; `DataError` for an entry that is no tensor."""
     import torch
 
-    if not isinstance(model, torch.nn.Module):
-        raise DataError(f"expected a torch.nn.Module, got {type(model).__name__}")
     state = bare(model).state_dict()
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
