@@ -26,7 +26,7 @@ def monte_carlo_error(trace: Trace) -> tuple[float, float]:
     needs no model of the autocorrelation; taking the larger makes intervals slightly wide rather than narrow.
     """
     draws = np.asarray(trace, dtype=np.float64)
-    if draws.shape[1] < _MIN_DRAWS or not np.isfinite(draws).all():
+    if not _usable(draws):
         return math.nan, math.nan
     if np.ptp(draws) == 0:
         return 0.0, float(draws.size)
@@ -39,7 +39,7 @@ def monte_carlo_error(trace: Trace) -> tuple[float, float]:
 def effective_sample_size(trace: Trace) -> float:
     """Rank-normalised (bulk) effective sample size of `trace` [chain, draw]."""
     draws = np.asarray(trace, dtype=np.float64)
-    if draws.shape[1] < _MIN_DRAWS or not np.isfinite(draws).all():
+    if not _usable(draws):
         return math.nan
     return float(array_stats.ess(draws, method="bulk"))
 
@@ -47,7 +47,7 @@ def effective_sample_size(trace: Trace) -> float:
 def r_hat(trace: Trace) -> float:
     """Rank-normalised split R-hat of `trace` [chain, draw]; a single chain is compared by its quarters."""
     draws = _at_least_two(np.asarray(trace, dtype=np.float64))
-    if draws.shape[1] < _MIN_DRAWS or not np.isfinite(draws).all():
+    if not _usable(draws):
         return math.nan
     if np.ptp(draws) == 0:
         return 1.0
@@ -57,16 +57,22 @@ def r_hat(trace: Trace) -> float:
 def r_hat_by_chance(trace: Trace, level: float = 0.999) -> float:
     """The R-hat that chains which agree would exceed with probability 1 - `level` only, by noise alone.
 
-    For m pieces of S effective draws each, R-hat^2 is about 1 + chi2(m - 1) / (m - 1) / S. S is taken from the
-    autocorrelation *inside* each piece, never from all chains together: their disagreement would then excuse itself.
-    A chain that is stuck has a small S and so a large allowance; it fails by its effective sample size instead.
+    For m pieces of S effective draws each, R-hat^2 is about 1 + chi2(m - 1) / (m - 1) / S. S comes from the
+    autocorrelation *inside* each chain, never from all chains together: their disagreement would then excuse itself.
+    A chain that drifts or is stuck has a small S and so a large allowance; it fails by its effective sample size.
     """
-    pieces = array_stats._split_chains(_at_least_two(np.asarray(trace, dtype=np.float64)))
-    if pieces.shape[1] < _MIN_DRAWS or not np.isfinite(pieces).all():
+    draws = _at_least_two(np.asarray(trace, dtype=np.float64))
+    if not _usable(draws, 2 * _MIN_DRAWS):
         return math.inf
-    inside = float(np.mean([array_stats.ess(piece[None], method="identity") for piece in pieces]))
-    freedom = len(pieces) - 1
+    inside = float(np.mean([array_stats.ess(chain[None], method="identity") for chain in draws])) / 2
+    freedom = 2 * len(draws) - 1
     return math.sqrt(1 + float(stats.chi2.ppf(level, freedom)) / freedom / max(inside, 1.0))
+
+
+def spread_of_pieces(trace: Trace) -> float:
+    """Standard deviation of the means of the halves of all chains."""
+    pieces = array_stats._split_chains(np.asarray(trace, dtype=np.float64))
+    return float(pieces.mean(1).std(ddof=1))
 
 
 def change_between_halves(trace: Trace) -> tuple[float, float]:
@@ -86,8 +92,12 @@ def change_between_halves(trace: Trace) -> tuple[float, float]:
     return float(changes.mean()), error
 
 
+def _usable(draws: NDArray[np.float64], least: int = _MIN_DRAWS) -> bool:
+    return len(draws) > 0 and draws.shape[1] >= least and bool(np.isfinite(draws).all())
+
+
 def _at_least_two(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    if len(draws) > 1:
+    if len(draws) != 1:
         return draws
     half = draws.shape[1] // 2
     return draws[:, : 2 * half].reshape(2, half)

@@ -15,7 +15,7 @@ class Thresholds:
     ----------
     r_hat : largest rank-normalised split R-hat of the loss and of |w - w*|^2, unless noise alone explains more
         (see `diagnostics.r_hat_by_chance`).
-    min_ess : least bulk effective sample size of the loss.
+    min_ess : least bulk effective sample size of the loss; a standard error from 50 draws is itself good to 10%.
     virial_low, virial_high : range of the virial ratio over all parameters. Below: not explored. Above: heated by the
         step size or by gradient noise. SGLD in equilibrium has 1/(1 - eps a / 4) per direction of curvature a.
     block_virial_low, block_virial_high : the same for every parameter tensor; wider, and with `block_errors` standard
@@ -24,11 +24,12 @@ class Thresholds:
     errors : standard errors of allowance for the virial ratio and the change between the halves.
     block_errors : the same for the blocks.
     negative_errors : standard errors below zero from which a negative estimate is reported.
-    distance_change : a change of |w - w*|^2 between the halves below this share of its mean does not matter.
+    distance_change : differences of |w - w*|^2 between chains or halves below this share of its mean do not matter:
+        with many parameters it hardly fluctuates, and slow chains in equilibrium then fail R-hat over a percent.
     """
 
     r_hat: float = 1.05
-    min_ess: float = 100.0
+    min_ess: float = 50.0
     virial_low: float = 0.9
     virial_high: float = 1.1
     block_virial_low: float = 0.8

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llc_dynamics.llc.diagnostics import change_between_halves, r_hat_by_chance
+from llc_dynamics.llc.diagnostics import change_between_halves, r_hat_by_chance, spread_of_pieces
 from llc_dynamics.llc.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ def _without_effect(result: LLCResult) -> Iterator[str]:
 
 
 def _chains_disagree(result: LLCResult, limits: Thresholds) -> Iterator[str]:
-    for what, value, trace in (
-        ("the loss", result.r_hat, result.trace),
-        ("|w - w*|^2", result.r_hat_distance, result.distance_trace),
+    for what, value, trace, unimportant in (
+        ("the loss", result.r_hat, result.trace, 0.0),
+        ("|w - w*|^2", result.r_hat_distance, result.distance_trace, limits.distance_change),
     ):
-        if value > limits.r_hat and value > (chance := r_hat_by_chance(_alive(result, trace))):
+        if not value > limits.r_hat:
+            continue
+        draws = _alive(result, trace)
+        chance = r_hat_by_chance(draws)
+        if value > chance and spread_of_pieces(draws) > unimportant * abs(float(draws.mean())):
             yield (
                 f"chains disagree: R-hat of {what} is {value:.3f} (limit {limits.r_hat}, noise explains {chance:.3f}); "
                 "more burn-in or more draws"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def run_chains(
     with isolated_generators(seed):
         baseline = PairedBaseline(model, batches, num_draws, seed)
         reference = float(baseline.losses(next(batches.stream(seed, "probe"))).mean())
-        limit = EXPLOSION * model.dimension / nbeta
+        recorder = _Recorder(model, traces, nbeta, kernel.localization)
         total = num_burnin + (num_draws - 1) * steps_per_draw + 1
         for chain in range(num_chains):
             _seed_global(derive_seed(seed, "global", chain))
@@ -102,13 +103,9 @@ def run_chains(
                 draw, between = divmod(step - num_burnin, steps_per_draw)
                 if draw >= 0 and between == 0:
                     at_origin = baseline.losses(batch)
-                    row = _record(model, state.position, losses, at_origin, gradient, nbeta, kernel.localization)
-                    excess, problem = row.loss_difference, row.problem(limit)
-                    if problem is None:
-                        row.store(traces, chain, draw)
+                    problem = recorder.record(chain, draw, state.position, losses, at_origin, gradient)
                 else:
-                    excess = float(losses.mean()) - reference
-                    problem = _problem(excess, limit)
+                    problem = recorder.problem(float(losses.mean()) - reference)
                 if problem is not None:
                     failed.append(FailedChain(chain, step, problem))
                     break
@@ -120,60 +117,59 @@ def run_chains(
     return replace(traces, failed=tuple(failed))
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What one draw records."""
+class _Recorder:
+    """Writes the draws of all chains into the traces, unless something is wrong with them."""
 
-    loss_difference: float
-    loss_at_origin: float
-    distance: float
-    virial: NDArray[np.float64]
-    sizes: NDArray[np.float64]
+    def __init__(self, model: FlatModel, traces: ChainTraces, nbeta: float, localization: float) -> None:
+        self._model = model
+        self._traces = traces
+        self._nbeta = nbeta
+        self._localization = localization
+        self._sizes = np.asarray(model.sizes, dtype=np.float64).clip(min=1)
+        self._limit = EXPLOSION * model.dimension / nbeta
 
-    def problem(self, limit: float) -> str | None:
-        if not np.isfinite(self.loss_at_origin):
-            return "the loss at w* is not finite on this batch: look for NaN in the data"
-        if not (np.isfinite(self.distance) and np.isfinite(self.virial).all()):
-            return "the weights or the gradient are no longer finite: try a smaller step_size"
-        return _problem(self.loss_difference, limit)
-
-    def store(self, traces: ChainTraces, chain: int, draw: int) -> None:
-        traces.loss_difference[chain, draw] = self.loss_difference
-        traces.loss_at_origin[chain, draw] = self.loss_at_origin
-        traces.distance[chain, draw] = self.distance
-        traces.virial[chain, draw] = self.virial.sum() / self.sizes.sum()
-        traces.virial_by_block[chain, draw] = self.virial / self.sizes
-
-
-def _record(
-    model: FlatModel,
-    position: torch.Tensor,
-    losses: torch.Tensor,
-    at_origin: torch.Tensor,
-    gradient: torch.Tensor,
-    nbeta: float,
-    localization: float,
-) -> _Row:
-    displacement = position - model.origin
-    potential_gradient = torch.add(displacement * localization, gradient, alpha=nbeta)
-    return _Row(
+    def record(
+        self,
+        chain: int,
+        draw: int,
+        position: torch.Tensor,
+        losses: torch.Tensor,
+        at_origin: torch.Tensor,
+        gradient: torch.Tensor,
+    ) -> str | None:
+        """Record a draw, or say why the chain has died."""
         # the difference sample by sample in float64: the two losses share most of their digits
-        loss_difference=float((losses.double() - at_origin).mean()),
-        loss_at_origin=float(at_origin.mean()),
-        distance=float(displacement.square().sum(dtype=torch.float64)),
-        virial=model.sum_by_block(potential_gradient.mul_(displacement)),
-        sizes=np.asarray(model.sizes, dtype=np.float64),
-    )
+        difference = float((losses.double() - at_origin).mean())
+        baseline = float(at_origin.mean())
+        displacement = position - self._model.origin
+        distance = float(displacement.square().sum(dtype=torch.float64))
+        force = torch.add(displacement * self._localization, gradient, alpha=self._nbeta)
+        by_block = self._model.sum_by_block(force.mul_(displacement))
+        virial = float(by_block.sum()) / self._model.dimension
+        if not math.isfinite(baseline):
+            return "the loss at w* is not finite on this batch: look for NaN in the data"
+        if not (math.isfinite(distance) and math.isfinite(virial)):
+            return "the weights or the gradient are no longer finite: try a smaller step_size"
+        problem = self.problem(difference)
+        if problem is None:
+            traces = self._traces
+            traces.loss_difference[chain, draw] = difference
+            traces.loss_at_origin[chain, draw] = baseline
+            traces.distance[chain, draw] = distance
+            traces.virial[chain, draw] = virial
+            traces.virial_by_block[chain, draw] = by_block / self._sizes
+        return problem
 
-
-def _problem(excess: float, limit: float) -> str | None:
-    if not np.isfinite(excess):
-        return "the loss is no longer finite: try a smaller step_size"
-    if excess > limit:
-        return (
-            f"the loss exploded to {excess:.3g} above w*, more than {EXPLOSION:.0e} d / nbeta: try a smaller step_size"
-        )
-    return None
+    def problem(self, excess: float) -> str | None:
+        """Why a chain whose loss is this far above that of w* has died; None if it has not."""
+        if not math.isfinite(excess):
+            return "the loss is no longer finite: try a smaller step_size"
+        if excess > self._limit:
+            return (
+                f"the loss exploded to {excess:.3g} above that of w*, beyond {EXPLOSION:.0e} d / nbeta: try a smaller "
+                "step_size"
+            )
+        return None
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""SGLD against a slow twin and against exact stationary values (science.md, section 2)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import llc_dynamics as ld
+from llc_dynamics.errors import ConfigError
+
+NO_DATA = (torch.zeros(3, 1),)
+
+
+class Sum(nn.Module):
+    """Independent one-parameter models, all in one vector: L(w) = sum of potential(w_i)."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(copies, dtype=torch.float64))
+
+
+def exact_loss(potential):
+    """A loss without data: the same for every sample, so that gradients are exact."""
+    return lambda model, batch: potential(model.w).sum().expand(len(batch[0]))
+
+
+def test_update_is_the_equation():
+    sampler = ld.SGLD(step_size=0.03, localization=7.0)
+    origin, position, gradient = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    state = sampler.update(sampler.init(position), gradient, origin, 11.0, torch.Generator().manual_seed(1))
+    noise = torch.empty(5, dtype=torch.float64).normal_(generator=torch.Generator().manual_seed(1))
+    expected = position - 0.03 / 2 * (11.0 * gradient + 7.0 * (position - origin)) + math.sqrt(0.03) * noise
+    torch.testing.assert_close(state.position, expected)
+
+
+@pytest.mark.parametrize(
+    ("step_size", "localization", "nbeta"),
+    [(0.05, 1.0, 4.0), (0.05, 4.0, 4.0), (0.2, 4.0, 4.0), (0.3, 0.0, 2.0), (0.002, 100.0, 40.0), (0.01, 1.0, 40.0)],
+)
+def test_quadratic_has_its_stationary_value(step_size, localization, nbeta):
+    curvature = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64).repeat_interleave(400)
+    a = nbeta * curvature + localization
+    expected = float((0.5 * nbeta * curvature / (a * (1 - step_size * a / 4))).sum())
+    slowest = 2 / float(a.min()) / step_size
+    result = ld.estimate_llc(
+        Sum(1200),
+        exact_loss(lambda w: curvature * w.square() / 2),
+        NO_DATA,
+        sampler=ld.SGLD(step_size, nbeta, localization),
+        num_chains=2,
+        num_draws=300,
+        num_burnin=int(6 * slowest),  # what is left of the start is then exp(-12)
+    )
+    assert abs(result.llc - expected) < 4 * result.standard_error
+    assert result.standard_error < 0.03 * expected
+    # (w - w*).grad U / d is 1 in equilibrium; at finite eps 1/(1 - eps a / 4) per direction
+    expected_virial = float((1 / (1 - step_size * a / 4)).mean())
+    assert abs(result.virial - expected_virial) < 4 * result.virial_error
+
+
+def test_small_steps_give_the_posterior_value():
+    curvature = torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64).repeat_interleave(700)
+    nbeta, gamma = 10.0, 5.0
+    expected = float((0.5 * nbeta * curvature / (nbeta * curvature + gamma)).sum())
+    result = ld.estimate_llc(
+        Sum(2100),
+        exact_loss(lambda w: curvature * w.square() / 2),
+        NO_DATA,
+        sampler=ld.SGLD(0.002, nbeta, gamma),
+        num_chains=2,
+        num_draws=500,
+        num_burnin=500,
+    )
+    # the step-size bias, eps a / 4 < 2.8%, is smaller than four standard errors plus this margin
+    bias = float(
+        (0.5 * nbeta * curvature / (nbeta * curvature + gamma) * 0.002 * (nbeta * curvature + gamma) / 4).sum()
+    )
+    assert abs(result.llc - expected) < 4 * result.standard_error + 1.1 * bias
+    assert 1.1 * bias < 0.02 * expected
+
+
+def stationary_mean(gradient, value, step_size):
+    """E[value(w)] under the exact stationary law of w' = w - eps/2 gradient(w) + sqrt(eps) xi, by quadrature."""
+    grid = np.linspace(-2.5, 2.5, 401)
+    middle = grid - step_size / 2 * gradient(grid)
+    kernel = np.exp(-((grid[:, None] - middle[None, :]) ** 2) / (2 * step_size))
+    kernel /= kernel.sum(0)
+    density = np.exp(-value(grid))
+    for _ in range(int(20 / step_size)):
+        density = kernel @ density
+    return float((value(grid) * density).sum() / density.sum())
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_singular_minimum_has_learning_coefficient_one_over_2k(k):
+    copies, step_size = 2500, 0.02
+    law = (lambda w: 2 * k * w ** (2 * k - 1), lambda w: w ** (2 * k))
+    at_this_step, at_half = stationary_mean(*law, step_size), stationary_mean(*law, step_size / 2)
+    # without the bias of first order in the step: exactly 1/(2k) at gamma = 0
+    assert 2 * at_half - at_this_step == pytest.approx(1 / (2 * k), rel=0.01)
+    result = ld.estimate_llc(
+        Sum(copies),
+        exact_loss(law[1]),
+        NO_DATA,
+        sampler=ld.SGLD(step_size, nbeta=1.0, localization=0.0),
+        num_chains=2,
+        num_draws=400,
+        num_burnin=400,
+    )
+    assert abs(result.llc / copies - at_this_step) < 4 * result.standard_error / copies
+    assert result.standard_error < 0.015 * result.llc
+    assert abs(result.llc / copies - 1 / (2 * k)) < 4 * result.standard_error / copies + abs(at_this_step - 1 / (2 * k))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"step_size": 0.0},
+        {"step_size": -1e-4},
+        {"step_size": math.nan},
+        {"step_size": math.inf},
+        {"nbeta": 0.0},
+        {"nbeta": math.nan},
+        {"localization": -1.0},
+        {"localization": math.nan},
+    ],
+)
+def test_settings_out_of_range(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        ld.SGLD(**settings)
