@@ -43,7 +43,7 @@ def test_jitter_paths_have_unit_variance_and_the_stated_correlation():
     np.testing.assert_allclose(np.cov(paths), expected, atol=4 * 0.0071)
 
 
-@pytest.mark.parametrize(("shape", "tau"), [("flat", 0.0), ("flat", 200.0), ("flat", 500.0), ("v", 0.0)])
+@pytest.mark.parametrize(("shape", "tau"), [("flat", 0.0), ("flat", 200.0), ("flat", 500.0), ("v", 0.0), ("v", 200.0)])
 def test_jitter_of_known_size_is_recovered_without_shrinking(shape, tau):
     steps = np.arange(0, 6001, 50)
     x = np.log1p(steps)

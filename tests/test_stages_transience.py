@@ -19,7 +19,7 @@ def verdict_of(run, **options):
 
 
 def test_a_transient_run_is_found_with_its_time():
-    run = synthetic_run("transient", STEPS, 512, jitter=0.01, turn=1500.0, seed=3)
+    run = synthetic_run("transient", STEPS, 512, jitter=0.01, turn=1500.0, strength=0.4, seed=3)
     verdict = verdict_of(run)
     assert verdict.transient
     assert verdict.kind == "transient"
@@ -38,6 +38,20 @@ def test_a_transient_run_is_found_with_its_time():
     assert verdict.nearness_beyond_line > 0.8
     assert verdict.general_change > 0 > verdict.specialised_change
     assert "Transient" in verdict.summary()
+
+
+def test_interval_of_t_crit_covers():
+    # Noise-free twin with many sequences: where the loss is truly least.
+    twin = synthetic_run("transient", STEPS, 4000, jitter=0.0, strength=0.4, seed=99)
+    truth = STEPS[np.argmin(twin.ood_loss.values)]
+    hits = []
+    for seed in range(40):
+        verdict = verdict_of(synthetic_run("transient", STEPS, 256, jitter=0.02, strength=0.4, seed=seed))
+        if verdict.transient:
+            hits.append(verdict.t_crit_interval[0] <= truth <= verdict.t_crit_interval[1])
+    # Nominal 90%: fewer than 31 of 40 come up in 1% of cases.
+    assert len(hits) >= 30
+    assert np.mean(hits) >= 31 / 40
 
 
 def test_power_over_seeds():
@@ -132,7 +146,7 @@ def test_an_unstable_end_is_not_a_move_to_the_specialised_predictor():
 
 
 def test_small_rebounds_fail_the_relative_threshold_and_pass_a_lower_one():
-    run = synthetic_run("transient", STEPS, 2000, jitter=0.001, strength=0.12, seed=4)
+    run = synthetic_run("transient", STEPS, 2000, jitter=0.001, strength=0.2, seed=4)
     strict, lenient = verdict_of(run), verdict_of(run, min_relative_rebound=0.001)
     assert strict.rebound_z > 4
     assert not strict.transient

@@ -106,8 +106,8 @@ def _path(
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shares a and b of the general and the specialised predictor at every checkpoint."""
-    onset = float(np.log1p(t[-1] / 40))
-    rise = 1 / (1 + np.exp(-(x - onset) / 0.35))
+    onset = float(np.log1p(t[-1] / 20))
+    rise = 1 / (1 + np.exp(-(x - onset) / 0.5))
     rise = (rise - rise[0]) / (1 - rise[0])
     if scenario == "general":
         return 0.8 * rise, np.zeros_like(x)
@@ -119,7 +119,9 @@ def _path(
         spread = np.sqrt(np.diff(t, prepend=0) / t[-1])
         walks = (generator.standard_normal((2, len(t))) * spread).cumsum(axis=1)
         return 0.6 * walks[0], 0.6 * walks[1]
-    leave = np.clip((x - np.log1p(turn)) / (x[-1] - np.log1p(turn)), 0, 1) * strength
+    # A rounded ramp in log time: zero before the turn, `strength` at the end.
+    ramp = np.logaddexp(0, 6 * (x - np.log1p(turn)) / (x[-1] - np.log1p(turn)))
+    leave = strength * (ramp - ramp[0]) / (ramp[-1] - ramp[0])
     return 0.8 * rise * (1 - leave), 0.9 * leave
 
 

@@ -22,6 +22,8 @@ _NUM_PATHS = 60
 # The correlation time is taken at which residuals as correlated as those seen are only this common: the upper end of
 # the times that explain them, because too short a time makes wiggles look like trend.
 _CAUTION = 0.25
+# Checkpoints within the resolution on either side from which on the residuals of the smoother count as jitter.
+_DENSE = 16
 # Correlation times that are tried, in units of the median spacing of the checkpoints.
 _CORRELATION_TIMES = (0.0, 0.5, 1.0, 1.7, 3.0, 5.0, 9.0, 16.0, 30.0, 60.0, 120.0)
 
@@ -46,39 +48,57 @@ def jitter_paths(
     return path
 
 
+class _Response:
+    """What one way of taking residuals leaves of unit jitter, for a grid of correlation times."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.lags: list[float] = []
+        self.powers: list[float] = []
+        self.freedoms: list[float] = []
+
+    def add(self, tau: float, residuals: NDArray[np.float64]) -> None:
+        power = (residuals**2).mean(axis=0)
+        self.times.append(tau)
+        # The map from time to correlation is monotone up to Monte Carlo error; where it is flat the shorter is taken.
+        self.lags.append(max([float(np.quantile(_lag_one(residuals), _CAUTION)), *self.lags[-1:]]))
+        self.powers.append(float(power.mean()))
+        self.freedoms.append(2 * float(power.mean()) ** 2 / float(power.var()))
+
+    def match(self, residual: NDArray[np.float64]) -> tuple[float, float, float]:
+        """Correlation time in steps, share of the power that is left, and degrees of freedom."""
+        tau = float(np.interp(_lag_one(residual[:, None])[0], self.lags, self.times))
+        return tau, float(np.interp(tau, self.times, self.powers)), float(np.interp(tau, self.times, self.freedoms))
+
+
 class JitterCalibration:
-    """What a fall-and-rise fit leaves of unit jitter at given checkpoints, for a grid of correlation times.
+    """What is left of unit jitter at given checkpoints by a fall-and-rise fit (`shape`) and by a smoother (`smooth`).
 
     Parameters
     ----------
     steps : the checkpoints that the jitter is judged on [C].
-    resolution : half width of the smoother that places the turn of the fit.
+    resolution : half width of the smoother, which also places the turn of the fit.
     seed : seed of the paths.
     """
 
     def __init__(self, steps: NDArray[np.int64], resolution: float, seed: int) -> None:
-        smoother = smoother_matrix(steps, resolution)
-        spacing = float(np.median(np.diff(steps)))
-        times = [tau * spacing for tau in _CORRELATION_TIMES if tau <= max(len(steps) / 3, 1.0)]
-        lags, powers, freedoms = [], [], []
-        for number, tau in enumerate(times):
+        self.smoother = smoother_matrix(steps, resolution)
+        self.spacing = float(np.median(np.diff(steps)))
+        x = np.log1p(steps.astype(np.float64))
+        self.dense = bool(np.median((np.abs(x[:, None] - x) < resolution).sum(axis=1)) >= _DENSE)
+        self.shape, self.smooth = _Response(), _Response()
+        for number, time in enumerate(_CORRELATION_TIMES):
+            if time > max(len(steps) / 3, 1.0):
+                break
+            tau = time * self.spacing
             paths = jitter_paths(steps, tau, _NUM_PATHS, numpy_generator(seed, "jitter calibration", number))
-            turns = np.argmin(smoother @ paths, axis=0)
-            left = np.stack([p - unimodal_fit(p, int(turn)) for p, turn in zip(paths.T, turns, strict=True)], axis=1)
-            power = (left**2).mean(axis=0)
-            lags.append(float(np.quantile(_lag_one(left), _CAUTION)))
-            powers.append(float(power.mean()))
-            freedoms.append(2 * float(power.mean()) ** 2 / float(power.var()))
-        self.times = np.array(times)
-        # The map is monotone up to Monte Carlo error; where it is flat the shorter time is taken.
-        self.lags = np.maximum.accumulate(lags)
-        self.powers = np.array(powers)
-        self.freedoms = np.array(freedoms)
-
-    def match(self, lag: float) -> tuple[float, float, float]:
-        """For a lag-one correlation of residuals: correlation time in steps, power left of 1, degrees of freedom."""
-        tau = float(np.interp(lag, self.lags, self.times))
-        return tau, float(np.interp(tau, self.times, self.powers)), float(np.interp(tau, self.times, self.freedoms))
+            trends = self.smoother @ paths
+            turns = np.argmin(trends, axis=0)
+            fits = [unimodal_fit(path, int(turn)) for path, turn in zip(paths.T, turns, strict=True)]
+            self.shape.add(tau, paths - np.stack(fits, axis=1))
+            # What moves as slowly as the smoother itself cannot be told from the trend: the fit of the shape must see it.
+            if np.mean((paths - trends) ** 2) >= 0.5 or number == 0:
+                self.smooth.add(tau, paths - trends)
 
 
 @functools.lru_cache(maxsize=64)
@@ -106,19 +126,27 @@ def estimate_jitter(
 
     Residuals of the fall-and-rise fit that turns at the trend's minimum: their lag-one correlation gives the
     correlation time and their mean square the variance, both by comparison with what such a fit leaves of
-    Ornstein-Uhlenbeck paths at the same checkpoints (`calibration`). The fit can hide uncorrelated jitter on a slope;
-    the deviations from the line through both neighbours cannot, and the larger of the two estimates is taken. The scale
-    is local: a moving mean over half of the checkpoints used.
+    Ornstein-Uhlenbeck paths at the same checkpoints (`calibration`). On a slope such a fit hides jitter: uncorrelated
+    jitter shows in the deviations from the line through both neighbours, correlated jitter, where checkpoints are dense
+    enough for the trend to be straight between them, in the residuals of the smoother. The largest of the estimates is
+    taken. The scale is local: a moving mean over half of the checkpoints used.
 
-    Correlated jitter on a slope that outruns it within its correlation time is underestimated, by two or three times at
-    worst; the slope is then many times the jitter.
+    With sparse checkpoints, correlated jitter on a slope that outruns it is underestimated.
     """
+    late = values[start:]
     residual = (values - unimodal_fit(values, int(np.argmin(trend))))[start:]
-    tau, left, freedom = calibration.match(float(_lag_one(residual[:, None])[0]))
+    tau, left, freedom = calibration.shape.match(residual)
+    power = residual**2 / left
+    if calibration.dense:
+        around = late - calibration.smoother @ late
+        other_tau, other_left, other_freedom = calibration.smooth.match(around)
+        # The variance of a local mean grows with the correlation time as well: that is what the two are compared by.
+        lengths = 1 + 2 * np.array([tau, other_tau]) / calibration.spacing
+        if np.mean(around**2) / other_left * lengths[1] > np.mean(power) * lengths[0]:
+            tau, freedom, power = other_tau, other_freedom, around**2 / other_left
     width = min(len(residual), max(10, len(residual) // 2))
-    shape_power = _moving_mean(residual**2 / left, width)
-    slope_power = _moving_mean(_interpolation_errors(values[start:], steps[start:]) ** 2, width)
-    scale = np.sqrt(np.maximum(shape_power, slope_power))
+    slope_power = _moving_mean(_interpolation_errors(late, steps[start:]) ** 2, width)
+    scale = np.sqrt(np.maximum(_moving_mean(power, width), slope_power))
     # Before the window the slope is steep and the jitter cannot be seen; it decides nothing there.
     return Jitter(np.concatenate([np.full(start, scale[0]), scale]), tau, freedom)
 
