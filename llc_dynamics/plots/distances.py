@@ -11,17 +11,16 @@ from matplotlib.lines import Line2D
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.plots.bands import CurveOrCurves, as_mapping, draw_curve, last_step
-from llc_dynamics.plots.losses import _plain_log_ticks
-from llc_dynamics.plots.step_axis import set_step_axis
+from llc_dynamics.plots.step_axis import set_log_axis, set_step_axis
 from llc_dynamics.plots.style import (
     DMMSE_COLOR,
     INK,
     RIDGE_COLOR,
     SeriesStyle,
     axes_or_new,
+    legend_settings,
     series_styles,
     small_legend,
-    small_size,
 )
 
 _DASHED = "--"
@@ -65,8 +64,7 @@ def plot_distances(
     set_step_axis(ax, max(last_step(ridge), last_step(dmmse) if dmmse else 0), linear_width)
     values = [line.get_ydata() for line in ax.get_lines()]
     if values and min(np.nanmin(v) for v in values) > 0:
-        ax.set_yscale("log")
-        _plain_log_ticks(ax)
+        set_log_axis(ax)
     if t_crit is not None:
         ax.axvline(t_crit, color=INK, linewidth=0.8, linestyle=":", label="_t_crit")
     ax.set_ylabel("Mean squared difference of predictions")
@@ -77,8 +75,7 @@ def plot_distances(
         if first is not None:
             ax.add_artist(first)
         keys = [Line2D([], [], color=INK, label="to ridge"), Line2D([], [], color=INK, ls=_DASHED, label="to dMMSE")]
-        size = small_size(ax)
-        ax.legend(handles=keys, loc="upper right", frameon=False, fontsize=size)
+        ax.legend(handles=keys, loc="upper right", **legend_settings(ax))
     return ax
 
 

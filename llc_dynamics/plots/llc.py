@@ -23,9 +23,9 @@ from llc_dynamics.plots.style import (
     WARNING_COLOR,
     SeriesStyle,
     axes_or_new,
+    legend_settings,
     series_styles,
     small_legend,
-    small_size,
 )
 
 _LLC = r"Local learning coefficient $\hat\lambda$"
@@ -227,8 +227,7 @@ def _legend(ax: Axes, series: int, hollow: bool, failed: bool) -> None:
         cross = Line2D([], [], linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, color=WARNING_COLOR)
         handles, labels = [*handles, cross], [*labels, "no estimate"]
     if handles:
-        size = small_size(ax)
-        ax.legend(handles, labels, frameon=False, fontsize=size, handlelength=1.6)
+        ax.legend(handles, labels, **legend_settings(ax))
 
 
 def _task_axis(ax: Axes, finite_tasks: np.ndarray, edge: float | None) -> None:

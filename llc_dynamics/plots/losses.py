@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
 from llc_dynamics.plots.bands import CurveOrCurves, as_mapping, draw_curve, last_step, value_at
-from llc_dynamics.plots.step_axis import set_step_axis
+from llc_dynamics.plots.step_axis import set_log_axis, set_step_axis
 from llc_dynamics.plots.style import INK, MUTED, SeriesStyle, axes_or_new, series_styles, small_legend, small_size
 
 
@@ -42,8 +42,7 @@ def plot_loss(
     values = np.concatenate([curve.values for curve in found.values()])
     set_step_axis(ax, last_step(found), linear_width)
     if np.nanmin(values) > 0 and np.nanmax(values) > 4 * np.nanmin(values):
-        ax.set_yscale("log")
-        _plain_log_ticks(ax)
+        set_log_axis(ax)
     for label, level in (levels or {}).items():
         draw_level(ax, level, label)
     ax.set_ylabel(ylabel)
@@ -167,12 +166,3 @@ def _mark_t_crit(ax: Axes, verdict: Any, loss: float, color: str) -> None:
         zorder=4,
         gid="t_crit",
     )
-
-
-def _plain_log_ticks(ax: Axes) -> None:
-    """Losses span a decade or two: plain numbers read better than powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))

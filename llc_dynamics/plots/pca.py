@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import DataError
@@ -20,6 +21,7 @@ from llc_dynamics.plots.style import (
     Key,
     SeriesStyle,
     axes_or_new,
+    legend_settings,
     series_styles,
     small_legend,
     small_size,
@@ -225,6 +227,7 @@ def _mark_reference(ax: Axes, name: str, place: NDArray[np.float64], color: str,
         fontsize=small_size(ax),
         color=color,
         zorder=6,
+        path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
     )
 
 
@@ -237,13 +240,10 @@ def _legend(ax: Axes, count: int, crit: bool) -> None:
     extra.append(("end", Line2D([], [], marker="o", markersize=6, **dot)))
     if crit:
         extra.append((r"$t_{\mathrm{crit}}$", Line2D([], [], marker="D", markersize=6, **dot)))
-    size = small_size(ax)
     ax.legend(
         [*handles, *(handle for _, handle in extra)],
         [*labels, *(label for label, _ in extra)],
-        frameon=False,
-        fontsize=size,
-        handlelength=1.6,
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
+        **legend_settings(ax),
     )

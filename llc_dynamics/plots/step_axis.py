@@ -1,4 +1,4 @@
-"""An axis of training steps: logarithmic where runs develop, and with step 0 on it."""
+"""Scales: steps on an axis that is logarithmic where runs develop and has step 0 on it; losses on a plain log axis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 
@@ -52,3 +52,13 @@ def set_step_axis(ax: Axes, last_step: float, linear_width: float | None = None,
     low, high = float(forward(first_step)), float(forward(last_step))
     ax.set_xlim(float(inverse(low - 0.02 * (high - low))), float(inverse(high + 0.03 * (high - low))))
     ax.set_xlabel("Training step (optimiser updates)")
+
+
+def set_log_axis(ax: Axes) -> None:
+    """A logarithmic y axis for the values that `ax` shows now, labelled with plain numbers instead of powers of ten."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())

@@ -112,6 +112,12 @@ def small_size(ax: Axes) -> float:
     return 0.88 * float(ax.xaxis.label.get_fontsize())
 
 
+def legend_settings(ax: Axes) -> dict[str, Any]:
+    """Keywords of a legend that suits `ax`: no frame, its text in the colour of the axis labels."""
+    color = ax.xaxis.label.get_color()
+    return {"frameon": False, "fontsize": small_size(ax), "labelcolor": color, "handlelength": 1.7}
+
+
 def small_legend(ax: Axes, **settings: Any) -> Legend | None:
     """A frameless legend of at most nine entries; longer ones are thinned evenly and say so in their title.
 
@@ -130,5 +136,5 @@ def small_legend(ax: Axes, **settings: Any) -> Legend | None:
     return ax.legend(
         [unique[name] for name in names],
         names,
-        **{"frameon": False, "fontsize": size, "title_fontsize": size, "handlelength": 1.8, **settings},
+        **{"title_fontsize": size, **legend_settings(ax), **settings},
     )

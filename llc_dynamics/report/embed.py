@@ -18,6 +18,7 @@ _HEX = re.compile(r"#[0-9a-f]{6}\b")
 _DARK = {INK: "#e6e9ec", MUTED: "#98a2ad", GRID: "#2f353b", PAPER: "#16191d"}
 _DARK_LIGHTNESS = 0.62
 _PNG_DPI = 144
+_LARGE_SVG = 150_000  # characters, from which a PNG is tried
 
 
 def figure_markup(figure: Figure, identifier: str, alt: str) -> tuple[str, set[str]]:
@@ -26,8 +27,13 @@ def figure_markup(figure: Figure, identifier: str, alt: str) -> tuple[str, set[s
     `identifier` (letters, digits, '-') is unique on the page: all ids in the SVG begin with it. `alt` says in words
     what the figure shows, for those who do not see it.
     """
+    # Once: saving would lay the figure out again each time, and that is most of the work.
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     svg = _svg(figure, identifier, alt)
-    png = _png(figure, alt) if len(svg) > 60_000 else None
+    png = _png(figure, alt) if len(svg) > _LARGE_SVG else None
     if png is not None and len(png) < len(svg):
         return png, set()
     colors = set(_HEX.findall(svg))
@@ -59,7 +65,8 @@ def _svg(figure: Figure, identifier: str, alt: str) -> str:
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text, count=2).replace("xlink:href", "href")
     text = _own_identifiers(text, identifier)
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)  # a hundredth of a point is enough
+    # A hundredth of a point is enough for paths; the scales of glyphs need all their digits.
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d{2})\d+", r"\1", path[0]), text)
     text = re.sub(r">\s+<", "><", text)
     label = f'<svg role="img" aria-label="{html.escape(alt)}"'
     return text.replace("<svg", label, 1).strip()

@@ -15,7 +15,6 @@ from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
 from llc_dynamics.pca import JointTrajectoryPCA, cosine_content, random_walk_cosine_content
 from llc_dynamics.trajectory import Trajectory
 
-_COMPONENTS = 4
 # The cosine content of a random walk hardly depends on these beyond here, and the control takes a second.
 _CONTROL_CHECKPOINTS, _CONTROL_FEATURES, _CONTROL_DRAWS = 200, 200, 20
 
@@ -29,7 +28,8 @@ class PCAAnalysis:
     scores, steps : {run label: float64 [checkpoint, component]}, {run label: int64 [checkpoint]}.
     references : {'ridge' or 'dMMSE, M = 8': float64 [component]}. reference_of : {reference: run label}.
     explained_variance_ratio : float64 [component].
-    cosine_content : {run label: float64 [component]}, of each run's scores along its own trajectory.
+    cosine_content : {run label: float64 [component]}, of each run's scores along its own trajectory; NaN for a run
+        with too few checkpoints.
     cosine_control : float64 [draw, component], the same for PCA of random walks.
     feature_shape : shape of one function vector, (B, K).
     """
@@ -61,7 +61,7 @@ class PCAAnalysis:
 
 
 def analyse_pca(
-    runs: Sequence[Trajectory], labels: Sequence[str], num_tasks: Sequence[float | None]
+    runs: Sequence[Trajectory], labels: Sequence[str], num_tasks: Sequence[float | None], num_components: int = 4
 ) -> tuple[PCAAnalysis | None, list[str]]:
     """The joint PCA of `runs` and notes on what was left out; None where no two checkpoints can be compared.
 
@@ -102,24 +102,27 @@ def analyse_pca(
         if chosen:
             notes.append(f"no PCA: only {rows} checkpoints are stored")
         return None, notes
-    components = min(_COMPONENTS, rows - 1, int(np.prod(shape)))
+    components = min(num_components, rows - 1, int(np.prod(shape)))
     try:
         pca = JointTrajectoryPCA(n_components=components).fit([run for _, _, run, _ in chosen])
         scores = {label: pca.transform(run) for label, _, run, _ in chosen}
     except DataError as error:
         return None, [*notes, f"no PCA: {error}"]
     references, owners = _references(chosen, pca)
-    shown = min(len(scores[label]) for label in scores)
-    contents = {label: cosine_content(score) for label, score in scores.items() if len(score) > max(4, components)}
+    enough = max(5, components + 1)  # checkpoints that can show the half periods of all components
+    contents = {
+        label: cosine_content(score) if len(score) >= enough else np.full(components, np.nan)
+        for label, score in scores.items()
+    }
     control = None
-    if contents:
+    if any(np.isfinite(content).any() for content in contents.values()):
         control = random_walk_cosine_content(
             max(min(max(len(s) for s in scores.values()), _CONTROL_CHECKPOINTS), components + 2, 4),
             max(min(int(np.prod(shape)), _CONTROL_FEATURES), components),
             components,
             num_draws=_CONTROL_DRAWS,
         )
-    elif shown <= 4:
+    else:
         notes.append("too few checkpoints for the cosine content of the principal components")
     steps = {label: run.steps for label, _, run, _ in chosen}
     ratio = np.asarray(pca.explained_variance_ratio_)

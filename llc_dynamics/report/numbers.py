@@ -8,7 +8,7 @@ import math
 def with_error(value: float, error: float | None, scale: float = 1.0, unit: str = "") -> str:
     """'3.16 ± 0.02': two significant digits of the error and the value to the same place; '3.16' without an error."""
     value = scale * value
-    if error is None or not math.isfinite(error) or error <= 0:
+    if error is None or not (math.isfinite(error) and math.isfinite(value)) or error <= 0:
         return f"{plain(value)}{unit}"
     error = scale * error
     decimals = max(0, 1 - math.floor(math.log10(error)))

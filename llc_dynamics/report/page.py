@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from llc_dynamics.report import words
 from llc_dynamics.report.analysis import Analysis, RunAnalysis, analyse
 from llc_dynamics.report.embed import color_rules
 from llc_dynamics.report.figures import ReportFigure, report_figures
+from llc_dynamics.report.limits import limits
 from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
@@ -68,8 +70,9 @@ def render(analysis: Analysis, folder: Path | None = None) -> str:
         verdict=_verdict(analysis),
         notes=_notes(analysis),
         table=run_table(analysis),
+        evidence=_evidence(analysis),
         figures="\n".join(map(_figure, figures)) or "<p>The runs hold nothing that can be drawn.</p>",
-        limits="\n".join(f"<li>{escape(text)}</li>" for text in words.limits(analysis)),
+        limits="\n".join(f"<li>{escape(text)}</li>" for text in limits(analysis)),
         unconverged=_unconverged(analysis),
         provenance=_provenance(analysis),
         reproduce=_reproduce(folder, analysis),
@@ -77,31 +80,32 @@ def render(analysis: Analysis, folder: Path | None = None) -> str:
 
 
 def _verdict(analysis: Analysis) -> str:
-    items = []
-    for run in analysis.runs:
-        sentences = words.run_sentences(run)
-        if sentences:
-            items.append(f"<li><b>{escape(run.label)}</b> {escape(' '.join(sentences))}</li>")
+    items = [_item(run.label, words.verdict_sentences(run)) for run in analysis.runs]
     across = words.across_tasks_sentence(analysis)
-    general = [across] if across else []
+    items.append(_item("LLC", [across] if across else []))
+    return f"<p>{escape(words.headline(analysis))}</p>\n<ul>\n{''.join(items)}</ul>"
+
+
+def _evidence(analysis: Analysis) -> str:
+    items = [_item(run.label, words.evidence_sentences(run)) for run in analysis.runs]
     if analysis.pca is not None:
-        general += words.pca_sentences(analysis.pca)
-    if general and len(analysis.runs) > 1:
-        items.append(f"<li><b>All runs together</b> {escape(' '.join(general))}</li>")
-    elif general:
-        items.append(f"<li>{escape(' '.join(general))}</li>")
-    return f"<p>{escape(words.headline(analysis))}</p>\n<ul>\n" + "\n".join(items) + "\n</ul>"
+        items.append(_item("Joint trajectory PCA", words.pca_sentences(analysis.pca)))
+    found = "".join(items)
+    return f'<ul class="findings">\n{found}</ul>' if found else ""
+
+
+def _item(label: str, sentences: Sequence[str]) -> str:
+    return f"<li><b>{escape(label)}</b> {escape(' '.join(sentences))}</li>\n" if sentences else ""
 
 
 def _notes(analysis: Analysis) -> str:
     notes = [*analysis.notes, *(f"{run.label}: {note}" for run in analysis.runs for note in run.notes)]
-    notes += [
-        f"{run.label}: {note}"
-        for run in analysis.runs
-        for verdict in (run.transience, run.specialisation)
-        if verdict is not None
-        for note in verdict.notes
-    ]
+    for run in analysis.runs:
+        for verdict in (run.transience, run.specialisation):
+            for note in () if verdict is None else verdict.notes:
+                # At M = infinity there is no specialised predictor to be given.
+                if run.num_tasks != math.inf or "specialised" not in note:
+                    notes.append(f"{run.label}: {words.predictor_names(note)}")
     if not notes:
         return ""
     unique = list(dict.fromkeys(notes))

@@ -20,24 +20,25 @@ def run_table(analysis: Analysis) -> str:
     judged = any(run.transience is not None for run in analysis.runs)
     special = any(run.specialisation is not None for run in analysis.runs)
     llc = any(run.llc is not None for run in analysis.runs)
-    head = ["Run", "Steps", "Checkpoints"]
+    head = ["Run"]
     if judged:
-        head += ["Least OOD loss", "at step", "OOD loss at the end", "Rebound", "z", "Transient"]
+        head += ["Transient ridge", "Least OOD loss", "at step", "at the end", "Rebound", "z"]
     if special:
-        head += ["Distance to dMMSE at the end", "Half-way by step"]
+        head += ["Final distance to dMMSE"]
     if llc:
-        head += ["LLC at the end", "Points converged"]
+        head += ["LLC at the end", "LLC points converged"]
+    head += ["Steps", "Checkpoints"]
     rows = []
     for run in analysis.runs:
-        done = step(int(run.steps[-1])) + ("" if run.complete else " (not finished)")
-        row = [run.label, done, str(len(run.steps))]
+        row = [run.label]
         if judged:
             row += _transience_cells(run)
         if special:
             row += _specialisation_cells(run)
         if llc:
             row += _llc_cells(run)
-        rows.append(row)
+        done = step(int(run.steps[-1])) + ("" if run.complete else " (not finished)")
+        rows.append([*row, done, str(len(run.steps))])
     return table(head, rows)
 
 
@@ -75,23 +76,24 @@ def _cell(text: str) -> str:
 def _transience_cells(run: RunAnalysis) -> list[str]:
     verdict = run.transience
     if verdict is None:
-        return [_NONE] * 5 + ["not judged"]
+        return ["not judged", *[_NONE] * 5]
     at = step(verdict.minimum_step)
     if verdict.t_crit_interval is not None:
         at += f" ({steps_between(verdict.t_crit_interval)})"
     end = plain(float(run.curves["ood_loss"].values[-1]))
-    scale = abs(verdict.minimum)
-    rebound = percent(verdict.rebound_relative, verdict.rebound_standard_error / scale if scale else None)
-    z = f"{verdict.rebound_z:.1f}" if math.isfinite(verdict.rebound_z) else _NONE
-    return [plain(verdict.minimum), at, end, rebound, z, "yes" if verdict.transient else "no"]
+    rebound, z = "none", _NONE
+    if verdict.minimum_step != run.steps[-1]:
+        scale = abs(verdict.minimum)
+        rebound = percent(verdict.rebound_relative, verdict.rebound_standard_error / scale if scale else None)
+        z = f"{verdict.rebound_z:.1f}" if math.isfinite(verdict.rebound_z) else _NONE
+    return ["yes" if verdict.transient else "no", plain(verdict.minimum), at, end, rebound, z]
 
 
 def _specialisation_cells(run: RunAnalysis) -> list[str]:
     verdict = run.specialisation
     if verdict is None:
-        return [_NONE, _NONE]
-    half = _NONE if verdict.t_half is None else f"{step(verdict.t_half)} ({steps_between(verdict.t_half_interval)})"
-    return [with_error(verdict.end, verdict.end_error), half]
+        return [_NONE]
+    return [with_error(verdict.end, verdict.end_error)]
 
 
 def _llc_cells(run: RunAnalysis) -> list[str]:

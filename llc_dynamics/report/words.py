@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,19 +33,15 @@ def headline(analysis: Analysis) -> str:
 
 
 def run_sentences(run: RunAnalysis) -> list[str]:
-    """What was found in one run: transience, specialisation, LLC; then what is missing."""
-    sentences = []
-    if run.transience is not None:
-        sentences += transience_sentences(run, run.transience)
-    if run.specialisation is not None:
-        sentences.append(_specialisation_sentence(run))
-    if run.llc is not None:
-        sentences += llc_sentences(run.llc, run.transience)
-    return sentences
+    """Everything that was found in one run: the verdict, then the evidence."""
+    return [*verdict_sentences(run), *evidence_sentences(run)]
 
 
-def transience_sentences(run: RunAnalysis, verdict: TransienceVerdict) -> list[str]:
-    """The verdict with its numbers; those of the detector, none recomputed."""
+def verdict_sentences(run: RunAnalysis) -> list[str]:
+    """The verdict on transience with its numbers; those of the detector, none recomputed."""
+    verdict = run.transience
+    if verdict is None:
+        return []
     loss = run.curves["ood_loss"]
     last = step(int(loss.steps[-1]))
     at = verdict.minimum_step
@@ -59,19 +54,44 @@ def transience_sentences(run: RunAnalysis, verdict: TransienceVerdict) -> list[s
             f"{low}{_yardsticks(run)}.",
             f"From there to step {last} the loss rose by {percent(verdict.rebound_relative, relative_error)} "
             f"(z = {verdict.rebound_z:.1f}): transient ridge.",
-            _nearness_sentence(run, verdict),
         ]
-    end = plain(float(loss.values[-1]))
+    found = f"No transient ridge: {predictor_names(verdict.reasons[0])}."
+    if at == int(loss.steps[-1]):
+        return [found, f"At the end, step {last}, the out-of-distribution loss is {low}{_yardsticks(run)}."]
     return [
-        f"No transient ridge: {verdict.reasons[0]}.",
-        f"The out-of-distribution loss was least at step {step(at)} ({low}) and {end} at step {last}"
-        f"{_yardsticks(run)}.",
+        found,
+        f"The out-of-distribution loss was least at step {step(at)} ({low}), and "
+        f"{plain(float(loss.values[-1]))} at step {last}{_yardsticks(run)}.",
     ]
+
+
+def evidence_sentences(run: RunAnalysis) -> list[str]:
+    """How near to ridge the model came, how it specialised, and how its LLC developed."""
+    sentences = []
+    if run.transience is not None and run.transience.transient:
+        sentences.append(_nearness_sentence(run, run.transience))
+    if run.specialisation is not None:
+        sentences.append(_specialisation_sentence(run))
+    if run.llc is not None:
+        sentences += llc_sentences(run.llc, run.transience)
+    return sentences
+
+
+def predictor_names(reason: str) -> str:
+    """A detector's reason, with the names that the two predictors have in these runs."""
+    for general, name in (
+        ("the general predictor", "ridge"),
+        ("the specialised predictor", "dMMSE"),
+        ("the general one", "ridge"),
+        ("the specialised one", "dMMSE"),
+    ):
+        reason = reason.replace(general, name)
+    return reason
 
 
 def llc_sentences(llc: Curve, verdict: TransienceVerdict | None) -> list[str]:
     """From the first to the last converged point, from t_crit to the end, and how many points to leave out."""
-    trusted = _trusted(llc)
+    trusted = trusted_points(llc)
     total = len(llc)
     sentences = []
     if len(trusted) >= 2:
@@ -98,7 +118,7 @@ def across_tasks_sentence(analysis: Analysis) -> str | None:
     rows = []
     for run in analysis.runs:
         if run.llc is not None and run.num_tasks is not None:
-            trusted = _trusted(run.llc)
+            trusted = trusted_points(run.llc)
             if len(trusted) and trusted[-1] == len(run.llc) - 1 and run.llc.steps[-1] == run.steps[-1]:
                 rows.append(f"{_value(run.llc, len(run.llc) - 1)} for {run.label}")
     return f"At the last checkpoint the LLC is {listed(rows)}." if len(rows) > 1 else None
@@ -119,47 +139,13 @@ def pca_sentences(pca: PCAAnalysis) -> list[str]:
             values = contents[:, component]
             if not np.isfinite(values).any():
                 continue
-            text = f"PC{component + 1} has a cosine content of {_range(values)}"
+            over = " over the runs" if len(values) > 1 else ""
+            text = f"PC{component + 1} has a cosine content of {_range(values)}{over}"
             if pca.cosine_control is not None:
                 low, high = np.nanquantile(pca.cosine_control[:, component], [0.05, 0.95])
                 text += f" (random walks: {low:.2f} to {high:.2f})"
             sentences.append(text + ".")
     return sentences
-
-
-def limits(analysis: Analysis) -> list[str]:
-    """What this page does not show, and what to keep in mind when reading it."""
-    found = []
-    for run in analysis.runs:
-        if run.transience is not None and run.transience.transient and (left := _distance_left(run)) is not None:
-            found.append(left)
-    if any(run.transience is not None for run in analysis.runs):
-        found.append(
-            "A verdict holds for the steps that were trained. A loss that still falls at the end may turn later, and "
-            "one that has risen may fall again."
-        )
-        found.append(
-            "Error bars of the rebound cover the evaluation sequences (paired between checkpoints) and the jitter "
-            "between checkpoints. They do not cover the seed of the model or the draw of the tasks: "
-            f"{_seeds(analysis)}."
-        )
-    curves = [(run.label, run.llc) for run in analysis.runs if run.llc is not None]
-    if curves:
-        found += [_resolution(curves), _unconverged(curves)]
-        found.append(
-            "Error bars of the LLC are Monte Carlo errors of the chains. The bias of a finite step size, and of chains "
-            "that have not explored all directions, is not in them; the convergence checks are there to catch it."
-        )
-    else:
-        found.append("No LLC curve is stored with these runs; `llc-dynamics llc` estimates one.")
-    if analysis.pca is not None:
-        found.append(
-            "Principal components of any smooth trajectory look like cosines of the checkpoint index, those of a "
-            "random walk too. A component whose cosine content is within the range of random walks shows, by itself, "
-            "no more than that the model moved; what carries information is where it lies relative to ridge and dMMSE. "
-            "Checkpoints are weighted equally, so the part of training where they lie densely counts more."
-        )
-    return found
 
 
 def _yardsticks(run: RunAnalysis) -> str:
@@ -187,7 +173,7 @@ def _specialisation_sentence(run: RunAnalysis) -> str:
     verdict = run.specialisation
     assert verdict is not None
     if not verdict.specialised or verdict.t_half is None:
-        return f"No specialisation in distribution: {verdict.reasons[0]}."
+        return f"No specialisation in distribution: {predictor_names(verdict.reasons[0])}."
     low, high = verdict.ratio_interval
     return (
         f"In distribution the distance to dMMSE fell {plain(verdict.ratio)} times ({verdict.level:.0%} interval "
@@ -197,61 +183,8 @@ def _specialisation_sentence(run: RunAnalysis) -> str:
     )
 
 
-def _distance_left(run: RunAnalysis) -> str | None:
-    verdict, ridge = run.transience, run.ideal.get("ridge_ood")
-    if verdict is None or ridge is None:
-        return None
-    excess = verdict.minimum - ridge.value
-    text = (
-        f"{run.label}: the model did not become ridge. At its nearest its out-of-distribution loss was still "
-        f"{plain(excess)} above ridge's {plain(ridge.value)}"
-    )
-    start = float(run.curves["ood_loss"].values[0])
-    if start > ridge.value:
-        text += f" ({percent(excess / (start - ridge.value))} of the way that it had to go from the first checkpoint)"
-    return text + "."
-
-
-def _resolution(curves: Sequence[tuple[str, Curve]]) -> str:
-    settings = []
-    for label, curve in curves:
-        for result in getattr(curve, "results", ())[:1]:
-            sampler = result.settings.get("sampler", {})
-            gamma = sampler.get("localization") if isinstance(sampler, dict) else None
-            shown = f"nbeta = {plain(result.nbeta)}" + (f", gamma = {plain(gamma)}" if gamma is not None else "")
-            settings.append((label, shown))
-    text = "The LLC of a network depends on the resolution at which it is measured"
-    if settings and len({shown for _, shown in settings}) == 1:
-        text += f", here {settings[0][1]}"
-    elif settings:
-        text += f", here {'; '.join(f'{shown} for {label}' for label, shown in settings)}"
-    return text + ". Compare values at one resolution only; this page does not show whether they plateau in gamma."
-
-
-def _unconverged(curves: Sequence[tuple[str, Curve]]) -> str:
-    rows = [(label, len(curve) - len(_trusted(curve)), len(curve)) for label, curve in curves]
-    bad = sum(count for _, count, _ in rows)
-    total = sum(number for *_, number in rows)
-    if bad == 0:
-        return f"All {total} points of the LLC curves passed the convergence checks."
-    where = listed([f"{count} of {number} for {label}" for label, count, number in rows if count])
-    return (
-        f"{bad} of {total} points of the LLC curves did not converge ({where}). They are hollow in the figures, are "
-        "left out of every sentence above, and are listed with their reasons below."
-    )
-
-
-def _seeds(analysis: Analysis) -> str:
-    seeds = {run.seed for run in analysis.runs if run.seed is not None}
-    per_task = [sum(other.num_tasks == run.num_tasks for other in analysis.runs) for run in analysis.runs]
-    if not seeds:
-        return "seeds are not recorded"
-    if max(per_task) == 1:
-        return f"there is one run for each M here (seed {listed(sorted(map(str, seeds)))})"
-    return f"the runs here have seeds {listed(sorted(map(str, seeds)))}"
-
-
-def _trusted(curve: Curve) -> np.ndarray:
+def trusted_points(curve: Curve) -> np.ndarray:
+    """Indices of the points that have a value and were not found unconverged."""
     good = np.isfinite(curve.values)
     return np.flatnonzero(good if curve.converged is None else good & curve.converged)
 
