@@ -96,7 +96,7 @@ class JitterCalibration:
             turns = np.argmin(trends, axis=0)
             fits = [unimodal_fit(path, int(turn)) for path, turn in zip(paths.T, turns, strict=True)]
             self.shape.add(tau, paths - np.stack(fits, axis=1))
-            # What moves as slowly as the smoother itself cannot be told from the trend: the fit of the shape must see it.
+            # What moves as slowly as the smoother cannot be told from the trend; the fit of the shape must see it.
             if np.mean((paths - trends) ** 2) >= 0.5 or number == 0:
                 self.smooth.add(tau, paths - trends)
 
