@@ -12,24 +12,24 @@ _DESCRIPTION = (
     "How a neural network developed during training: record, estimate the LLC over the run, compare, detect, report. "
     "Every verb can be stopped and started again without losing or repeating finished work."
 )
+VERBS = {
+    "demo": verbs.demo,
+    "train": verbs.train,
+    "llc": verbs.llc,
+    "pca": verbs.pca,
+    "stages": verbs.stages,
+    "report": verbs.report,
+    "verify": verbs.verify,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status is 0, 1 for an error with advice, 130 when interrupted."""
     import tyro
 
-    known = {
-        "demo": verbs.demo,
-        "train": verbs.train,
-        "llc": verbs.llc,
-        "pca": verbs.pca,
-        "stages": verbs.stages,
-        "report": verbs.report,
-        "verify": verbs.verify,
-    }
     try:
         status = tyro.extras.subcommand_cli_from_dict(
-            known, prog="llc-dynamics", description=_DESCRIPTION, args=arguments
+            VERBS, prog="llc-dynamics", description=_DESCRIPTION, args=arguments
         )
     except LLCDynamicsError as error:
         print(f"llc-dynamics: {error}", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""What the verbs print: tables and sentences for a terminal or a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
+from llc_dynamics.llc import LLCCurve
+from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
+from llc_dynamics.report import analyse
+from llc_dynamics.report.joint_pca import analyse_pca
+from llc_dynamics.report.reading import number_of_tasks
+from llc_dynamics.report.words import pca_sentences, run_sentences
+from llc_dynamics.sweeps import find_runs
+from llc_dynamics.sweeps.folders import SWEEP_FILE, stored_sweep
+from llc_dynamics.trajectory import Trajectory
+
+
+def show_findings(folder: Path, seed: int = 0) -> None:
+    """The verdicts on every run, in words."""
+    for run in analyse(find_runs(folder), seed=seed).runs:
+        print(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
+        for sentence in run_sentences(run):
+            print(f"  {sentence}")
+        for note in run.notes:
+            print(f"  note: {note}")
+
+
+def show_curves(runs: Sequence[Trajectory], name: str) -> None:
+    """The LLC curves as tables, and why points did not converge."""
+    for run in runs:
+        curve = LLCCurve.load(run, name)
+        print(f"\n{run.path.name}  LLC '{name}'")
+        print(f"  {'step':>9}  {'LLC':>10}  {'error':>8}  {'virial':>7}  converged")
+        for result, step, reasons in zip(curve.results, curve.steps, curve.reasons, strict=True):
+            verdict = "yes" if result.converged else f"no: {'; '.join(reasons)}"
+            print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
+
+
+def show_pca(folder: Path, num_components: int) -> None:
+    """Explained variance, where the references lie, and how each run moved, of the joint PCA."""
+    runs = find_runs(folder)
+    labels = [run.path.name for run in runs]
+    tasks = [number_of_tasks(run.config) for run in runs]
+    found, notes = analyse_pca(runs, labels, tasks, num_components)
+    for note in notes:
+        print(f"note: {note}")
+    if found is None:
+        raise TrajectoryError(f"{folder}: no joint PCA; see the notes above")
+    for sentence in pca_sentences(found):
+        print(sentence)
+    names = "".join(f"{f'PC{i + 1}':>10}" for i in range(len(found.explained_variance_ratio)))
+    print(f"\n{'':24}{names}")
+    _row("explained variance", found.explained_variance_ratio)
+    for name, scores in found.references.items():
+        _row(name, scores)
+    for label, scores in found.scores.items():
+        _row(f"{label}, first", scores[0])
+        _row(f"{label}, last", scores[-1])
+        _row(f"{label}, cosine content", found.cosine_content[label])
+
+
+def show_verification(folder: Path) -> int:
+    """Every run's report; 1 if anything is wrong with any of them, else 0."""
+    problems = 0
+    for run in find_runs(folder):
+        report = run.verify()
+        print(report)
+        problems += len(report.problems)
+        for curve in sorted((run.path / "llc").glob("*")) if (run.path / "llc").is_dir() else []:
+            points = stored_points(curve_folder(run.path, curve.name))
+            damaged = []
+            for path in points.values():
+                try:
+                    read_point(path)
+                except LLCDynamicsError as error:
+                    damaged.append(str(error))
+            print(f"  LLC '{curve.name}': {len(points) - len(damaged)} of {len(points)} points in order")
+            for message in damaged:
+                print(f"  {message}")
+            problems += len(damaged)
+    if (folder / SWEEP_FILE).exists():
+        stored_sweep(folder)
+    return 1 if problems else 0
+
+
+def _row(label: str, values: np.ndarray) -> None:
+    print(f"{label:24}" + "".join(f"{value:10.3f}" for value in values))

@@ -1,0 +1,292 @@
+"""The command line, from a preset file to the report, and what it says to bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llc_dynamics as ld
+from llc_dynamics.cli import main
+from llc_dynamics.cli.main import VERBS
+from llc_dynamics.trajectory import TrajectoryWriter
+
+PRESET = """
+name = "tiny"
+model = { dimension = 2, context_length = 4, num_layers = 1, num_heads = 2, width = 8, mlp_width = 8 }
+[task]
+dimension = 2
+context_length = 4
+[training]
+num_steps = 60
+batch_size = 8
+warmup_steps = 5
+[checkpoints]
+linear_interval = 5
+num_log = 4
+[evaluation]
+num_sequences = 32
+num_root_sequences = 8
+[llc]
+num_points = 2
+num_samples = 100
+num_chains = 2
+num_draws = 20
+num_burnin = 5
+batch_size = 8
+[[runs]]
+num_tasks = 2
+num_steps = 40
+[[runs]]
+num_tasks = inf
+"""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Contents of a sweep, apart from what carries a time stamp or is random by design."""
+    found = {}
+    for path in sorted(folder.rglob("*.h5")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("preset") / "tiny.toml"
+    path.write_text(PRESET)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sweep(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained sweep with LLC curves, made by the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", str(preset), "--out", str(folder), "--workers", "2"]) == 0
+    assert main(["llc", str(folder), "--workers", "2"]) == 0
+    return folder
+
+
+def test_train_and_llc_store_everything(sweep: Path) -> None:
+    for label, last in (("M-2", 40), ("M-inf", 60)):
+        run = ld.Trajectory(sweep / label)
+        assert run.complete
+        assert run.steps[-1] == last
+        curve = ld.LLCCurve.load(run)
+        assert curve.steps.tolist() == [0, last]
+        assert np.isfinite(curve.values).all()
+
+
+def test_number_of_workers_does_not_matter(sweep: Path, preset: Path, tmp_path: Path) -> None:
+    """One worker, and the command stopped by a kill in between: the same numbers."""
+    folder = tmp_path / "other"
+    command = [sys.executable, "-m", "llc_dynamics.cli", "train", str(preset), "--out", str(folder), "--workers", "1"]
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not list(folder.glob("*/manifest.json")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main(["train", str(folder), "--workers", "1"]) == 0
+    assert main(["llc", str(folder), "--workers", "1"]) == 0
+    for label in ("M-2", "M-inf"):
+        one, two = ld.Trajectory(sweep / label), ld.Trajectory(folder / label)
+        np.testing.assert_array_equal(one.steps, two.steps)
+        np.testing.assert_array_equal(np.asarray(one.outputs()), np.asarray(two.outputs()))
+        for name in one.metric_names:
+            np.testing.assert_array_equal(one.metrics(name), two.metrics(name))
+        np.testing.assert_array_equal(ld.LLCCurve.load(one).values, ld.LLCCurve.load(two).values)
+
+
+def test_finished_work_is_not_repeated(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*") if path.is_file()}
+    assert main(["train", str(sweep)]) == 0
+    assert main(["train", str(sweep / "M-2")]) == 0
+    assert main(["llc", str(sweep)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*") if path.is_file()} == before
+    assert "converged" in capsys.readouterr().out
+
+
+def test_reading_verbs(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("pca", "stages", "verify"):
+        assert main([verb, str(sweep)]) == 0, verb
+    out = capsys.readouterr().out
+    assert "PC1" in out
+    assert "M = 2" in out
+    assert "LLC 'llc': 2 of 2 points in order" in out
+    assert main(["report", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
+    assert "<html" in (tmp_path / "page.html").read_text()
+    assert main(["report", str(sweep / "M-2"), "--out", str(tmp_path / "one.html")]) == 0
+
+
+def test_silent_in_a_pipe(sweep: Path) -> None:
+    """No bars, no control characters, nothing on standard error."""
+    command = [sys.executable, "-m", "llc_dynamics.cli", "train", str(sweep)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom llc_dynamics.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'h5py', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_import_brings_in_nothing_heavy() -> None:
+    program = (
+        "import sys, llc_dynamics\n"
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'plotly', 'devinterp'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert all(getattr(llc_dynamics, name) is not None for name in llc_dynamics.__all__)\n"
+        "assert not {'matplotlib', 'plotly', 'devinterp'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def refuses(capsys: pytest.CaptureFixture[str], arguments: list[str], *messages: str) -> None:
+    """Exit status 1 and one line on standard error that holds every message."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("llc-dynamics: ")
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    for message in messages:
+        assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "messages"),
+    [
+        ("num_steps = 60", "num_stepz = 60", ("training", "num_stepz", "did you mean 'num_steps'")),
+        ("num_steps = 60", 'num_steps = "many"', ("num_steps", "expected int, got 'many'")),
+        ("num_tasks = 2", "num_tasks = 0", ("M must be a whole number of 1 or more", "got 0")),
+        ("num_tasks = 2", "num_tasks = 2.5", ("M must be a whole number",)),
+        ("num_tasks = inf", "num_tasks = 2", ("each M may stand once",)),
+        ("context_length = 4\n", "context_length = 1\n", ("K must be 2 or more", "got 1")),
+        ("[training]", "noise_variance = -0.5\n[training]", ("noise_variance", "got -0.5")),
+        ("[training]", 'schedule = "x"\n[training]', ("unknown setting", "schedule")),
+        ("num_chains = 2", "num_chanis = 2", ("did you mean 'num_chains'",)),
+        ("num_points = 2", "sampler = { step_siz = 1e-4 }", ("did you mean 'step_size'",)),
+        ("dimension = 2\ncontext", "dimension = 3\ncontext", ("must equal task.dimension",)),
+        ("[task]", "[task", ("not valid TOML",)),
+    ],
+)
+def test_bad_presets(
+    old: str, new: str, messages: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert old in PRESET
+    path = tmp_path / "bad.toml"
+    path.write_text(PRESET.replace(old, new, 1))
+    refuses(capsys, ["train", str(path), "--out", str(tmp_path / "out")], str(path), *messages)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "llc", "pca", "stages", "report", "verify"])
+def test_missing_and_foreign_folders(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses(capsys, [verb, str(tmp_path / "nowhere")], "nowhere")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    refuses(capsys, [verb, str(foreign)], str(foreign))
+    assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
+
+
+def test_bad_arguments_of_train(preset: Path, sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses(capsys, ["train", str(preset)], "--out")
+    refuses(capsys, ["train", "dmeo", "--out", str(tmp_path / "x")], "did you mean 'demo'")
+    refuses(capsys, ["train", str(sweep), "--seed", "3"], "leave out --out and --seed")
+    refuses(capsys, ["train", str(preset), "--out", str(sweep), "--seed", "9"], "other settings", "seed")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    refuses(capsys, ["train", str(preset), "--out", str(foreign)], "not empty and not a sweep")
+
+
+def test_run_of_another_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that someone's own loop recorded: `llc` and `train` say why they cannot go on with it, `verify` can."""
+    import torch
+
+    model = torch.nn.Linear(2, 1)
+    with TrajectoryWriter(tmp_path / "own", model) as writer:
+        for step in range(10):
+            writer.record(step, metrics={"loss": 1.0 / (1 + step)})
+    assert main(["verify", str(tmp_path / "own")]) == 0
+    refuses(capsys, ["llc", str(tmp_path / "own")], "sweep.json")
+    refuses(capsys, ["train", str(tmp_path / "own")], "sweep.json")
+    assert main(["report", str(tmp_path / "own")]) == 0
+
+
+def test_damage_is_found_and_named(preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "damaged"
+    assert main(["train", str(preset), "--out", str(folder), "--workers", "2"]) == 0
+    assert main(["verify", str(folder)]) == 0
+    shard = sorted((folder / "M-2" / "shards").iterdir())[-1]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert main(["verify", str(folder)]) == 1
+    assert shard.name in capsys.readouterr().out
+    shard.write_bytes(content[: len(content) // 3])
+    assert main(["verify", str(folder)]) == 1
+    assert shard.name in capsys.readouterr().out
+    (folder / "sweep.json").write_text("{")
+    refuses(capsys, ["llc", str(folder)], "sweep.json", "cannot be read")
+
+
+def test_run_that_is_being_written(preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "locked"
+    assert main(["train", str(preset), "--out", str(folder), "--workers", "2"]) == 0
+    (folder / "M-2" / "complete.json").unlink()
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys, time\n"
+            "stream = open(sys.argv[1], 'r+')\n"
+            "fcntl.flock(stream, fcntl.LOCK_EX)\n"
+            "print('locked', flush=True)\n"
+            "time.sleep(600)",
+            str(folder / "M-2" / "run.lock"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        refuses(capsys, ["train", str(folder), "--workers", "1"], "M-2")
+    finally:
+        holder.kill()
+        holder.wait()
+    assert main(["train", str(folder), "--workers", "1"]) == 0
+
+
+def test_other_llc_settings_need_a_name_or_overwrite(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(PRESET.replace("num_draws = 20", "num_draws = 24"))
+    before = files(sweep)
+    refuses(capsys, ["llc", str(sweep), "--config", str(other), "--workers", "1"], "num_draws")
+    assert files(sweep) == before
+    assert main(["llc", str(sweep / "M-2"), "--config", str(other), "--name", "longer", "--workers", "1"]) == 0
+    assert ld.LLCCurve.load(sweep / "M-2", "longer").results[0].trace.shape == (2, 24)
+    assert main(["llc", str(sweep / "M-2"), "--name", "longer", "--overwrite", "--workers", "1"]) == 0
+    assert ld.LLCCurve.load(sweep / "M-2", "longer").results[0].trace.shape == (2, 20)
+
+
+def test_stored_settings_are_resolved(sweep: Path) -> None:
+    stored = json.loads((sweep / "sweep.json").read_text())
+    assert stored["runs"][1]["num_tasks"] == "inf"
+    assert stored["training"]["optimizer"] == "adam"
