@@ -189,6 +189,16 @@ class TestLLC:
         assert hollow.get_markerfacecolor() == plots.style.PAPER
         assert legend_texts(ax) == ["did not converge", "no estimate"]
 
+    def test_a_wild_unconverged_point_does_not_set_the_scale(self):
+        curve = Curve(STEPS, [-500, 5, 20, 60, 90, 110, 130, 900], converged=[0, 1, 1, 1, 1, 0, 1, 0])
+        ax = plots.plot_llc_curve(curve)
+        np.testing.assert_array_equal(with_gid(ax, "unconverged"), [[1000, 110]])
+        np.testing.assert_array_equal(with_gid(ax, "unconverged off scale")[:, 0], [0, 10_000])
+        low, high = ax.get_ylim()
+        assert -500 < low < 5
+        assert 130 < high < 900
+        assert "off the scale" in legend_texts(ax)[0]
+
     def test_a_curve_of_unknown_convergence_is_not_called_doubtful(self):
         ax = plots.plot_llc_curve(Curve(STEPS, np.arange(8.0)))
         assert len(with_gid(ax, "unconverged")) == 0

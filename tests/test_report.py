@@ -265,7 +265,7 @@ class TestPage:
     @pytest.mark.usefixtures("_without_figures")
     def test_same_runs_same_words(self, sweep, page):
         again = visible(render(analyse(sweep), sweep[0].path.parent))
-        words = again[again.index("Transient ridge was") : again.index("Figures")]
+        words = again[again.index("Transient ridge was") : again.index(" Figures ")]
         assert words in visible(page)
 
     @pytest.mark.usefixtures("_without_figures")

@@ -19,6 +19,7 @@ from llc_dynamics.plots.style import (
     SeriesStyle,
     axes_or_new,
     legend_settings,
+    panel_title,
     series_styles,
     small_legend,
 )
@@ -69,7 +70,7 @@ def plot_distances(
         ax.axvline(t_crit, color=INK, linewidth=0.8, linestyle=":", label="_t_crit")
     ax.set_ylabel("Mean squared difference of predictions")
     if title is not None:
-        ax.set_title(title, loc="left")
+        panel_title(ax, title)
     first = small_legend(ax, loc="lower left") if legend else None
     if legend and several and dmmse:
         if first is not None:

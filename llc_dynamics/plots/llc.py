@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ def plot_llc_curve(
 ) -> Axes:
     """LLC over training: filled points converged, hollow ones did not, crosses on the axis have no estimate.
 
+    The scale is that of the converged points: an unconverged one far beyond them is a hollow triangle at the edge.
+
     Parameters
     ----------
     curves : an `ld.Curve` (or `ld.LLCCurve`) or `{M: curve}`. Bars and bands are 95% of the standard errors. Where
@@ -51,7 +53,8 @@ def plot_llc_curve(
     """
     found = as_mapping(curves, "plot_llc_curve")
     ax = axes_or_new(ax)
-    drawn_hollow = drawn_failed = False
+    drawn_hollow = drawn_off = drawn_failed = False
+    low, high = _scale(found.values())
     for key, style in series_styles(found, styles).items():
         curve = found[key]
         finite = np.isfinite(curve.values)
@@ -68,25 +71,28 @@ def plot_llc_curve(
         trusted = finite & ~doubtful
         ax.plot(curve.steps[trusted], curve.values[trusted], color=style.color, gid="converged", **common)
         ax.plot([], [], color=style.color, marker=style.marker, markersize=4.6, label=style.label)
+        hollow: dict[str, Any] = {**common, "color": style.color, "markerfacecolor": PAPER, "markeredgewidth": 1.2}
+        within = doubtful & (curve.values >= low) & (curve.values <= high)
         if doubtful.any():
             drawn_hollow = True
-            ax.plot(
-                curve.steps[doubtful],
-                curve.values[doubtful],
-                color=style.color,
-                markerfacecolor=PAPER,
-                markeredgewidth=1.2,
-                gid="unconverged",
-                **common,
-            )
+            ax.plot(curve.steps[within], curve.values[within], gid="unconverged", **hollow)
+        for beyond, place, marker in ((curve.values < low, 0.02, "v"), (curve.values > high, 0.98, "^")):
+            if (off := doubtful & beyond).any():
+                drawn_off = True
+                edge = np.full(int(off.sum()), place)
+                where = ax.get_xaxis_transform()
+                marks = {**hollow, "marker": marker, "markersize": 6.0}
+                ax.plot(curve.steps[off], edge, transform=where, gid="unconverged off scale", **marks)
         if not finite.all():
             drawn_failed = True
             _mark_failed(ax, curve.steps[~finite])
         if t_crit is not None and t_crit.get(key) is not None:
             ax.axvline(t_crit[key], color=style.color, linewidth=0.9, linestyle=":", label="_t_crit")
     set_step_axis(ax, last_step(found), linear_width)
+    if drawn_off:
+        ax.set_ylim(low, high)
     ax.set_ylabel(_LLC)
-    _legend(ax, len(found), drawn_hollow, drawn_failed)
+    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off)
     return ax
 
 
@@ -197,6 +203,20 @@ def plot_trace(result: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def _scale(curves: Iterable[Curve]) -> tuple[float, float]:
+    """The range in which points are drawn where they are: that of the converged ones, twice as wide on either side."""
+    bounds = []
+    for curve in curves:
+        good = np.isfinite(curve.values) & _converged(curve)
+        errors = curve_errors(curve)
+        margin = np.zeros(len(curve)) if errors is None else np.nan_to_num(Z95 * errors, posinf=0.0)
+        bounds += [*(curve.values - margin)[good], *(curve.values + margin)[good]]
+    if len(bounds) < 4:  # fewer than two points set no scale
+        return -math.inf, math.inf
+    low, high = min(bounds), max(bounds)
+    return low - (high - low), high + (high - low)
+
+
 def _converged(curve: Curve) -> np.ndarray:
     return np.ones(len(curve), dtype=bool) if curve.converged is None else np.asarray(curve.converged, dtype=bool)
 
@@ -217,12 +237,12 @@ def _mark_failed(ax: Axes, places: np.ndarray) -> None:
     )
 
 
-def _legend(ax: Axes, series: int, hollow: bool, failed: bool) -> None:
+def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False) -> None:
     handles, labels = ax.get_legend_handles_labels() if series > 1 else ([], [])
     dot: dict[str, Any] = {"linestyle": "none", "color": MUTED, "markersize": 4.6}
     if hollow:
         handles = [*handles, Line2D([], [], marker="o", markerfacecolor=PAPER, markeredgewidth=1.2, **dot)]
-        labels = [*labels, "did not converge"]
+        labels = [*labels, "did not converge" + (" (triangles: off the scale)" if off else "")]
     if failed:
         cross = Line2D([], [], linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, color=WARNING_COLOR)
         handles, labels = [*handles, cross], [*labels, "no estimate"]

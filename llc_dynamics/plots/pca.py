@@ -22,6 +22,7 @@ from llc_dynamics.plots.style import (
     SeriesStyle,
     axes_or_new,
     legend_settings,
+    panel_title,
     series_styles,
     small_legend,
     small_size,
@@ -186,7 +187,7 @@ def plot_components_over_time(
     if len(handles) > 1:
         small_legend(ax, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2 if len(handles) > 3 else 1)
     elif labels:
-        ax.set_title(labels[0], loc="left")
+        panel_title(ax, labels[0])
     return ax
 
 

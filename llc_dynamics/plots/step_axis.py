@@ -22,11 +22,11 @@ def set_step_axis(ax: Axes, last_step: float, linear_width: float | None = None,
     """Scale the x axis of `ax` as log(1 + step / s), from `first_step` to `last_step`.
 
     The axis is linear well below s and logarithmic well above, so that the initialisation at step 0 has its place.
-    s is `linear_width`, by default the power of ten nearest to a thousandth of the last step (at least 1). Ticks stand
-    where their steps are: 0, then the decades from s on, and 2 and 5 times these where few decades are in view.
+    s is `linear_width`, by default a three hundredth of the last step (at least 1). Ticks stand where their steps are:
+    0, then the decades from a quarter of s on, and 2 and 5 times these where few decades are in view.
     """
     last_step = max(float(last_step), 1.0)
-    s = linear_width if linear_width is not None else max(1.0, 10.0 ** round(math.log10(last_step / 1000)))
+    s = linear_width if linear_width is not None else max(1.0, last_step / 300)
 
     def forward(step: ArrayLike) -> NDArray[np.float64]:
         # matplotlib also asks for positions left of 0; continue the scale as an odd function.
@@ -38,7 +38,7 @@ def set_step_axis(ax: Axes, last_step: float, linear_width: float | None = None,
         return np.sign(p) * s * np.expm1(np.abs(p))
 
     ax.set_xscale("function", functions=(forward, inverse))
-    first, last = math.ceil(math.log10(s)), math.floor(math.log10(last_step) + 1e-9)
+    first, last = math.ceil(math.log10(s / 4) - 1e-9), math.floor(math.log10(last_step) + 1e-9)
     few = last_step < 100 * max(first_step, s)
     multiples = (1, 2, 5) if few else (1,)
     decades = [10.0**k for k in range(first, last + 1)]

@@ -107,6 +107,11 @@ def axes_or_new(ax: Axes | None, width: float = 5.2, height: float = 3.3) -> Axe
     return ax
 
 
+def panel_title(ax: Axes, text: str) -> None:
+    """A title over the left edge of `ax`, in the size of its axis labels."""
+    ax.set_title(text, loc="left", fontsize=ax.xaxis.label.get_fontsize(), color=ax.xaxis.label.get_color())
+
+
 def small_size(ax: Axes) -> float:
     """Font size of what is secondary in `ax`: legends, labels on lines."""
     return 0.88 * float(ax.xaxis.label.get_fontsize())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llc_dynamics import plots
-from llc_dynamics.plots.style import Key, SeriesStyle
+from llc_dynamics.plots.style import Key, SeriesStyle, panel_title
 from llc_dynamics.report.analysis import METRICS, Analysis
 from llc_dynamics.report.canvas import ReportFigure, curves_of, finish, new_figure, new_panels, plain_text
 from llc_dynamics.report.numbers import listed, plain, step
@@ -46,10 +46,12 @@ def ood_loss(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[Rep
 
 def rebound(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
     """How far the loss rose above its minimum, paired over the sequences."""
+    judged = [(run.label, run.transience, run.steps) for run in analysis.runs if run.transience is not None]
+    any_transient = any(verdict.transient for _, verdict, _ in judged)
     since = {
-        run.label: run.transience.minimum_step
-        for run in analysis.runs
-        if run.transience is not None and run.transience.minimum_step not in (run.steps[0], run.steps[-1])
+        label: verdict.minimum_step
+        for label, verdict, steps in judged
+        if verdict.transient or (not any_transient and verdict.minimum_step not in (steps[0], steps[-1]))
     }
     curves = {run.label: run.curves["ood_loss"] for run in analysis.runs if run.label in since}
     if not curves:
@@ -61,6 +63,8 @@ def rebound(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[Repo
         "sequence; bands are 95% of the standard error of these paired differences. Points are single checkpoints, "
         "while the verdict judges the trend through them, so that its percentage can differ a little."
     )
+    if any_transient:
+        caption += " Only runs judged transient are shown."
     changes = [f"{label} from step {step(first)}" for label, first in since.items()]
     alt = f"Line plot of the rise of the out-of-distribution loss above its least value: {listed(changes)}."
     yield finish(figure, "rebound", "Rebound after the least loss", caption, alt)
@@ -76,7 +80,7 @@ def losses(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[Repor
     titles = {"train_loss": "Training batches", "id_loss": "Fixed sequences of $q_M$"}
     for name, ax in zip(names, panels, strict=True):
         plots.plot_loss(curves_of(analysis.runs, name), styles=styles, ax=ax)
-        ax.set_title(titles[name], loc="left")
+        panel_title(ax, titles[name])
     for ax in panels[1:]:
         ax.set_ylabel("")
         if (legend := ax.get_legend()) is not None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
@@ -20,6 +20,7 @@ from llc_dynamics.report.analysis import Analysis, RunAnalysis, analyse
 from llc_dynamics.report.embed import color_rules
 from llc_dynamics.report.figures import ReportFigure, report_figures
 from llc_dynamics.report.limits import limits
+from llc_dynamics.report.numbers import listed
 from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
@@ -68,6 +69,7 @@ def render(analysis: Analysis, folder: Path | None = None) -> str:
         style=style,
         meta=escape(f"{runs} run{'' if runs == 1 else 's'}; written by llc-dynamics on {now}."),
         verdict=_verdict(analysis),
+        reading=_reading(analysis),
         notes=_notes(analysis),
         table=run_table(analysis),
         evidence=_evidence(analysis),
@@ -84,6 +86,11 @@ def _verdict(analysis: Analysis) -> str:
     across = words.across_tasks_sentence(analysis)
     items.append(_item("LLC", [across] if across else []))
     return f"<p>{escape(words.headline(analysis))}</p>\n<ul>\n{''.join(items)}</ul>"
+
+
+def _reading(analysis: Analysis) -> str:
+    in_context = any(run.num_tasks is not None for run in analysis.runs)
+    return f'<p class="note">{escape(words.READING)}</p>' if in_context else ""
 
 
 def _evidence(analysis: Analysis) -> str:
@@ -128,23 +135,23 @@ def _unconverged(analysis: Analysis) -> str:
 
 
 def _provenance(analysis: Analysis) -> str:
-    here = provenance()
-    rows = [
-        ["This page", _versions(here), str(here.get("git_commit") or "not a git checkout"), "–"],
-        *(
-            [
-                run.label,
-                _versions(run.provenance),
-                str(run.provenance.get("git_commit") or "not recorded"),
-                "not recorded" if run.seed is None else str(run.seed),
-            ]
-            for run in analysis.runs
-        ),
-    ]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for run in analysis.runs:
+        seed = "not recorded" if run.seed is None else str(run.seed)
+        groups.setdefault((*_origin(run.provenance), seed), []).append(run.label)
+    rows = [[listed(labels), *origin] for origin, labels in groups.items()]
+    rows.append(["This page", *_origin(provenance()), f"{analysis.seed} (bootstrap)"])
     parts = [table(["", "Versions", "git commit", "Seed"], rows)]
-    parts += [_settings(run) for run in analysis.runs]
-    parts.append(f'<p class="note">Seed of the bootstrap of the verdicts on this page: {analysis.seed}.</p>')
-    return "\n".join(parts)
+    return "\n".join([*parts, *map(_settings, analysis.runs)])
+
+
+def _origin(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Versions and commit, in words."""
+    commit = found.get("git_commit")
+    if not commit:
+        return _versions(found), "not recorded"
+    commit, _, changed = str(commit).partition("+")
+    return _versions(found), commit[:12] + (" with uncommitted changes" if changed else "")
 
 
 def _settings(run: RunAnalysis) -> str:

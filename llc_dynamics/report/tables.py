@@ -22,12 +22,12 @@ def run_table(analysis: Analysis) -> str:
     llc = any(run.llc is not None for run in analysis.runs)
     head = ["Run"]
     if judged:
-        head += ["Transient ridge", "Least OOD loss", "at step", "at the end", "Rebound", "z"]
+        head += ["Transient ridge", "Least loss", "at step", "Loss at the end", "Rebound", "z"]
     if special:
-        head += ["Final distance to dMMSE"]
+        head += ["Distance to dMMSE at the end"]
     if llc:
         head += ["LLC at the end", "LLC points converged"]
-    head += ["Steps", "Checkpoints"]
+    head += ["Steps"]
     rows = []
     for run in analysis.runs:
         row = [run.label]
@@ -38,8 +38,12 @@ def run_table(analysis: Analysis) -> str:
         if llc:
             row += _llc_cells(run)
         done = step(int(run.steps[-1])) + ("" if run.complete else " (not finished)")
-        rows.append([*row, done, str(len(run.steps))])
-    return table(head, rows)
+        rows.append([*row, done])
+    note = (
+        "Losses are out of distribution. The least loss and the rebound are those of the trend through the "
+        "checkpoints, the loss at the end is that of the last checkpoint; ± is one standard error."
+    )
+    return table(head, rows) + (f'<p class="note">{escape(note)}</p>' if judged else "")
 
 
 def unconverged_table(analysis: Analysis) -> str | None:
@@ -81,6 +85,8 @@ def _transience_cells(run: RunAnalysis) -> list[str]:
     if verdict.t_crit_interval is not None:
         at += f" ({steps_between(verdict.t_crit_interval)})"
     end = plain(float(run.curves["ood_loss"].values[-1]))
+    if verdict.minimum_step == run.steps[-1]:
+        end = plain(verdict.minimum)
     rebound, z = "none", _NONE
     if verdict.minimum_step != run.steps[-1]:
         scale = abs(verdict.minimum)

@@ -12,6 +12,13 @@ from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed, percent, plain, step, steps_between, with_error
 from llc_dynamics.stages import TransienceVerdict
 
+READING = (
+    "M is the number of regression tasks that a model was trained on. Ridge is the ideal predictor for any task, "
+    "dMMSE the one for the M training tasks. Transient ridge means that a model first comes near ridge and later "
+    "leaves it for dMMSE: its loss on new tasks (out of distribution) falls and then rises. ± is one standard error, and z the number "
+    "of standard errors by which the loss rose."
+)
+
 _CHANGE_ERRORS = 2.0  # standard errors from which a change of the LLC is called one
 
 
