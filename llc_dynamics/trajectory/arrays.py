@@ -59,9 +59,8 @@ def write_arrays(run: Path, name: str, arrays: Mapping[str, NDArray], run_id: st
         f"data/{to_link(key, 'array')}": np.atleast_1d(array.view(np.uint8) if array.dtype == bool else _as_real(array))
         for key, array in arrays.items()
     }
-    tables = {f"checksum/{path}": np.array([row_checksum(0, path, array)], np.uint64) for path, array in bulk.items()}
     details = {"name": name, "arrays": {key: [array.dtype.name, list(array.shape)] for key, array in arrays.items()}}
-    write_sealed(arrays_file(run, name), "arrays", run_id, details, tables, bulk)
+    write_sealed(arrays_file(run, name), "arrays", run_id, details, {}, bulk)
 
 
 def read_arrays(run: Path, name: str, run_id: str, expected_digest: str) -> dict[str, NDArray]:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.trajectory.atomic import replacing
-from llc_dynamics.trajectory.sink import ErrorKeepingFile, write_at
+from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.sink import ErrorKeepingFile, start_writeback, write_at
 
 SCHEMA_VERSION = 1
 _MAGIC = b"llc_dynamics sealed "
@@ -58,6 +59,7 @@ def write_sealed(
     details: Mapping[str, Any],
     tables: Mapping[str, NDArray],
     bulk: Mapping[str, NDArray],
+    row_steps: Sequence[int] | None = None,
 ) -> None:
     """Write datasets to `path` so that it appears whole or not at all.
 
@@ -65,7 +67,9 @@ def write_sealed(
     ----------
     details : JSON values for the header.
     tables : small datasets by their path in the file; covered by the header's digest.
-    bulk : large C-contiguous datasets; the caller stores a checksum for each of their rows among the tables.
+    bulk : large C-contiguous datasets; `checksum/<path>`, uint64 [R], is stored for each.
+    row_steps : the steps to which the R rows of all large datasets belong; None checksums every dataset as a single row
+        of step 0.
 
     Raises
     ------
@@ -76,7 +80,9 @@ def write_sealed(
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    ranges: list[tuple[int, NDArray]] = []
+    ranges: list[tuple[int, str, NDArray]] = []
+    sums: dict[str, tuple[int, NDArray[np.uint64]]] = {}
+    steps = [0] if row_steps is None else row_steps
     with replacing(path) as temporary, temporary.open("w+b", buffering=0) as stream:
         # HDF5 writes the structures and lays the large datasets out; their bytes are then written with plain system
         # calls, in one piece each.
@@ -90,13 +96,25 @@ def write_sealed(
             for name, array in bulk.items():
                 dataset = file.create_dataset(name, shape=array.shape, dtype=array.dtype, dcpl=early)
                 if array.nbytes:
-                    ranges.append((int(dataset.id.get_offset()), array))
+                    ranges.append((int(dataset.id.get_offset()), name, array))
+                table = file.create_dataset(f"checksum/{name}", shape=(len(steps),), dtype="<u8", dcpl=early)
+                sums[name] = int(table.id.get_offset()), np.empty(len(steps), "<u8")
         sink.raise_error()
         ranges.sort(key=lambda item: item[0])
-        for offset, array in ranges:
-            write_at(stream, offset, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        places = {name: offset for offset, name, _ in ranges}
+        for name, array in bulk.items():
+            end = places.get(name, 0)
+            for row, step in enumerate(steps):
+                content = np.ascontiguousarray(array if row_steps is None else array[row])
+                if content.nbytes:
+                    start, end = end, write_at(stream, end, content.reshape(-1).view(np.uint8).data)
+                    start_writeback(stream, start, end)
+                # While the disk is busy with the row.
+                sums[name][1][row] = row_checksum(step, name, content)
+        for offset, table in sums.values():
+            write_at(stream, offset, table.view(np.uint8).data)
         size = stream.seek(0, os.SEEK_END)
-        extents = [(offset, array.nbytes) for offset, array in ranges]
+        extents = [(offset, array.nbytes) for offset, _, array in ranges]
         described = {
             **details,
             "schema_version": SCHEMA_VERSION,

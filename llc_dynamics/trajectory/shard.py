@@ -89,11 +89,10 @@ class RowBuffer:
                 table[position, column[to_link(name, "metric")]] = value
         tables: dict[str, NDArray] = {"step": np.array(self.steps, np.int64)}
         tables |= {f"metrics/{name}": table[:, position].copy() for name, position in column.items()}
-        for name, values in {**bulk, "metrics": table}.items():
-            sums = [row_checksum(step, name, values[position]) for position, step in enumerate(self.steps)]
-            tables[f"checksum/{name}"] = np.array(sums, np.uint64)
+        sums = [row_checksum(step, "metrics", values) for step, values in zip(self.steps, table, strict=True)]
+        tables["checksum/metrics"] = np.array(sums, np.uint64)
         details = {"index": index, "steps": self.steps}
-        write_sealed(run / SHARDS / shard_name(index), "shard", run_id, details, tables, bulk)
+        write_sealed(run / SHARDS / shard_name(index), "shard", run_id, details, tables, bulk, self.steps)
 
 
 class Shard:
