@@ -252,6 +252,13 @@ class TestPage:
         assert "The LLC rises from 5.00 ± 0.50 at step 0 to 60.0 ± 2.0 at step 10,000." in sentences
         assert "the only converged point" in " ".join(run_sentences(analysis.runs[2]))
 
+    def test_the_verdict_counts_what_did_not_converge(self, page, analysis):
+        text = visible(page)
+        box = text[: text.index(" Runs ")]
+        assert "the LLC is 30.0 ± 1.0 for M = 2, 60.0 ± 2.0 for M = 8 and 50.0 ± 3.0 for M = ∞." in box
+        assert "Over training 2 of 9 points did not converge" in box
+        assert len(analysis.runs[1].llc) == 4
+
     def test_nothing_is_said_to_rise_within_its_error(self):
         flat = ld.Curve([0, 10], [10.0, 11.0], [1.0, 1.0])
         assert "does not change beyond its error" in llc_sentences(flat, None)[0]

@@ -204,7 +204,7 @@ def plot_trace(result: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def _scale(curves: Iterable[Curve]) -> tuple[float, float]:
-    """The range in which points are drawn where they are: that of the converged ones, twice as wide on either side."""
+    """The range in which points are drawn where they are: that of the converged ones and half of it on either side."""
     bounds = []
     for curve in curves:
         good = np.isfinite(curve.values) & _converged(curve)
@@ -214,7 +214,7 @@ def _scale(curves: Iterable[Curve]) -> tuple[float, float]:
     if len(bounds) < 4:  # fewer than two points set no scale
         return -math.inf, math.inf
     low, high = min(bounds), max(bounds)
-    return low - (high - low), high + (high - low)
+    return low - (high - low) / 2, high + (high - low) / 2
 
 
 def _converged(curve: Curve) -> np.ndarray:

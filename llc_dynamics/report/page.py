@@ -74,7 +74,7 @@ def render(analysis: Analysis, folder: Path | None = None) -> str:
         table=run_table(analysis),
         evidence=_evidence(analysis),
         figures="\n".join(map(_figure, figures)) or "<p>The runs hold nothing that can be drawn.</p>",
-        limits="\n".join(f"<li>{escape(text)}</li>" for text in limits(analysis)),
+        limits="\n".join(f"<li>{_prose(text)}</li>" for text in limits(analysis)),
         unconverged=_unconverged(analysis),
         provenance=_provenance(analysis),
         reproduce=_reproduce(folder, analysis),
@@ -83,14 +83,13 @@ def render(analysis: Analysis, folder: Path | None = None) -> str:
 
 def _verdict(analysis: Analysis) -> str:
     items = [_item(run.label, words.verdict_sentences(run)) for run in analysis.runs]
-    across = words.across_tasks_sentence(analysis)
-    items.append(_item("LLC", [across] if across else []))
-    return f"<p>{escape(words.headline(analysis))}</p>\n<ul>\n{''.join(items)}</ul>"
+    items.append(_item("LLC", words.llc_verdict(analysis)))
+    return f"<p>{_prose(words.headline(analysis))}</p>\n<ul>\n{''.join(items)}</ul>"
 
 
 def _reading(analysis: Analysis) -> str:
     in_context = any(run.num_tasks is not None for run in analysis.runs)
-    return f'<p class="note">{escape(words.READING)}</p>' if in_context else ""
+    return f'<p class="note">{_prose(words.READING)}</p>' if in_context else ""
 
 
 def _evidence(analysis: Analysis) -> str:
@@ -102,7 +101,15 @@ def _evidence(analysis: Analysis) -> str:
 
 
 def _item(label: str, sentences: Sequence[str]) -> str:
-    return f"<li><b>{escape(label)}</b> {escape(' '.join(sentences))}</li>\n" if sentences else ""
+    return f"<li><b>{_prose(label)}</b> {_prose(' '.join(sentences))}</li>\n" if sentences else ""
+
+
+def _prose(text: str) -> str:
+    """Escaped, and without line breaks inside 'M = 8' and '3.2 ± 0.1'."""
+    escaped = escape(text)
+    for together in ("M = ", " ± ", "z = ", "nbeta = ", "gamma = "):
+        escaped = escaped.replace(together, together.replace(" ", "&nbsp;"))
+    return escaped
 
 
 def _notes(analysis: Analysis) -> str:
@@ -116,14 +123,14 @@ def _notes(analysis: Analysis) -> str:
     if not notes:
         return ""
     unique = list(dict.fromkeys(notes))
-    rows = "\n".join(f"<li>{escape(note)}.</li>".replace("..<", ".<") for note in unique)
+    rows = "\n".join(f"<li>{_prose(note)}.</li>".replace("..<", ".<") for note in unique)
     return f'<section id="notes"><h2>Missing or left out</h2>\n<ul class="limits">\n{rows}\n</ul></section>'
 
 
 def _figure(figure: ReportFigure) -> str:
     return (
         f'<figure id="figure-{figure.identifier}">\n<h3>{escape(figure.title)}</h3>\n'
-        f'<div class="scroll">{figure.markup}</div>\n<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
+        f'<div class="scroll">{figure.markup}</div>\n<figcaption>{_prose(figure.caption)}</figcaption>\n</figure>'
     )
 
 

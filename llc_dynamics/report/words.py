@@ -15,8 +15,8 @@ from llc_dynamics.stages import TransienceVerdict
 READING = (
     "M is the number of regression tasks that a model was trained on. Ridge is the ideal predictor for any task, "
     "dMMSE the one for the M training tasks. Transient ridge means that a model first comes near ridge and later "
-    "leaves it for dMMSE: its loss on new tasks (out of distribution) falls and then rises. ± is one standard error, and z the number "
-    "of standard errors by which the loss rose."
+    "leaves it for dMMSE: its loss on new tasks (out of distribution) falls and then rises. ± is one standard error, "
+    "and z the number of standard errors by which the loss rose."
 )
 
 _CHANGE_ERRORS = 2.0  # standard errors from which a change of the LLC is called one
@@ -120,15 +120,27 @@ def llc_sentences(llc: Curve, verdict: TransienceVerdict | None) -> list[str]:
     return sentences
 
 
-def across_tasks_sentence(analysis: Analysis) -> str | None:
-    """The LLC at the last checkpoint against M, over the runs where it converged there."""
-    rows = []
-    for run in analysis.runs:
-        if run.llc is not None and run.num_tasks is not None:
-            trusted = trusted_points(run.llc)
-            if len(trusted) and trusted[-1] == len(run.llc) - 1 and run.llc.steps[-1] == run.steps[-1]:
-                rows.append(f"{_value(run.llc, len(run.llc) - 1)} for {run.label}")
-    return f"At the last checkpoint the LLC is {listed(rows)}." if len(rows) > 1 else None
+def llc_verdict(analysis: Analysis) -> list[str]:
+    """The LLC in short: of one run over training, of several at the last checkpoint; and how much to leave out."""
+    curves = [(run, run.llc) for run in analysis.runs if run.llc is not None]
+    if len(curves) == 1:
+        return llc_sentences(curves[0][1], curves[0][0].transience)
+    known, doubtful = [], []
+    for run, llc in curves:
+        if llc.steps[-1] == run.steps[-1]:
+            trusted = trusted_points(llc)
+            if len(trusted) and trusted[-1] == len(llc) - 1:
+                known.append(f"{_value(llc, len(llc) - 1)} for {run.label}")
+            else:
+                doubtful.append(run.label)
+    sentences = [f"At the last checkpoint the LLC is {listed(known)}."] if known else []
+    if doubtful:
+        sentences.append(f"For {listed(doubtful)} the estimate at the last checkpoint did not converge.")
+    total = sum(len(llc) for _, llc in curves)
+    bad = total - sum(len(trusted_points(llc)) for _, llc in curves)
+    if bad:
+        sentences.append(f"Over training {bad} of {total} points did not converge (see below).")
+    return sentences
 
 
 def pca_sentences(pca: PCAAnalysis) -> list[str]:
