@@ -5,13 +5,15 @@
 For models of 100,000 and 3,000,000 float32 parameters, N shards of the default size are written in turn with N plain
 files of the same bytes, in the same folder. Printed are milliseconds per checkpoint (median over the shards, and the
 worst), what of it was spent in `record` (copy) and in `seal` (checksums, write, fsync), and the reading speed. DIR must
-lie on the disk that is to be measured; a memory file system makes fsync free.
+lie on the disk that is to be measured; a memory file system makes fsync free. On a machine that is busy with other
+things compare the processor times, which change less.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -43,59 +45,58 @@ def plain_write(path: Path, rows: list[np.ndarray]) -> float:
     return time.perf_counter() - start
 
 
-def touch_memory(path: Path, num_bytes: int) -> None:
-    """Write and remove a scratch file, so that neither side pays for memory that the machine has yet to hand out."""
-    block = np.ones(4 << 20, np.uint8)
-    with path.open("wb", buffering=0) as stream:
-        for _ in range(num_bytes // block.nbytes + 1):
-            stream.write(block.data)
-    path.unlink()
-
-
 def measure(folder: Path, num_parameters: int, shards: int) -> None:
     model = Weights(num_parameters)
     flat = np.concatenate([part.detach().numpy() for part in model.parts])
-    record, seal, plain = [], [], []
-    path = folder / f"run-{num_parameters}"
-    with ld.TrajectoryWriter(path, model, config={"num_parameters": num_parameters}) as writer:
-        rows = writer.rows_per_shard
-        step = 0
-        touch_memory(folder / "scratch", 2 * (shards + 1) * rows * flat.nbytes)
-        # The first shard warms up caches and memory.
-        for shard in range(shards + 1):
+    names = ("record", "seal", "cpu", "plain", "plain_cpu", "read", "plain_read")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    rows = 0
+    for _ in range(shards):
+        # Every round is a run of its own and removed again, so that both sides write to memory (page cache) that is in
+        # use already; its first shard fills the writer's buffer for the same reason.
+        path = folder / "run"
+        with ld.TrajectoryWriter(path, model, config={"num_parameters": num_parameters}) as writer:
+            rows = writer.rows_per_shard
             copies = [flat.copy() for _ in range(rows)]
-            elapsed = plain_write(folder / f"plain-{num_parameters}-{shard}", copies)
-            start = time.perf_counter()
-            for _ in range(rows):
-                writer.record(step, metrics={"train_loss": 1.0, "ood_loss": 2.0})
-                step += 1
-            recorded = time.perf_counter()
-            writer.seal()
-            sealed = time.perf_counter()
-            if shard:
-                record.append((recorded - start) / rows * 1e3)
-                seal.append((sealed - recorded) / rows * 1e3)
-                plain.append(elapsed / rows * 1e3)
-    total = np.array(record) + np.array(seal)
-    run = ld.Trajectory(path)
-    start = time.perf_counter()
-    for stored in run.steps:
-        run.state_dict(int(stored))
-    reading = (time.perf_counter() - start) / len(run) * 1e3
-    start = time.perf_counter()
-    for shard in range(shards + 1):
-        np.fromfile(folder / f"plain-{num_parameters}-{shard}", np.float32)
-    plain_reading = (time.perf_counter() - start) / len(run) * 1e3
+            for first_step in (0, rows):
+                plain = folder / f"plain-{first_step}"
+                clock = [(time.perf_counter(), time.process_time())]
+                plain_write(plain, copies)
+                clock.append((time.perf_counter(), time.process_time()))
+                for step in range(first_step, first_step + rows):
+                    writer.record(step, metrics={"train_loss": 1.0, "ood_loss": 2.0})
+                clock.append((time.perf_counter(), time.process_time()))
+                writer.seal()
+                clock.append((time.perf_counter(), time.process_time()))
+        wall, busy = np.diff(np.array(clock), axis=0).T / rows * 1e3
+        start = time.perf_counter()
+        np.fromfile(plain, np.float32)
+        plain_read = time.perf_counter() - start
+        run = ld.Trajectory(path)
+        start = time.perf_counter()
+        for stored in run.steps:
+            run.state_dict(int(stored))
+        read = (time.perf_counter() - start) / 2
+        for name, value in zip(
+            times,
+            (wall[1], wall[2], busy[1] + busy[2], wall[0], busy[0], read / rows * 1e3, plain_read / rows * 1e3),
+            strict=True,
+        ):
+            times[name].append(float(value))
+        shutil.rmtree(path)
+        for written in folder.glob("plain-*"):
+            written.unlink()
+    middle = {name: float(np.median(values)) for name, values in times.items()}
+    total = np.array(times["record"]) + np.array(times["seal"])
     median, bar = float(np.median(total)), BARS[num_parameters]
-    print(
-        f"{num_parameters:>9,} parameters, {rows:>2} rows a shard: {median:6.2f} ms a checkpoint "
-        f"(worst {total.max():.2f}; record {np.median(record):.2f} + seal {np.median(seal):.2f}); "
-        f"bar {bar:g} ms: {'met' if median <= bar else 'MISSED'}"
-    )
-    print(
-        f"{'':>10}plain numpy write + fsync: {np.median(plain):6.2f} ms; speed of it: {np.median(plain) / median:.0%}"
-    )
-    print(f"{'':>10}reading: state_dict {reading:.2f} ms, plain numpy read {plain_reading:.2f} ms (both from cache)")
+    verdict = "met" if median <= bar else "MISSED"
+    parts = f"record {middle['record']:.2f} + seal {middle['seal']:.2f}; worst shard {total.max():.2f}"
+    print(f"{num_parameters:>9,} parameters, {rows} rows a shard: {median:.2f} ms a checkpoint ({parts})")
+    print(f"{'':>10}bar {bar:g} ms: {verdict}")
+    share = middle["plain"] / median
+    print(f"{'':>10}plain numpy write + fsync: {middle['plain']:.2f} ms, so {share:.0%} of its speed")
+    print(f"{'':>10}on the processor: {middle['cpu']:.2f} ms, plain {middle['plain_cpu']:.2f} ms")
+    print(f"{'':>10}reading from cache: state_dict {middle['read']:.2f} ms, plain numpy {middle['plain_read']:.2f} ms")
 
 
 def main() -> None:
