@@ -138,8 +138,10 @@ def small_legend(ax: Axes, **settings: Any) -> Legend | None:
         settings.setdefault("title", f"{len(kept)} of {len(names)} shown here")
         names = [name for i, name in enumerate(names) if i in kept]
     size = small_size(ax)
-    return ax.legend(
+    legend = ax.legend(
         [unique[name] for name in names],
         names,
         **{"title_fontsize": size, **legend_settings(ax), **settings},
     )
+    legend.get_title().set_color(ax.xaxis.label.get_color())
+    return legend
