@@ -142,7 +142,7 @@ class _Recorder:
         difference = float((losses.double() - at_origin).mean())
         baseline = float(at_origin.mean())
         displacement = position - self._model.origin
-        distance = float(displacement.square().sum(dtype=torch.float64))
+        distance = float(torch.dot(displacement, displacement))
         force = torch.add(displacement * self._localization, gradient, alpha=self._nbeta)
         by_block = self._model.sum_by_block(force.mul_(displacement))
         virial = float(by_block.sum()) / self._model.dimension

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -69,6 +69,7 @@ class FlatModel:
         self.origin = torch.cat([p.detach().reshape(-1).to(self.device, self.dtype) for p in self._parameters])
         self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
         self._restore: ExitStack | None = None
+        self._last_gradients: Sequence[torch.Tensor] = ()
 
     def __enter__(self) -> FlatModel:
         with ExitStack() as stack:
@@ -86,6 +87,7 @@ class FlatModel:
         assert self._restore is not None
         self._restore.close()
         self._restore = None
+        self._last_gradients = ()
 
     def losses(self, position: torch.Tensor, batch: Any, batch_size: int) -> torch.Tensor:
         """One loss per sample [B] at `position` [d], without a gradient."""
@@ -110,8 +112,11 @@ class FlatModel:
             # weights 1/B on the losses are the gradient of their mean, without two more nodes in the graph
             wide = losses.to(self.dtype)
             weights = torch.full_like(wide, 1 / batch_size)
-            gradients = torch.autograd.grad(wide, self._parameters, weights, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self._gradient_views, list(gradients))
+            self._last_gradients = ()  # only now: freed before the forward pass, their memory made it some 3% slower
+            self._last_gradients = torch.autograd.grad(
+                wide, self._parameters, weights, allow_unused=True, materialize_grads=True
+            )
+        torch._foreach_copy_(self._gradient_views, list(self._last_gradients))
         self._reset_buffers()
         return losses.detach(), self._gradient
 
