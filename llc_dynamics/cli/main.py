@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from llc_dynamics.cli import verbs
 from llc_dynamics.errors import LLCDynamicsError
@@ -12,7 +13,7 @@ _DESCRIPTION = (
     "How a neural network developed during training: record, estimate the LLC over the run, compare, detect, report. "
     "Every verb can be stopped and started again without losing or repeating finished work."
 )
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "demo": verbs.demo,
     "train": verbs.train,
     "llc": verbs.llc,
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import tyro
 
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
             VERBS, prog="llc-dynamics", description=_DESCRIPTION, args=arguments
         )
     except LLCDynamicsError as error:

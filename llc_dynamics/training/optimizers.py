@@ -18,7 +18,7 @@ def build_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.o
     three), Adam on embeddings, read-out, norms and biases.
     """
     beta1, beta2 = settings.betas
-    matrices = []
+    matrices: list[dict[str, Any]] = []
     if settings.optimizer == "muon":
         for name, parameter in model.named_parameters():
             if name.startswith("blocks.") and parameter.ndim == 2:
