@@ -95,7 +95,7 @@ class SweepConfig:
         return {run.label: self._run_config(run) for run in runs}
 
     def _run_config(self, run: SweepRun) -> RunConfig:
-        steps = run.num_steps or self.training.num_steps
+        steps = self.training.num_steps if run.num_steps is None else run.num_steps
         return RunConfig(
             task=replace(self.task, num_tasks=run.num_tasks, seed=self.seed),
             model=PRESETS[self.model] if isinstance(self.model, str) else self.model,

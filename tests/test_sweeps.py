@@ -1,0 +1,88 @@
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llc_dynamics.errors import ConfigError, TrajectoryError
+from llc_dynamics.settings import from_mapping, to_mapping
+from llc_dynamics.sweeps import LLCConfig, SweepConfig, SweepRun, find_runs, load_preset, preset_names, resolve
+from llc_dynamics.sweeps.pool import Job, run_jobs
+from llc_dynamics.training import TrainingConfig
+
+
+@pytest.mark.parametrize("name", ["demo", "small", "paper"])
+def test_presets(name: str) -> None:
+    """Every preset is valid, holds a finite and the infinite M, and survives its own stored form."""
+    sweep = load_preset(name)
+    assert sweep.name == name
+    configs = sweep.run_configs()
+    assert "M-inf" in configs
+    assert len(configs) >= 3
+    assert from_mapping(SweepConfig, to_mapping(sweep)) == sweep
+    seeded = sweep.with_seed(7).run_configs()["M-inf"]
+    assert (seeded.seed, seeded.task.seed, seeded.evaluation.seed) == (7, 7, 7)
+
+
+def test_paper_preset_is_the_papers() -> None:
+    config = load_preset("paper").run_configs()["M-64"]
+    assert (config.task.dimension, config.task.context_length, config.task.noise_variance) == (8, 16, 0.125)
+    assert (config.training.batch_size, config.training.learning_rate) == (1024, 3e-3)
+    assert len(config.checkpoint_steps()) == 2203
+
+
+def test_preset_names() -> None:
+    assert preset_names() == ["demo", "paper", "small"]
+    with pytest.raises(ConfigError, match="did you mean 'demo'"):
+        load_preset("demos")
+
+
+def test_runs_share_all_but_m_and_length() -> None:
+    sweep = SweepConfig(
+        "x", runs=(SweepRun(3, 50), SweepRun(math.inf)), training=TrainingConfig(num_steps=400, warmup_steps=9)
+    )
+    one, two = sweep.run_configs().values()
+    assert (one.task.num_tasks, one.training.num_steps) == (3, 50)
+    assert (two.task.num_tasks, two.training.num_steps) == (math.inf, 400)
+    assert one.task.with_tasks(math.inf) == two.task
+    assert one.evaluation == two.evaluation
+    with pytest.raises(ConfigError, match="num_steps must be 1 or more; got 0"):
+        SweepConfig("x", runs=(SweepRun(3, 0),))
+
+
+def test_curve_steps_are_spread_over_the_logarithm() -> None:
+    stored = np.arange(0, 10_001, 10)
+    steps = LLCConfig(num_points=5).choose_steps(stored)
+    assert steps[0] == 0
+    assert steps[-1] == 10_000
+    assert set(steps) <= set(stored.tolist())
+    np.testing.assert_allclose(np.diff(np.log1p(steps[1:])), math.log(10_001) / 4, rtol=0.1)
+    assert LLCConfig(num_points=50).choose_steps(np.array([0, 5, 9])) == [0, 5, 9]
+    with pytest.raises(ConfigError, match="num_points"):
+        LLCConfig(num_points=0)
+
+
+def test_resolve(tmp_path: Path) -> None:
+    sweep, folder = resolve(Path("demo"), tmp_path / "x", 3)
+    assert (sweep.name, sweep.seed, folder) == ("demo", 3, tmp_path / "x")
+    with pytest.raises(TrajectoryError, match="no such folder"):
+        find_runs(tmp_path / "nowhere")
+
+
+def _touch_or_fail(path: str) -> str:
+    if path.endswith("bad"):
+        raise TrajectoryError(f"cannot write {path}")
+    Path(path).write_text(os.environ["OMP_NUM_THREADS"])
+    return path
+
+
+def test_pool_runs_follow_up_jobs_single_threaded_and_raises_the_error(tmp_path: Path) -> None:
+    def after(_: Job, result: str) -> list[Job]:
+        names = {"first": ["second"], "second": ["bad"]}[Path(result).name]
+        return [Job(_touch_or_fail, (str(tmp_path / name),), "work", 3, advance=1) for name in names]
+
+    with pytest.raises(TrajectoryError, match=r"cannot write .*bad"):
+        run_jobs([Job(_touch_or_fail, (str(tmp_path / "first"),), "work", 3, advance=1)], workers=1, after=after)
+    assert (tmp_path / "first").read_text() == "1"
+    assert (tmp_path / "second").read_text() == "1"
