@@ -117,7 +117,9 @@ def test_reading_verbs(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "PC1" in out
     assert "M = 2" in out
     assert "LLC 'llc': 2 of 2 points in order" in out
-    assert main(["report", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["report", str(sweep), "--out", str(tmp_path / "page.html"), "--figures", str(tmp_path / "png")]) == 0
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "png").iterdir())
+    assert (tmp_path / "png" / "ood-loss.png").exists()
     assert "<html" in (tmp_path / "page.html").read_text()
     assert main(["report", str(sweep / "M-2"), "--out", str(tmp_path / "one.html")]) == 0
 

@@ -83,11 +83,12 @@ def report(
     folder: Folder,
     out: Annotated[Path | None, arg(help="The page to write; by default FOLDER/report.html.")] = None,
     name: LLCName = "llc",
+    figures: Annotated[Path | None, arg(help="Also write every figure as a PNG into this folder.")] = None,
 ) -> None:
     """Write one self-contained HTML page that says in words and figures what was found."""
     from llc_dynamics.report import write_report
 
-    print(f"report: {write_report(folder, out or folder / 'report.html', llc_name=name)}")
+    print(f"report: {write_report(folder, out or folder / 'report.html', llc_name=name, figures=figures)}")
 
 
 def verify(folder: Folder) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,10 @@ from llc_dynamics.report.embed import figure_markup
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure as it stands on the page. `alt` is for those who do not see it, `caption` says how to read it."""
+    """A figure as it stands on the page. `alt` is for those who do not see it, `caption` says how to read it.
+
+    `figure` is what `markup` was drawn from, for those who want it as a file.
+    """
 
     identifier: str
     title: str
@@ -27,6 +31,12 @@ class ReportFigure:
     alt: str
     markup: str
     colors: frozenset[str]
+    figure: Figure
+
+    def save(self, path: Path) -> None:
+        """Write the figure as an image; the ending of `path` chooses the format."""
+        with mpl.rc_context(plots.RC):
+            self.figure.savefig(path, dpi=160)
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -49,7 +59,7 @@ def finish(figure: Figure, identifier: str, title: str, caption: str, alt: str) 
     """The figure as markup with its words."""
     with mpl.rc_context(plots.RC):
         markup, colors = figure_markup(figure, identifier, alt)
-    return ReportFigure(identifier, title, caption, alt, markup, frozenset(colors))
+    return ReportFigure(identifier, title, caption, alt, markup, frozenset(colors), figure)
 
 
 def one_y_label(figure: Figure, panels: np.ndarray, label: str) -> None:

@@ -28,7 +28,12 @@ from llc_dynamics.trajectory import Trajectory
 
 
 def write_report(
-    runs: Sequence[Trajectory] | Trajectory | str | Path, path: str | Path, *, llc_name: str = "llc", seed: int = 0
+    runs: Sequence[Trajectory] | Trajectory | str | Path,
+    path: str | Path,
+    *,
+    llc_name: str = "llc",
+    seed: int = 0,
+    figures: str | Path | None = None,
 ) -> Path:
     """Write the page and return its path. The file appears whole or not at all.
 
@@ -37,6 +42,7 @@ def write_report(
     runs : opened runs, one run, or a run folder or folder of runs.
     path : the page to write; folders on the way are made.
     llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
+    figures : a folder to write every figure of the page into as well, as PNG.
 
     Raises `TrajectoryError` if there is no run or none can be read.
     """
@@ -52,13 +58,18 @@ def write_report(
         opened = list(runs)
         parents = {run.path.parent for run in opened}
         folder = parents.pop() if len(parents) == 1 else None
-    text = render(analyse(opened, llc_name, seed), folder)
-    return _write_whole(Path(path), text)
+    analysis = analyse(opened, llc_name, seed)
+    drawn = report_figures(analysis)
+    if figures is not None:
+        Path(figures).mkdir(parents=True, exist_ok=True)
+        for figure in drawn:
+            figure.save(Path(figures) / f"{figure.identifier}.png")
+    return _write_whole(Path(path), render(analysis, folder, drawn))
 
 
-def render(analysis: Analysis, folder: Path | None = None) -> str:
+def render(analysis: Analysis, folder: Path | None = None, figures: Sequence[ReportFigure] | None = None) -> str:
     """The page as text. `folder` is where the runs are, for the title and the commands."""
-    figures = report_figures(analysis)
+    figures = report_figures(analysis) if figures is None else figures
     colors: set[str] = set().union(*(figure.colors for figure in figures))
     name = (folder.resolve().name if folder is not None else "") or analysis.runs[0].name
     style = Template(_text("page.css")).safe_substitute(colors=color_rules(colors))
