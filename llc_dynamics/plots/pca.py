@@ -223,7 +223,8 @@ def _mark_reference(ax: Axes, name: str, place: NDArray[np.float64], color: str,
     ax.annotate(
         name,
         (float(place[0]), float(place[1])),
-        xytext=(7, 4),
+        # ridge below its star, the others above their squares: where they lie close, both can still be read
+        xytext=(7, 4) if owned else (7, -12),
         textcoords="offset points",
         fontsize=small_size(ax),
         color=color,

@@ -45,6 +45,8 @@ def distances(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportF
                 legend=number == 0 and row == 0,
                 ax=ax,
             )
+    # The panels share their x axis, and each has just set it to its own last step.
+    plots.set_step_axis(panels[-1, 0], max(float(run.steps[-1]) for run in shown))
     for (row, column), ax in np.ndenumerate(panels):
         if ax not in used:
             ax.set_visible(False)
