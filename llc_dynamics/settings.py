@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from llc_dynamics.errors import ConfigError
 
 T = TypeVar("T")
+# The only numbers that are written as text: JSON has no infinity.
+_INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -94,8 +96,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         )
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            number = float(value)
-        except ValueError:
+            number = float(value) if not isinstance(value, str) else _INFINITIES[value]
+        except (KeyError, OverflowError):
             raise ConfigError(f"{where}: expected a number, got {value!r}") from None
         if math.isnan(number):
             raise ConfigError(f"{where}: expected a number, got {value!r}")

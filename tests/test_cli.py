@@ -178,6 +178,10 @@ def refuses(capsys: pytest.CaptureFixture[str], arguments: list[str], *messages:
         ("context_length = 4\n", "context_length = 1\n", ("K must be 2 or more", "got 1")),
         ("[training]", "noise_variance = -0.5\n[training]", ("noise_variance", "got -0.5")),
         ("[training]", 'schedule = "x"\n[training]', ("unknown setting", "schedule")),
+        ("num_chains = 2", "num_chains = 0", ("num_chains", "got 0")),
+        ("linear_interval = 5", "linear_interval = 0", ("linear_interval", "got 0")),
+        ("warmup_steps = 5", 'learning_rate = "3e-3"', ("learning_rate", "expected a number")),
+        ("num_tasks = inf", "num_tasks = -inf", ("M must be a whole number", "got -inf")),
         ("num_chains = 2", "num_chanis = 2", ("did you mean 'num_chains'",)),
         ("num_points = 2", "sampler = { step_siz = 1e-4 }", ("did you mean 'step_size'",)),
         ("dimension = 2\ncontext", "dimension = 3\ncontext", ("must equal task.dimension",)),
@@ -206,6 +210,9 @@ def test_missing_and_foreign_folders(verb: str, tmp_path: Path, capsys: pytest.C
 
 def test_bad_arguments_of_train(preset: Path, sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuses(capsys, ["train", str(preset)], "--out")
+    refuses(capsys, ["train", str(preset), "--out", str(tmp_path / "x"), "--workers", "0"], "workers", "got 0")
+    refuses(capsys, ["train", str(preset), "--out", str(tmp_path / "x"), "--device", "gpu"], "device 'gpu'")
+    assert not (tmp_path / "x").exists()
     refuses(capsys, ["train", "dmeo", "--out", str(tmp_path / "x")], "did you mean 'demo'")
     refuses(capsys, ["train", str(sweep), "--seed", "3"], "leave out --out and --seed")
     refuses(capsys, ["train", str(preset), "--out", str(sweep), "--seed", "9"], "other settings", "seed")
@@ -226,6 +233,21 @@ def test_run_of_another_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["verify", str(tmp_path / "own")]) == 0
     refuses(capsys, ["llc", str(tmp_path / "own")], "sweep.json")
     refuses(capsys, ["train", str(tmp_path / "own")], "sweep.json")
+    data = torch.randn(32, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(32, 1)
+    ld.llc_curve(
+        tmp_path / "own",
+        model,
+        lambda given, batch: (given(batch[0]) - batch[1]).square().mean(1),
+        data,
+        steps=[9],
+        num_draws=8,
+        num_burnin=0,
+    )
+    preset = tmp_path / "preset.toml"
+    preset.write_text(PRESET)
+    before = files(tmp_path)
+    refuses(capsys, ["llc", str(tmp_path / "own"), "--config", str(preset), "--overwrite"], "own", "ld.llc_curve")
+    assert files(tmp_path) == before
     assert main(["report", str(tmp_path / "own")]) == 0
 
 

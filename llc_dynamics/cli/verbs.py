@@ -66,7 +66,7 @@ def llc(
 
 
 def pca(folder: Folder, num_components: Annotated[int, arg(help="Components to fit.")] = 4) -> None:
-    """Joint trajectory PCA of the runs, with the ideal predictors projected in; prints scores and stores a figure."""
+    """Joint trajectory PCA of the runs, with the ideal predictors projected in; prints scores (`report` draws them)."""
     from llc_dynamics.cli.show import show_pca
 
     show_pca(folder, num_components)

@@ -28,7 +28,7 @@ class SweepRun:
     @property
     def label(self) -> str:
         """Folder name of the run: 'M-8', 'M-inf'."""
-        return "M-inf" if self.num_tasks == math.inf else f"M-{int(self.num_tasks)}"
+        return "M-inf" if math.isinf(self.num_tasks) else f"M-{int(self.num_tasks)}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,17 @@ class LLCConfig:
     def __post_init__(self) -> None:
         if self.num_points < 1:
             raise ConfigError(f"llc.num_points must be 1 or more; got {self.num_points}")
+        if self.num_samples < 3:
+            raise ConfigError(f"llc.num_samples must be 3 or more (nbeta is n / log n); got {self.num_samples}")
+        for name, least in (
+            ("num_chains", 1),
+            ("num_draws", 4),
+            ("num_burnin", 0),
+            ("steps_per_draw", 1),
+            ("batch_size", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"llc.{name} must be {least} or more; got {getattr(self, name)}")
 
     def choose_steps(self, stored: NDArray[np.int64]) -> list[int]:
         """Stored steps nearest, in log(step + 1), to an even spacing."""

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.llc import llc_point
 from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.models import InContextTransformer
@@ -31,6 +34,8 @@ def run_sweep(
     What is finished is left as it is, what was stopped goes on. `workers=None` is one for every core. Results do not
     depend on the number of workers. Returns the run folders in the order of the sweep.
     """
+    workers = _check_workers(workers)
+    _require_device(device)
     folder = Path(folder)
     write_sweep_file(folder, to_mapping(sweep))
     configs = sweep.run_configs()
@@ -51,7 +56,7 @@ def run_sweep(
             return []
         return _point_jobs(Trajectory(result), sweep.llc, name="llc", device=device)
 
-    run_jobs(jobs, workers=workers or default_workers(), after=after, show=show)
+    run_jobs(jobs, workers=workers, after=after, show=show)
     return [folder / label for label in configs]
 
 
@@ -69,17 +74,18 @@ def estimate_curves(
 
     overwrite : drop what is stored under `name` first.
     """
-    jobs = []
-    for run in runs:
-        if overwrite:
-            for path in stored_points(curve_folder(run.path, name)).values():
-                path.unlink()
-        jobs += _point_jobs(run, settings, name=name, device=device)
-    run_jobs(jobs, workers=workers or default_workers(), show=show)
+    workers = _check_workers(workers)
+    _require_device(device)
+    jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device)]
+    # Only now, when every run is known to be one that the curve can be computed for.
+    for run in runs if overwrite else ():
+        for path in stored_points(curve_folder(run.path, name)).values():
+            path.unlink()
+    run_jobs(jobs, workers=workers, show=show)
 
 
 def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str) -> list[Job]:
-    load_config(run)  # of another kind of run, the message comes before any work is done
+    _require_in_context(run)  # the message comes before any work is done
     steps = settings.choose_steps(run.steps)
     return [
         Job(
@@ -91,6 +97,38 @@ def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str)
         )
         for step in steps
     ]
+
+
+def _require_in_context(run: Trajectory) -> None:
+    """Raise `TrajectoryError` unless this program trained the run and it holds a checkpoint."""
+    try:
+        if "task" not in run.config:
+            raise ConfigError("there is no task in its configuration")
+        load_config(run)
+    except ConfigError as error:
+        raise TrajectoryError(
+            f"{run.path}: not an in-context run of `llc-dynamics train` ({error}); for a run of another training loop "
+            "call ld.llc_curve(run, model, loss_fn, data) in Python"
+        ) from None
+    if len(run.steps) == 0:
+        raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
+
+
+def _check_workers(workers: int | None) -> int:
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be 1 or more, got {workers}; leave it out for one for every core")
+    return default_workers() if workers is None else workers
+
+
+def _require_device(device: str) -> None:
+    """Raise `ConfigError` for a device that torch does not know or does not have here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"device '{device}' cannot be used here ({problem}); choose cpu, or cuda with a GPU"
+        ) from None
 
 
 def _training_bar(path: Path) -> str:

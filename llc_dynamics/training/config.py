@@ -110,6 +110,7 @@ class RunConfig:
                 f"model.context_length ({self.model.context_length}) must be at least task.context_length "
                 f"({self.task.context_length})"
             )
+        self.checkpoint_steps()  # its settings are checked before anything is trained
 
     def checkpoint_steps(self) -> NDArray[np.int64]:
         """The steps to store."""

@@ -32,8 +32,9 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
     """Train one model and store its trajectory in the folder `path`; continue there if it was begun before.
 
     The caller chooses the number of threads (`torch.set_num_threads`); on one machine and with one thread the stored
-    bytes depend on `config` alone. Raises `TrajectoryError` if `path` holds something else, `ManifestMismatchError` if
-    it holds a run with other settings, and `DataError` if the loss becomes NaN (checkpoints before that are kept).
+    rows depend on `config` alone (how many of them share a file depends on the clock). Raises `TrajectoryError` if
+    `path` holds something else, `ManifestMismatchError` if it holds a run with other settings, and `DataError` if the
+    loss becomes NaN (checkpoints before that are kept).
     """
     if (Path(path) / "manifest.json").exists():
         done = Trajectory(path)
@@ -88,7 +89,9 @@ class _Run:
         self.loss: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor] = sequence_loss
         if settings.compile:
             self.loss = torch.compile(sequence_loss)
-        self.autocast = torch.autocast(device, torch.bfloat16) if settings.bfloat16 else nullcontext()
+        self.autocast = (
+            torch.autocast(torch.device(device).type, torch.bfloat16) if settings.bfloat16 else nullcontext()
+        )
 
     @property
     def recorded(self) -> nn.Module:

@@ -29,8 +29,7 @@ class Muon(torch.optim.Optimizer):
     Parameters
     ----------
     params : matrices, or groups of them. A group may say `blocks=b` where each of its matrices is b maps stacked by
-    rows
-        (a fused query-key-value map: 3); every one is orthogonalised by itself.
+        rows (a fused query-key-value map: 3); every one is orthogonalised by itself.
     lr : eta; momentum : mu.
 
     Raises `ConfigError` for parameters that are not matrices or do not divide into `blocks`.
