@@ -23,12 +23,15 @@ _HOME = {
     "estimate_llc": "llc_dynamics.llc",
     "llc_curve": "llc_dynamics.llc",
     "LLCResult": "llc_dynamics.llc",
+    "Thresholds": "llc_dynamics.llc",
     "LLCCurve": "llc_dynamics.llc",
     "JointTrajectoryPCA": "llc_dynamics.pca",
     "detect_transience": "llc_dynamics.stages",
     "detect_specialisation": "llc_dynamics.stages",
 }
-_SUBPACKAGES = ("models", "pca", "plots", "report", "stages", "tasks", "training", "trajectory", "llc", "sampling")
+_SUBPACKAGES = (
+    *("llc", "models", "pca", "plots", "report", "sampling", "stages", "sweeps", "tasks", "training", "trajectory"),
+)
 
 __all__ = ["__version__", *_HOME]
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from llc_dynamics.errors import LLCDynamicsError as LLCDynamicsError
     from llc_dynamics.llc import LLCCurve as LLCCurve
     from llc_dynamics.llc import LLCResult as LLCResult
+    from llc_dynamics.llc import Thresholds as Thresholds
     from llc_dynamics.llc import estimate_llc as estimate_llc
     from llc_dynamics.llc import llc_curve as llc_curve
     from llc_dynamics.models import InContextTransformer as InContextTransformer

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,7 +232,7 @@ def test_run_of_another_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         for step in range(10):
             writer.record(step, metrics={"loss": 1.0 / (1 + step)})
     assert main(["verify", str(tmp_path / "own")]) == 0
-    refuses(capsys, ["llc", str(tmp_path / "own")], "sweep.json")
+    refuses(capsys, ["llc", str(tmp_path / "own")], "ld.llc_curve")
     refuses(capsys, ["train", str(tmp_path / "own")], "sweep.json")
     data = torch.randn(32, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(32, 1)
     ld.llc_curve(
@@ -293,6 +294,37 @@ def test_run_that_is_being_written(preset: Path, tmp_path: Path, capsys: pytest.
     finally:
         holder.kill()
         holder.wait()
+    assert main(["train", str(folder), "--workers", "1"]) == 0
+
+
+def test_one_damaged_run_does_not_hide_the_others(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(sweep, folder)
+    (folder / "M-2" / "manifest.json").write_text("{")
+    assert main(["verify", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "M-inf" in out
+    assert "manifest.json" in out
+    assert main(["stages", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "note: M-2 was left out" in out
+    assert "M = ∞" in out
+    assert main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    assert "M-2 was left out" in (tmp_path / "page.html").read_text()
+    refuses(capsys, ["report", str(folder), "--out", str(tmp_path)], "is a folder")
+    (folder / "M-inf" / "manifest.json").write_text("{")
+    refuses(capsys, ["report", str(folder)], "manifest.json")
+
+
+def test_sweep_file_of_an_earlier_version_goes_on(sweep: Path, tmp_path: Path) -> None:
+    """Settings that the stored files do not hold have their defaults."""
+    folder = tmp_path / "copy"
+    shutil.copytree(sweep, folder)
+    stored = json.loads((folder / "sweep.json").read_text())
+    del stored["training"]["averaging"]
+    (folder / "sweep.json").write_text(json.dumps(stored))
     assert main(["train", str(folder), "--workers", "1"]) == 0
 
 

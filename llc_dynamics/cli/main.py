@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "stages": verbs.stages,
     "report": verbs.report,
     "verify": verbs.verify,
+    "bench": verbs.bench,
 }
 
 

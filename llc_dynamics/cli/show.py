@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rich.progress import Progress, TaskID
 
 from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
 from llc_dynamics.llc import LLCCurve
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
+from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import analyse
 from llc_dynamics.report.joint_pca import analyse_pca
 from llc_dynamics.report.reading import number_of_tasks
 from llc_dynamics.report.words import pca_sentences, run_sentences
 from llc_dynamics.sweeps import find_runs
-from llc_dynamics.sweeps.folders import SWEEP_FILE, stored_sweep
-from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
+from llc_dynamics.trajectory import Trajectory, verify_run
 
 
 def show_findings(folder: Path, seed: int = 0) -> None:
     """The verdicts on every run, in words."""
-    for run in analyse(find_runs(folder), seed=seed).runs:
+    notes: list[str] = []
+    analysis = analyse(find_runs(folder, notes.append), seed=seed, notes=notes)
+    for note in analysis.notes:
+        print(f"note: {note}")
+    for run in analysis.runs:
         print(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
         for sentence in run_sentences(run):
             print(f"  {sentence}")
@@ -66,16 +73,18 @@ def show_pca(folder: Path, num_components: int) -> None:
 def show_verification(folder: Path) -> int:
     """Every run's report; 1 if anything is wrong with any of them, else 0."""
     problems = 0
-    for run in find_runs(folder):
-        report = run.verify()
+    for path in run_folders(folder):
+        with progress_bars() as bars:
+            bar = bars.add_task(f"verify {path.name}", total=None)
+            report = verify_run(path, partial(_advance, bars, bar))
         print(report)
         problems += len(report.problems)
-        for curve in sorted((run.path / "llc").glob("*")) if (run.path / "llc").is_dir() else []:
-            points = stored_points(curve_folder(run.path, curve.name))
+        for curve in sorted((path / "llc").glob("*")) if (path / "llc").is_dir() else []:
+            points = stored_points(curve_folder(path, curve.name))
             damaged = []
-            for path in points.values():
+            for point in points.values():
                 try:
-                    read_point(path)
+                    read_point(point)
                 except LLCDynamicsError as error:
                     damaged.append(str(error))
             print(f"  LLC '{curve.name}': {len(points) - len(damaged)} of {len(points)} points in order")
@@ -85,6 +94,10 @@ def show_verification(folder: Path) -> int:
     if (folder / SWEEP_FILE).exists():
         stored_sweep(folder)
     return 1 if problems else 0
+
+
+def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
+    bars.update(bar, completed=done, total=total)
 
 
 def _row(label: str, values: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -57,9 +57,10 @@ def llc(
 ) -> None:
     """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
     from llc_dynamics.cli.show import show_curves
-    from llc_dynamics.sweeps import estimate_curves, find_runs, load_sweep, stored_sweep
+    from llc_dynamics.sweeps import estimate_curves, find_runs, load_sweep, require_in_context, stored_sweep
 
     runs = find_runs(folder)
+    require_in_context(runs)
     settings = (load_sweep(config) if config is not None else stored_sweep(folder)).llc
     estimate_curves(runs, settings, name=name, overwrite=overwrite, workers=workers, device=device)
     show_curves(runs, name)
@@ -92,7 +93,21 @@ def report(
 
 
 def verify(folder: Folder) -> int:
-    """Check every stored byte of the runs against its checksum; exit status 1 if anything is wrong."""
+    """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong."""
     from llc_dynamics.cli.show import show_verification
 
     return show_verification(folder)
+
+
+def bench(name: Annotated[Positional[Literal["training", "writing"]], arg(help="Which benchmark to run.")]) -> None:
+    """Run a speed benchmark of a source checkout (experiments/benchmarks/), both sides of every ratio in one run."""
+    import runpy
+    import sys
+
+    from llc_dynamics.errors import ConfigError
+
+    script = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / f"{name}.py"
+    if not script.exists():
+        raise ConfigError(f"bench: {script.name} is part of a source checkout and not installed; run it from a clone")
+    sys.argv = [str(script)]
+    runpy.run_path(str(script), run_name="__main__")

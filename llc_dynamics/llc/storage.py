@@ -22,6 +22,7 @@ from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling import FailedChain
 from llc_dynamics.settings import from_mapping, to_mapping
+from llc_dynamics.trajectory.atomic import storage_errors
 from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
 
 KIND = "llc point"
@@ -74,7 +75,8 @@ def stored_points(folder: Path) -> dict[int, Path]:
 
 def write_point(path: Path, step: int, result: LLCResult, identity: Identity) -> None:
     """Store a result; `TrajectoryError` if the disk is full or the folder cannot be written to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     scalars = {
         field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name not in _APART
     }

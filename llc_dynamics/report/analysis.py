@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
-from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
+from llc_dynamics.errors import ConfigError, CorruptRunError, DataError, TrajectoryError
 from llc_dynamics.llc import LLCCurve
 from llc_dynamics.llc.storage import curve_folder
 from llc_dynamics.report.joint_pca import PCAAnalysis, analyse_pca
@@ -125,7 +125,7 @@ class Analysis:
         }
 
 
-def analyse(runs: Sequence[Trajectory], llc_name: str = "llc", seed: int = 0) -> Analysis:
+def analyse(runs: Sequence[Trajectory], llc_name: str = "llc", seed: int = 0, notes: Sequence[str] = ()) -> Analysis:
     """Verdicts, curves, levels and joint PCA of `runs`.
 
     Transience is judged out of distribution: distances to ridge (general) and to dMMSE_M (specialised; none at
@@ -135,7 +135,7 @@ def analyse(runs: Sequence[Trajectory], llc_name: str = "llc", seed: int = 0) ->
     Parameters
     ----------
     runs : opened run folders, `find_runs(folder)`. llc_name : name of the stored LLC curves.
-    seed : of the detectors' bootstrap.
+    seed : of the detectors' bootstrap. notes : what is to be said about the set of runs besides.
 
     Raises `DataError` without any run, and the run's own error if none can be read.
     """
@@ -143,7 +143,7 @@ def analyse(runs: Sequence[Trajectory], llc_name: str = "llc", seed: int = 0) ->
         raise DataError("analyse: no runs were given; open a folder with find_runs(folder)")
     found: list[RunAnalysis] = []
     kept: list[Trajectory] = []
-    notes: list[str] = []
+    found_notes = list(notes)
     problem: TrajectoryError | None = None
     for run in runs:
         try:
@@ -153,13 +153,13 @@ def analyse(runs: Sequence[Trajectory], llc_name: str = "llc", seed: int = 0) ->
             kept.append(run)
         except TrajectoryError as error:
             problem = error
-            notes.append(f"{run.path.name} was left out: {error}")
+            found_notes.append(f"{run.path.name} was left out: {error}")
     if not found and problem is not None:
         raise problem
     labels = unique_labels(found)
     found = [replace(run, label=label) for run, label in zip(found, labels, strict=True)]
     pca, pca_notes = analyse_pca(kept, labels, [run.num_tasks for run in found])
-    return Analysis(tuple(found), pca, (*notes, *pca_notes), llc_name, seed)
+    return Analysis(tuple(found), pca, (*found_notes, *pca_notes), llc_name, seed)
 
 
 def unique_labels(runs: Sequence[RunAnalysis]) -> list[str]:
@@ -261,10 +261,10 @@ def _llc(run: Trajectory, name: str, notes: list[str]) -> LLCCurve | None:
         return None
     try:
         return LLCCurve.load(run, name)
-    except CorruptRunError as error:
+    except (ConfigError, CorruptRunError) as error:
         notes.append(f"the LLC curve '{name}' was left out: {error}")
     except TrajectoryError:
-        notes.append(f"the LLC curve '{name}' was begun, but no point is finished yet")
+        notes.append(f"the LLC curve '{name}' holds no finished point")
     return None
 
 

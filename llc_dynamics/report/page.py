@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.provenance import provenance
 from llc_dynamics.report import words
 from llc_dynamics.report.analysis import Analysis, RunAnalysis, analyse
@@ -25,6 +26,7 @@ from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.atomic import storage_errors
 
 
 def write_report(
@@ -47,18 +49,19 @@ def write_report(
     Raises `TrajectoryError` if there is no run or none can be read.
     """
     folder = None
+    notes: list[str] = []
     if isinstance(runs, str | Path):
         from llc_dynamics.sweeps import find_runs
 
         folder = Path(runs)
-        opened: list[Trajectory] = find_runs(folder)
+        opened: list[Trajectory] = find_runs(folder, notes.append)
     elif isinstance(runs, Trajectory):
         folder, opened = runs.path, [runs]
     else:
         opened = list(runs)
         parents = {run.path.parent for run in opened}
         folder = parents.pop() if len(parents) == 1 else None
-    analysis = analyse(opened, llc_name, seed)
+    analysis = analyse(opened, llc_name, seed, notes)
     drawn = report_figures(analysis)
     if figures is not None:
         Path(figures).mkdir(parents=True, exist_ok=True)
@@ -210,6 +213,13 @@ def _text(name: str) -> str:
 
 
 def _write_whole(path: Path, text: str) -> Path:
+    if path.is_dir():
+        raise TrajectoryError(f"{path}: is a folder; name the page to write, for example {path / 'report.html'}")
+    with storage_errors(path):
+        return _replace(path, text)
+
+
+def _replace(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

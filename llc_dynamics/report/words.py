@@ -60,7 +60,8 @@ def verdict_sentences(run: RunAnalysis) -> list[str]:
             f"({verdict.level:.0%} interval {steps_between(verdict.t_crit_interval)}), where that loss was "
             f"{low}{_yardsticks(run)}.",
             f"From there to step {last} the loss rose by {percent(verdict.rebound_relative, relative_error)} "
-            f"(z = {verdict.rebound_z:.1f}): transient ridge.",
+            f"({verdict.rebound_paired_z:.1f} paired standard errors over sequences; z = {verdict.rebound_z:.1f} with "
+            "the jitter of the weights): transient ridge.",
         ]
     found = f"No transient ridge: {predictor_names(verdict.reasons[0])}."
     if at == int(loss.steps[-1]):

@@ -63,15 +63,23 @@ class Evidence:
     grid : the shared grid.
     window : index of the first checkpoint that the jitter is estimated from; by default after the first large fall.
     log : work on log(values); samples then enter by the delta method, sample / mean.
+    exact_first : leave the first checkpoint as it is, value and errors: it is the model as it was made, and the
+        smoother would mix it with what came after.
     """
 
-    def __init__(self, curve: Curve, grid: TimeGrid, log: bool = False, window: int | None = None) -> None:
+    def __init__(
+        self, curve: Curve, grid: TimeGrid, log: bool = False, window: int | None = None, exact_first: bool = False
+    ) -> None:
         self.name = curve.name
         self.grid = grid
         self.steps = grid.steps
         values = curve.values.astype(np.float64)
         self.raw = np.log(values) if log else values
-        self.trend = grid.smoother @ self.raw
+        smoother = grid.smoother
+        if exact_first:
+            smoother = smoother.copy()
+            smoother[0] = np.eye(1, len(smoother))
+        self.trend = smoother @ self.raw
         self.standard_errors = None
         if curve.standard_errors is not None:
             self.standard_errors = curve.standard_errors / values if log else curve.standard_errors
@@ -80,14 +88,14 @@ class Evidence:
             deviations = curve.samples - curve.samples.mean(axis=1, keepdims=True, dtype=np.float64)
             if log:
                 deviations = deviations / values[:, None]
-            self.deviations = grid.smoother.astype(np.float32) @ deviations.astype(np.float32)
+            self.deviations = smoother.astype(np.float32) @ deviations.astype(np.float32)
         start = late_window(self.trend) if window is None else window
         self.window = start
         calibration = calibrated(tuple(self.steps[start:].tolist()), grid.resolution, grid.seed)
         self.jitter: Jitter = estimate_jitter(self.raw, self.trend, self.steps, start, calibration)
         generator = numpy_generator(grid.seed, "jitter of", curve.name, int(log))
         paths = jitter_paths(self.steps, self.jitter.correlation_time, grid.num_bootstrap, generator)
-        self._jitter_draws = grid.smoother @ (self.jitter.scale[:, None] * paths)
+        self._jitter_draws = smoother @ (self.jitter.scale[:, None] * paths)
         # Few degrees of freedom make the scale itself uncertain: Student's t in place of the normal distribution.
         freedom = self.jitter.degrees_of_freedom
         self._inflation = float(np.sqrt(freedom / (freedom - 2))) if freedom > 3 else float(np.sqrt(3.0))

@@ -57,7 +57,7 @@ def detect_specialisation(
         raise DataError(f"reference_distance={reference_distance!r}; give the positive distance between the predictors")
     notes = list(points.notes)
     grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
-    fall = Evidence(curve, grid, log=True)
+    fall = Evidence(curve, grid, log=True, exact_first=True)
     if fall.deviations is None:
         notes.append(
             "no samples: only the jitter between checkpoints"
@@ -68,9 +68,7 @@ def detect_specialisation(
             )
         )
     last = len(points.steps) - 1
-    # The first checkpoint is the model as it was made: the smoother would mix it with what came after.
-    trend = fall.trend.copy()
-    trend[0] = fall.raw[0]
+    trend = fall.trend
     draws = trend[:, None] + fall.sampling_draws() + fall.jitter_draws()
     change = fall.change(0, last)
     drop = float(trend[0] - trend[-1])

@@ -3,7 +3,7 @@
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig, SweepRun, load_sweep
 from llc_dynamics.sweeps.folders import find_runs, stored_sweep
 from llc_dynamics.sweeps.presets import load_preset, preset_names, resolve
-from llc_dynamics.sweeps.runner import estimate_curves, run_sweep
+from llc_dynamics.sweeps.runner import estimate_curves, require_in_context, run_sweep
 
 __all__ = [
     "LLCConfig",
@@ -14,6 +14,7 @@ __all__ = [
     "load_preset",
     "load_sweep",
     "preset_names",
+    "require_in_context",
     "resolve",
     "run_sweep",
     "stored_sweep",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
+from llc_dynamics.settings import to_mapping
 from llc_dynamics.sweeps.config import SweepConfig, sweep_from_mapping
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import write_whole
+from llc_dynamics.trajectory.atomic import storage_errors, write_whole
 
 SWEEP_FILE = "sweep.json"
 
@@ -18,30 +20,50 @@ def is_run(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def find_runs(folder: str | Path) -> list[Trajectory]:
+def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None) -> list[Trajectory]:
     """The runs of a folder: itself if it is a run, else its subfolders that are, ordered by M (infinity last).
 
-    Raises `TrajectoryError` if the folder is missing or holds no run.
+    on_damage : called with a message for a run that cannot be opened, which is then left out; None raises its error.
+
+    Raises `TrajectoryError` if the folder is missing or holds no run, and the run's own error if none can be opened.
     """
+    runs, problem = [], None
+    for path in run_folders(folder):
+        try:
+            runs.append(Trajectory(path))
+        except TrajectoryError as error:
+            if on_damage is None:
+                raise
+            problem = error
+            on_damage(f"{path.name} was left out: {error}")
+    if not runs and problem is not None:
+        raise problem
+    return sorted(runs, key=lambda run: (_num_tasks(run), run.path.name))
+
+
+def run_folders(folder: str | Path) -> list[Path]:
+    """The run folders of a folder, by name; nothing is opened. Raises `TrajectoryError` if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise TrajectoryError(f"{folder}: no such folder; give a run folder or a folder of runs")
     if is_run(folder):
-        return [Trajectory(folder)]
-    runs = [Trajectory(child) for child in sorted(folder.iterdir()) if is_run(child)]
-    if not runs:
+        return [folder]
+    with storage_errors(folder, "read"):
+        children = [child for child in sorted(folder.iterdir()) if is_run(child)]
+    if not children:
         raise TrajectoryError(
             f"{folder}: neither a run nor a folder of runs (there is no manifest.json in it or in its subfolders); "
             "record one with `llc-dynamics train CONFIG --out FOLDER` or ld.TrajectoryWriter"
         )
-    return sorted(runs, key=lambda run: (_num_tasks(run), run.path.name))
+    return children
 
 
 def write_sweep_file(folder: Path, resolved: dict[str, Any]) -> None:
     """Keep the resolved settings beside the runs. Raises `TrajectoryError` if the folder belongs to something else."""
     path = folder / SWEEP_FILE
     if path.exists():
-        stored = read_sweep_file(folder)
+        # Compared as settings: a later version may know settings, with defaults, that the file does not hold.
+        stored = to_mapping(sweep_from_mapping(read_sweep_file(folder), where=str(path)))
         if stored != resolved:
             differing = sorted(key for key in {*stored, *resolved} if stored.get(key) != resolved.get(key))
             raise TrajectoryError(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.progress import progress_bars
 
 _queue: Any = None  # in a worker: where progress goes
@@ -52,8 +55,9 @@ def run_jobs(
 ) -> None:
     """Run `jobs`, and the jobs that `after(job, result)` returns as each one ends, on `workers` processes.
 
-    Every worker computes with one thread, so that results do not depend on the number of workers and cores are not
-    oversubscribed. The first error stops what has not begun and is raised here.
+    Workers are spawned: a script that calls this needs `if __name__ == "__main__":`. Each computes with one thread, so
+    that results do not depend on the number of workers and cores are not oversubscribed. The first error stops what has
+    not begun and is raised here; a worker that dies is an `LLCDynamicsError`.
     """
     context = multiprocessing.get_context("spawn")
     with _single_threaded(), context.Manager() as manager, progress_bars(show) as bars:
@@ -82,7 +86,13 @@ def run_jobs(
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job = pending.pop(future)
-                    result = future.result()
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        raise LLCDynamicsError(
+                            f"a worker process died during '{job.bar}' (killed, or out of memory); what is finished is "
+                            "stored: give the same command again, with fewer --workers if memory was short"
+                        ) from None
                     bars.advance(tasks[job.bar], job.advance)
                     if after is not None:
                         submit(after(job, result))
@@ -95,6 +105,8 @@ def run_jobs(
 def _start_worker(messages: queue.Queue[Any]) -> None:
     global _queue
     _queue = messages
+    # Ctrl-C ends a worker at once, also between two jobs; what it had sealed stays, the rest is done again.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     import torch
 
     torch.set_num_threads(1)

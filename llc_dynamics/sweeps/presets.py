@@ -31,7 +31,8 @@ def resolve(config: Path, out: Path | None, seed: int | None) -> tuple[SweepConf
 
     `config` is a preset file or name, which needs `out`; or a sweep folder, or a run folder inside one, to go on with.
     """
-    if config.is_dir():
+    known = not config.suffix and str(config) in preset_names()
+    if config.is_dir() and not (known and out is not None):
         if out is not None or seed is not None:
             raise ConfigError(f"{config}: a folder goes on with its own settings; leave out --out and --seed")
         if is_run(config) and not (config / SWEEP_FILE).exists():
@@ -43,7 +44,6 @@ def resolve(config: Path, out: Path | None, seed: int | None) -> tuple[SweepConf
                 )
             return sweep, config.parent
         return sweep_from_mapping(read_sweep_file(config), where=str(config / SWEEP_FILE)), config
-    known = not config.suffix and str(config) in preset_names()
     if not known and not config.exists() and config.suffix != ".toml":
         raise ConfigError(f"{config}: neither a folder nor a preset; {nearest(str(config), preset_names())}")
     sweep = load_preset(str(config)) if known else load_sweep(config)

@@ -72,25 +72,27 @@ def estimate_curves(
 ) -> None:
     """Estimate the LLC curves of in-context runs, stored beside each run; points that are there already are kept.
 
-    overwrite : drop what is stored under `name` first.
+    overwrite : compute points again that were made with other settings, and drop those at steps that are not wanted.
     """
     workers = _check_workers(workers)
     _require_device(device)
-    jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device)]
+    jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device, overwrite=overwrite)]
     # Only now, when every run is known to be one that the curve can be computed for.
     for run in runs if overwrite else ():
-        for path in stored_points(curve_folder(run.path, name)).values():
-            path.unlink()
+        wanted = settings.choose_steps(run.steps)
+        for step, path in stored_points(curve_folder(run.path, name)).items():
+            if step not in wanted:
+                path.unlink()
     run_jobs(jobs, workers=workers, show=show)
 
 
-def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str) -> list[Job]:
-    _require_in_context(run)  # the message comes before any work is done
+def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str, overwrite: bool = False) -> list[Job]:
+    require_in_context([run])  # the message comes before any work is done
     steps = settings.choose_steps(run.steps)
     return [
         Job(
             _estimate_point,
-            (str(run.path), step, to_mapping(settings), name, device),
+            (str(run.path), step, to_mapping(settings), name, device, overwrite),
             bar=f"LLC {run.path.name}",
             total=len(steps),
             advance=1,
@@ -99,19 +101,20 @@ def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str)
     ]
 
 
-def _require_in_context(run: Trajectory) -> None:
-    """Raise `TrajectoryError` unless this program trained the run and it holds a checkpoint."""
-    try:
-        if "task" not in run.config:
-            raise ConfigError("there is no task in its configuration")
-        load_config(run)
-    except ConfigError as error:
-        raise TrajectoryError(
-            f"{run.path}: not an in-context run of `llc-dynamics train` ({error}); for a run of another training loop "
-            "call ld.llc_curve(run, model, loss_fn, data) in Python"
-        ) from None
-    if len(run.steps) == 0:
-        raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
+def require_in_context(runs: Sequence[Trajectory]) -> None:
+    """Raise `TrajectoryError` unless this program trained the runs and each holds a checkpoint."""
+    for run in runs:
+        try:
+            if "task" not in run.config:
+                raise ConfigError("there is no task in its configuration")
+            load_config(run)
+        except ConfigError as error:
+            raise TrajectoryError(
+                f"{run.path}: not an in-context run of `llc-dynamics train` ({error}); for a run of another training "
+                "loop call ld.llc_curve(run, model, loss_fn, data) in Python"
+            ) from None
+        if len(run.steps) == 0:
+            raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
 
 
 def _check_workers(workers: int | None) -> int:
@@ -143,7 +146,7 @@ def _train_run(config: dict[str, Any], path: str, device: str) -> str:
     return path
 
 
-def _estimate_point(path: str, step: int, settings: dict[str, Any], name: str, device: str) -> None:
+def _estimate_point(path: str, step: int, settings: dict[str, Any], name: str, device: str, overwrite: bool) -> None:
     """In a worker: one point of one curve."""
     llc = from_mapping(LLCConfig, settings)
     run = Trajectory(path)
@@ -157,6 +160,7 @@ def _estimate_point(path: str, step: int, settings: dict[str, Any], name: str, d
         name=name,
         data_id=f"fresh sequences from q_M, {config.task}",
         device=device,
+        overwrite=overwrite,
         sampler=llc.sampler,
         num_samples=llc.num_samples,
         num_chains=llc.num_chains,

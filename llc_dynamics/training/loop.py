@@ -36,17 +36,21 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
     `path` holds something else, `ManifestMismatchError` if it holds a run with other settings, and `DataError` if the
     loss becomes NaN (checkpoints before that are kept).
     """
+    resolved = to_mapping(config)
     if (Path(path) / "manifest.json").exists():
-        done = Trajectory(path)
-        if done.complete and done.config == to_mapping(config):
-            return done
+        begun = Trajectory(path)
+        # Compared as settings: a later version may know settings, with defaults, that the manifest does not hold.
+        if "task" in begun.config and load_config(begun) == config:
+            if begun.complete:
+                return begun
+            resolved = dict(begun.config)
     run = _Run(config, device)
     evaluator = Evaluator(config, device)
     schedule = [int(step) for step in config.checkpoint_steps()]
     with TrajectoryWriter(
         path,
         run.recorded,
-        config=to_mapping(config),
+        config=resolved,
         arrays={"evaluation": evaluator.arrays()},
         resume=True,
         provenance=provenance(device),
