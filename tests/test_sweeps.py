@@ -59,6 +59,8 @@ def test_curve_steps_are_spread_over_the_logarithm() -> None:
     assert set(steps) <= set(stored.tolist())
     np.testing.assert_allclose(np.diff(np.log1p(steps[1:])), math.log(10_001) / 4, rtol=0.1)
     assert LLCConfig(num_points=50).choose_steps(np.array([0, 5, 9])) == [0, 5, 9]
+    assert LLCConfig(num_points=2, first_step=95).choose_steps(stored) == [100, 10_000]
+    assert LLCConfig(num_points=2, first_step=10**6).choose_steps(stored) == [10_000]
     with pytest.raises(ConfigError, match="num_points"):
         LLCConfig(num_points=0)
 

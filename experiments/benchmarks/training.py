@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    config = load_preset("demo").run_configs()["M-8"]
+    config = load_preset("demo").run_configs()["M-12"]
     step_speed(config, rounds)
     muon_speed(config, rounds)
     recorder_overhead(config, rounds)

@@ -35,12 +35,15 @@ class SweepRun:
 class LLCConfig:
     """How the LLC over a run is estimated: one setting for the whole curve.
 
-    num_points : checkpoints on the curve, spaced evenly in log(step), the first and the last stored one included.
+    num_points : checkpoints on the curve, spaced evenly in log(step) from `first_step` to the last stored one.
+    first_step : where the curve begins. Before the loss has fallen, w* is far from any minimum and estimates are
+        negative.
     num_samples : n of nbeta = n / log n. Batches are fresh sequences from q_M, so n is a choice, not a count.
     """
 
     sampler: SGLD = field(default_factory=SGLD)
     num_points: int = 12
+    first_step: int = 0
     num_samples: int = 10_000
     num_chains: int = 4
     num_draws: int = 500
@@ -64,7 +67,8 @@ class LLCConfig:
                 raise ConfigError(f"llc.{name} must be {least} or more; got {getattr(self, name)}")
 
     def choose_steps(self, stored: NDArray[np.int64]) -> list[int]:
-        """Stored steps nearest, in log(step + 1), to an even spacing."""
+        """Stored steps nearest, in log(step + 1), to an even spacing; the last one alone if none is that late."""
+        stored = stored[stored >= min(self.first_step, stored[-1])]
         logs = np.log1p(stored)
         wanted = np.linspace(logs[0], logs[-1], min(self.num_points, len(stored)))
         return sorted({int(stored[np.abs(logs - target).argmin()]) for target in wanted})
