@@ -257,7 +257,8 @@ def test_damage_is_found_and_named(preset: Path, tmp_path: Path, capsys: pytest.
     assert main(["train", str(preset), "--out", str(folder), "--workers", "2"]) == 0
     assert main(["verify", str(folder)]) == 0
     shard = sorted((folder / "M-2" / "shards").iterdir())[-1]
-    content = bytearray(shard.read_bytes())
+    original = shard.read_bytes()
+    content = bytearray(original)
     content[len(content) // 2] ^= 0x10
     shard.write_bytes(content)
     capsys.readouterr()
@@ -266,6 +267,9 @@ def test_damage_is_found_and_named(preset: Path, tmp_path: Path, capsys: pytest.
     shard.write_bytes(content[: len(content) // 3])
     assert main(["verify", str(folder)]) == 1
     assert shard.name in capsys.readouterr().out
+    refuses(capsys, ["llc", str(folder)], shard.name, "damaged")
+    shard.write_bytes(original)
+    assert main(["verify", str(folder)]) == 0
     (folder / "sweep.json").write_text("{")
     refuses(capsys, ["llc", str(folder)], "sweep.json", "cannot be read")
 

@@ -225,7 +225,8 @@ class TestPage:
         low, high = verdict.t_crit_interval
         assert f"at step {verdict.t_crit:,} (90% interval {low:,} to {high:,})" in text
         assert f"rose by {percent(verdict.rebound_relative, verdict.rebound_standard_error / verdict.minimum)}" in text
-        assert f"(z = {verdict.rebound_z:.1f})" in text
+        assert f"{verdict.rebound_paired_z:.1f} paired standard errors" in text
+        assert f"z = {verdict.rebound_z:.1f} with the jitter" in text
         assert f"ridge: {plain(run.ideal['ridge_ood'].value)}" in text
         assert f"dMMSE with M = 8: {plain(run.ideal['dmmse_ood'].value)}" in text
         assert f"{percent(verdict.nearness)} less than at the first checkpoint" in text
@@ -384,7 +385,7 @@ class TestLessThanAWholeSweep:
         run = record(tmp_path / "run", 8.0)
         curve_folder(run.path, "llc").mkdir(parents=True)
         text = visible(write_report(run, tmp_path / "r.html").read_text(encoding="utf-8"))
-        assert "no point is finished yet" in text
+        assert "holds no finished point" in text
 
 
 def test_one_checkpoint_can_be_drawn(tmp_path):

@@ -12,6 +12,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.plots.losses import draw_level
 from llc_dynamics.plots.step_axis import set_step_axis
 from llc_dynamics.plots.style import (
     CATEGORICAL,
@@ -172,16 +173,7 @@ def plot_components_over_time(
     set_step_axis(ax, max(int(np.asarray(steps[key])[-1]) for key in points), linear_width)
     for name, value in (references or {}).items():
         level = float(np.asarray(value, dtype=np.float64)[component])
-        ax.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.5)
-        ax.annotate(
-            name,
-            (0.012, level),
-            xycoords=ax.get_yaxis_transform(),
-            xytext=(0, 2.5),
-            textcoords="offset points",
-            color=INK,
-            fontsize=small_size(ax),
-        )
+        draw_level(ax, level, name)
     ax.set_ylabel(_component_label(component, explained_variance_ratio))
     handles, labels = ax.get_legend_handles_labels()
     if len(handles) > 1:

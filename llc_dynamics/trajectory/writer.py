@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from llc_dynamics.trajectory.lock import RunLock
 from llc_dynamics.trajectory.manifest import Manifest, config_difference, new_run_id, plain_config
 from llc_dynamics.trajectory.names import ARRAYS, LOCK, RESUME, SHARDS, classify, to_link
 from llc_dynamics.trajectory.nested import write_nested
+from llc_dynamics.trajectory.recorded import float32_array, metric_values, step_number
 from llc_dynamics.trajectory.shard import RowBuffer, Shard
 from llc_dynamics.trajectory.shards import ShardList
 from llc_dynamics.trajectory.state import StateLayout
@@ -149,13 +149,13 @@ class TrajectoryWriter:
             The shard cannot be written; the recorded rows are kept, and `seal` can be tried again.
         """
         self._require_open()
-        number = _step_number(step)
+        number = step_number(step)
         if number <= self._last_recorded:
             raise DataError(f"step {number}: steps must increase, and {self._last_recorded} was recorded before it")
-        values = _metric_values(metrics or {})
-        extra = {} if outputs is None else {"outputs": _float32("outputs", outputs)}
+        values = metric_values(metrics or {})
+        extra = {} if outputs is None else {"outputs": float32_array("outputs", outputs)}
         for name, sample in (samples or {}).items():
-            extra[f"samples/{to_link(name, 'sample')}"] = array = _float32(f"samples '{name}'", sample)
+            extra[f"samples/{to_link(name, 'sample')}"] = array = float32_array(f"samples '{name}'", sample)
             if array.ndim != 1:
                 raise DataError(
                     f"samples '{name}': expected one value per evaluation sequence, [S], got {list(array.shape)}"
@@ -341,43 +341,3 @@ def _shard_rows(given: int | None, layout: StateLayout) -> int:
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
         raise ConfigError(f"rows_per_shard: expected a whole number of at least 1, got {given!r}")
     return int(given)
-
-
-def _step_number(step: Any) -> int:
-    try:
-        number = operator.index(step)
-    except TypeError:
-        raise DataError(f"step {step!r}: expected a whole number of optimiser updates") from None
-    if isinstance(step, bool) or not 0 <= number < 1 << 62:
-        raise DataError(f"step {step!r}: expected a whole number of optimiser updates, 0 or more")
-    return number
-
-
-def _metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    values = {}
-    for name, value in metrics.items():
-        to_link(name, "metric")
-        try:
-            values[name] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            shape = list(getattr(value, "shape", []))
-            raise DataError(
-                f"metric '{name}': expected one number, got "
-                f"{type(value).__name__}{f' of shape {shape}' if shape else ''}"
-            ) from None
-    return values
-
-
-def _float32(name: str, values: Any) -> NDArray[np.float32]:
-    import torch
-
-    if isinstance(values, torch.Tensor):
-        values = values.detach()
-        if values.is_complex():
-            raise DataError(f"{name}: complex values cannot be stored; give real and imaginary parts")
-        values = values.to(device="cpu", dtype=torch.float32).numpy()
-    array = np.asarray(values)
-    if array.dtype.kind not in "iufb":
-        raise DataError(f"{name}: expected an array of real numbers, got {array.dtype}")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
