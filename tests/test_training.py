@@ -248,7 +248,7 @@ def test_weight_average_is_the_weighted_mean() -> None:
     for index in range(5):
         with torch.no_grad():
             model.weight.add_(index + 1.0)
-        average.update(model)
+        average.update()
         seen.append(model.weight.detach().clone())
     weights = [0.8 ** (len(seen) - 1 - index) for index in range(len(seen))]
     expected = sum(weight * value for weight, value in zip(weights, seen, strict=True)) / sum(weights)

@@ -144,7 +144,7 @@ def recorder_overhead(config: RunConfig, rounds: int) -> None:
                 loss.backward()
                 for optimizer in optimizers:
                     optimizer.step()
-                average.update(model)
+                average.update()
 
         def measure() -> None:
             average.materialise()

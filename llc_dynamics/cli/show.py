@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress, TaskID
 
-from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
+from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.llc import LLCCurve
-from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
+from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import analyse
 from llc_dynamics.report.joint_pca import analyse_pca
-from llc_dynamics.report.reading import number_of_tasks
 from llc_dynamics.report.words import pca_sentences, run_sentences
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
+from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory, verify_run
 
 
@@ -81,12 +81,7 @@ def show_verification(folder: Path) -> int:
         problems += len(report.problems)
         for curve in sorted((path / "llc").glob("*")) if (path / "llc").is_dir() else []:
             points = stored_points(curve_folder(path, curve.name))
-            damaged = []
-            for point in points.values():
-                try:
-                    read_point(point)
-                except LLCDynamicsError as error:
-                    damaged.append(str(error))
+            damaged = damaged_points(points.values())
             print(f"  LLC '{curve.name}': {len(points) - len(damaged)} of {len(points)} points in order")
             for message in damaged:
                 print(f"  {message}")

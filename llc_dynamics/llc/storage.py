@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llc_dynamics.errors import ConfigError, CorruptRunError
+from llc_dynamics.errors import ConfigError, CorruptRunError, LLCDynamicsError
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling import FailedChain
@@ -119,6 +119,17 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
     except CorruptRunError as error:
         raise CorruptRunError(f"{error}. Or delete it: the curve then computes this point again") from None
     return result, identity
+
+
+def damaged_points(paths: Iterable[Path]) -> list[str]:
+    """A message for each of the point files that cannot be read back as it was written."""
+    messages = []
+    for path in paths:
+        try:
+            read_point(path)
+        except LLCDynamicsError as error:
+            messages.append(str(error))
+    return messages
 
 
 def differences(stored: Identity, wanted: Identity) -> list[str]:

@@ -16,13 +16,14 @@ from llc_dynamics.errors import ConfigError, CorruptRunError, DataError, Traject
 from llc_dynamics.llc import LLCCurve
 from llc_dynamics.llc.storage import curve_folder
 from llc_dynamics.report.joint_pca import PCAAnalysis, analyse_pca
-from llc_dynamics.report.reading import Level, ideal_levels, number_of_tasks, read_curve, without_samples
+from llc_dynamics.report.reading import Level, ideal_levels, read_curve, without_samples
 from llc_dynamics.stages import (
     SpecialisationVerdict,
     TransienceVerdict,
     detect_specialisation,
     detect_transience,
 )
+from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory
 
 METRICS = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +62,3 @@ def ideal_levels(arrays: Mapping[str, NDArray]) -> dict[str, Level]:
                 spread = float(per_sequence.std(ddof=1)) if len(per_sequence) > 1 else math.nan
                 levels[name] = Level(float(per_sequence.mean()), spread / math.sqrt(len(per_sequence)))
     return levels
-
-
-def number_of_tasks(config: Mapping[str, Any]) -> float | None:
-    """M of an in-context run (`math.inf` included); None for a run of anything else."""
-    task = config.get("task")
-    value = task.get("num_tasks") if isinstance(task, Mapping) else None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if number >= 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,12 @@ from typing import Any
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.sweeps.config import SweepConfig, sweep_from_mapping
+from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.atomic import storage_errors, write_whole
+from llc_dynamics.trajectory.names import is_run
 
 SWEEP_FILE = "sweep.json"
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file()
 
 
 def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None) -> list[Trajectory]:
@@ -38,7 +37,7 @@ def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None
             on_damage(f"{path.name} was left out: {error}")
     if not runs and problem is not None:
         raise problem
-    return sorted(runs, key=lambda run: (_num_tasks(run), run.path.name))
+    return sorted(runs, key=_by_tasks)
 
 
 def run_folders(folder: str | Path) -> list[Path]:
@@ -102,8 +101,6 @@ def read_sweep_file(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _num_tasks(run: Trajectory) -> float:
-    try:
-        return float(run.config["task"]["num_tasks"])
-    except (KeyError, TypeError, ValueError):
-        return float("inf")
+def _by_tasks(run: Trajectory) -> tuple[float, str]:
+    tasks = number_of_tasks(run.config)
+    return (math.inf if tasks is None else tasks, run.path.name)

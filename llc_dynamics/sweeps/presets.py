@@ -9,7 +9,8 @@ from pathlib import Path
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.settings import nearest
 from llc_dynamics.sweeps.config import SweepConfig, load_sweep, sweep_from_mapping
-from llc_dynamics.sweeps.folders import SWEEP_FILE, is_run, read_sweep_file, stored_sweep
+from llc_dynamics.sweeps.folders import SWEEP_FILE, read_sweep_file, stored_sweep
+from llc_dynamics.trajectory.names import is_run
 
 
 def preset_names() -> list[str]:

@@ -59,11 +59,6 @@ class InContextRegression:
         """Whether M is finite."""
         return self.num_tasks != math.inf
 
-    @property
-    def label(self) -> str:
-        """M as text: '8' or 'inf'."""
-        return str(int(self.num_tasks)) if self.finite else "inf"
-
     def with_tasks(self, num_tasks: float) -> InContextRegression:
         """The same world with another M: `with_tasks(math.inf)` is q_inf, `with_tasks(1)` the root task alone."""
         return replace(self, num_tasks=num_tasks)
@@ -80,7 +75,7 @@ class InContextRegression:
         """Draw sequences: x [B, K, D] and y [B, K], on the generator's device."""
         device = generator.device
         if self.finite:
-            tasks = self.task_vectors().to(device=device, dtype=dtype)
+            tasks = _task_sequence_on(self.seed, self.dimension, int(self.num_tasks), device, dtype)
             t = tasks[torch.randint(len(tasks), (batch_size,), generator=generator, device=device)]
         else:
             t = torch.randn(batch_size, self.dimension, generator=generator, device=device, dtype=dtype)
@@ -105,3 +100,9 @@ class InContextRegression:
 def _task_sequence(seed: int, dimension: int, count: int) -> Tensor:
     # NumPy fills an array number by number, so a longer draw begins with the shorter one: that makes T_M nested.
     return torch.from_numpy(numpy_generator(seed, "tasks").standard_normal((count, dimension)))
+
+
+@lru_cache(maxsize=16)
+def _task_sequence_on(seed: int, dimension: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Where and in which format batches are drawn: converted once, not for every batch."""
+    return _task_sequence(seed, dimension, count).to(device=device, dtype=dtype)

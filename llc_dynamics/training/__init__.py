@@ -1,6 +1,6 @@
 """The training loop: task and model in, trajectory out."""
 
-from llc_dynamics.training.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
+from llc_dynamics.training.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig, number_of_tasks
 from llc_dynamics.training.evaluation import Evaluator, sequence_loss
 from llc_dynamics.training.loop import load_config, train
 from llc_dynamics.training.schedules import rate_factor
@@ -12,6 +12,7 @@ __all__ = [
     "RunConfig",
     "TrainingConfig",
     "load_config",
+    "number_of_tasks",
     "rate_factor",
     "sequence_loss",
     "train",

@@ -17,24 +17,25 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
+        self._source = model
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.weight = 1.0
         self._sums: list[Tensor] = [parameter.detach().clone() for parameter in model.parameters()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after one more optimiser update."""
+    def update(self) -> None:
+        """Take in the module's weights after one more optimiser update."""
         torch._foreach_mul_(self._sums, self.decay)
-        torch._foreach_add_(self._sums, [parameter.detach() for parameter in model.parameters()])
+        torch._foreach_add_(self._sums, [parameter.detach() for parameter in self._source.parameters()])
         self.weight = self.weight * self.decay + 1.0
-        for own, other in zip(self.model.buffers(), model.buffers(), strict=True):
-            own.copy_(other)
 
     @torch.no_grad()
     def materialise(self) -> None:
         """Write the average into `self.model`."""
         for parameter, total in zip(self.model.parameters(), self._sums, strict=True):
             torch.div(total, self.weight, out=parameter.data)
+        for own, other in zip(self.model.buffers(), self._source.buffers(), strict=True):
+            own.copy_(other)
 
     def state(self) -> dict[str, Any]:
         return {"weight": self.weight, "sums": {str(i): total for i, total in enumerate(self._sums)}}

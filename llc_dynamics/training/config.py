@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,3 +118,14 @@ class RunConfig:
         return checkpoint_schedule(
             self.training.num_steps, linear_interval=self.checkpoints.linear_interval, num_log=self.checkpoints.num_log
         )
+
+
+def number_of_tasks(config: Mapping[str, Any]) -> float | None:
+    """M of an in-context run (`math.inf` included); None for a run of anything else."""
+    task = config.get("task")
+    value = task.get("num_tasks") if isinstance(task, Mapping) else None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if number >= 1 else None

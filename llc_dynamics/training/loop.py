@@ -22,6 +22,7 @@ from llc_dynamics.training.evaluation import Evaluator, sequence_loss
 from llc_dynamics.training.optimizers import build_optimizers, load_optimizer_state, optimizer_state, set_rate
 from llc_dynamics.training.schedules import rate_factor
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
+from llc_dynamics.trajectory.names import is_run
 
 _SEAL_SECONDS = 30.0  # a kill costs at most this much work, however slow the steps
 
@@ -37,7 +38,7 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
     loss becomes NaN (checkpoints before that are kept).
     """
     resolved = to_mapping(config)
-    if (Path(path) / "manifest.json").exists():
+    if is_run(Path(path)):
         begun = Trajectory(path)
         # Compared as settings: a later version may know settings, with defaults, that the manifest does not hold.
         if "task" in begun.config and load_config(begun) == config:
@@ -131,7 +132,7 @@ class _Run:
             total = total.to(loss.device) + loss.detach()
             self.step += 1
             if self.average is not None:
-                self.average.update(self.model)
+                self.average.update()
         mean = (total / (target - start)).item() if target > start else float("nan")
         if target > start and not torch.isfinite(torch.tensor(mean)):
             raise DataError(

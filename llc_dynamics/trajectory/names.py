@@ -54,6 +54,11 @@ def from_link(link: str) -> str:
     return unquote(link)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds a run, sound or not."""
+    return (folder / MANIFEST).is_file()
+
+
 Content = Literal["missing", "empty", "unfinished", "run", "foreign", "file"]
 
 
