@@ -16,9 +16,10 @@ ARRAYS = "arrays"
 RESUME = "resume.h5"
 COMPLETE = "complete.json"
 LOCK = "run.lock"
+VIEW = "view.h5"
 #: Rooms in the run folder for what other parts of the package make of a run.
 RESULTS = ("llc", "pca", "stages", "report", "figures", "report.html")
-KNOWN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, *RESULTS})
+KNOWN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, VIEW, *RESULTS})
 
 _SHARD = re.compile(r"shard-(\d{6,9})\.h5")
 _ARRAYS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -155,8 +155,11 @@ class Trajectory:
 
     def samples(self, name: str) -> NDArray[np.float32]:
         """float32 [C, S], a metric's value for each of S evaluation sequences, the same ones at every checkpoint."""
-        link = f"samples/{to_link(name, 'sample')}"
-        return np.asarray(self._rows(link, f"samples of '{name}'", None))
+        return np.asarray(self.sample_rows(name))
+
+    def sample_rows(self, name: str) -> LazyRows:
+        """The same as `samples`, read when indexed."""
+        return self._rows(f"samples/{to_link(name, 'sample')}", f"samples of '{name}'", None)
 
     def arrays(self, name: str) -> dict[str, NDArray]:
         """The set `name` of fixed arrays that were stored when the run began, for example the evaluation batches."""

@@ -121,7 +121,7 @@ def write_sealed(
             "kind": kind,
             "run_id": run_id,
             "size": size,
-            "digest": _digest_outside(stream, user_block, size, extents),
+            "digest": digest_outside(stream, user_block, size, extents),
             "bulk": extents,
         }
         write_at(stream, 0, memoryview(encode_header(described, user_block)))
@@ -209,7 +209,7 @@ def check_structure(path: Path, header: Header) -> None:
         position = offset + length
     try:
         with path.open("rb", buffering=0) as stream:
-            digest = _digest_outside(stream, header.user_block, header.size, header.bulk)
+            digest = digest_outside(stream, header.user_block, header.size, header.bulk)
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
     if digest != header.digest:
@@ -304,7 +304,7 @@ def _collect(
     return found
 
 
-def _digest_outside(stream: Any, start: int, size: int, extents: list[tuple[int, int]]) -> str:
+def digest_outside(stream: Any, start: int, size: int, extents: list[tuple[int, int]]) -> str:
     """SHA-256 of the bytes from `start` to `size` that lie in none of the sorted `extents`."""
     digest = hashlib.sha256()
     for offset, length in [*extents, (size, 0)]:
