@@ -34,7 +34,7 @@ from llc_dynamics.trajectory.checksum import row_checksum
 from llc_dynamics.trajectory.sink import ErrorKeepingFile, start_writeback, write_at
 
 SCHEMA_VERSION = 1
-_MAGIC = b"llc_dynamics sealed "
+MAGIC = b"llc_dynamics sealed "
 _LARGEST_USER_BLOCK = 1 << 24
 _DAMAGED = "the file is damaged. Restore it from a copy; `llc-dynamics verify` lists everything that is"
 
@@ -131,7 +131,7 @@ def write_sealed(
 def encode_header(described: Mapping[str, Any], user_block: int) -> bytes:
     """The user block of `user_block` bytes that says `described`."""
     text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
-    head = _MAGIC + f"{SCHEMA_VERSION} {user_block} {hashlib.sha256(text).hexdigest()}\n".encode()
+    head = MAGIC + f"{SCHEMA_VERSION} {user_block} {hashlib.sha256(text).hexdigest()}\n".encode()
     block = head + text + b"\n"
     assert len(block) <= user_block, f"the header needs {len(block)} bytes of {user_block}"
     return block.ljust(user_block, b"\0")
@@ -148,8 +148,8 @@ def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
             actual = os.fstat(stream.fileno()).st_size
             block = stream.read(512)
             head, _, rest = block.partition(b"\n")
-            fields = head[len(_MAGIC) :].split(b" ")
-            if not head.startswith(_MAGIC) or len(fields) != 3 or not all(field.isalnum() for field in fields):
+            fields = head[len(MAGIC) :].split(b" ")
+            if not head.startswith(MAGIC) or len(fields) != 3 or not all(field.isalnum() for field in fields):
                 raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
             if not fields[0].isdigit() or not fields[1].isdigit() or len(fields[1]) > 9:
                 raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
