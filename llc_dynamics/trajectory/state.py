@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,9 @@ class StateLayout:
     @classmethod
     def of(cls, model: torch.nn.Module) -> StateLayout:
         """The layout of `model.state_dict()`; `DataError` names a tensor that cannot be stored."""
-        parameters = {name for name, _ in bare(model).named_parameters(remove_duplicate=False)}
+        own = bare(model)
+        plain = plain_names(own, own.state_dict().keys())
+        parameters = {plain.get(name) for name, _ in own.named_parameters(remove_duplicate=False)}
         entries, ends = [], dict.fromkeys(STORAGE, 0)
         for name, tensor in tensors_of(model).items():
             dtype = dtype_name(tensor, f"state '{name}'")
@@ -163,17 +165,41 @@ def bare(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """`state_dict()` of the bare model; `DataError` for an entry that is no tensor."""
+    """`state_dict()` of the bare model under plain names; `DataError` for an entry that is no tensor."""
     import torch
 
-    state = bare(model).state_dict()
+    own = bare(model)
+    state = own.state_dict()
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise DataError(
                 f"state '{name}' is a {type(value).__name__}, not a tensor; keep it as a buffer, or drop it from "
                 "the state dict"
             )
-    return dict(state)
+    plain = plain_names(own, state.keys())
+    return {plain[name]: tensor for name, tensor in state.items()}
+
+
+def plain_names(model: torch.nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Names of a state dict -> the same without the prefixes of wrapped (compiled, data-parallel) submodules."""
+    import torch
+
+    plain = {name: name for name in names}
+    if not any("_orig_mod." in name or "module." in name for name in plain):
+        return plain
+    parallel = torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel
+    wrappers = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, parallel):
+            wrappers.append((f"{name}.module.", f"{name}."))
+        elif isinstance(module._modules.get("_orig_mod"), torch.nn.Module):
+            wrappers.append((f"{name}._orig_mod.", f"{name}."))
+    # From the inside out, so that the names of outer wrappers still fit.
+    for prefix, short in sorted(wrappers, key=lambda wrapper: -len(wrapper[0])):
+        for name, found in plain.items():
+            if found.startswith(prefix):
+                plain[name] = short + found[len(prefix) :]
+    return plain if len(set(plain.values())) == len(plain) else {name: name for name in plain}
 
 
 def load_checked(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], layout: StateLayout, where: str) -> None:
@@ -188,8 +214,10 @@ def load_checked(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], la
         raise ManifestMismatchError(
             f"{where}: {problem}; build the model with the run's own configuration (run.config)"
         )
+    own = bare(model)
+    plain = plain_names(own, own.state_dict().keys())
     with torch.no_grad():
-        bare(model).load_state_dict(dict(tensors), strict=True)
+        own.load_state_dict({name: tensors[short] for name, short in plain.items()}, strict=True)
 
 
 def load_problem(model: torch.nn.Module, layout: StateLayout) -> str | None:
