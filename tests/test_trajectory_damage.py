@@ -1,5 +1,6 @@
 """Damaged and hostile files: refused by name, or read exactly right; never read wrongly."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -13,7 +14,7 @@ import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.trajectory import verify_run
 from llc_dynamics.trajectory.checksum import row_checksum
-from llc_dynamics.trajectory.sealed import _digest_outside, encode_header
+from llc_dynamics.trajectory.sealed import digest_outside, encode_header
 
 SHARD = "shards/shard-000001.h5"
 
@@ -173,14 +174,14 @@ def test_a_newer_schema_says_so(run):
         return path.read_text()
 
     path = run / "manifest.json"
-    path.write_text(text(path).replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(TrajectoryError, match=r"schema version 2.*install a newer"):
+    path.write_text(text(path).replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(TrajectoryError, match=r"schema version 3.*install a newer"):
         ld.Trajectory(run)
     shutil.copy(run / SHARD, run / "copy")
     path = run / SHARD
-    path.write_bytes(path.read_bytes().replace(b"sealed 1 ", b"sealed 7 ", 1))
+    path.write_bytes(path.read_bytes().replace(b"sealed 2 ", b"sealed 7 ", 1))
     path = run / "manifest.json"
-    path.write_text(text(path).replace('"schema_version": 2', '"schema_version": 1'))
+    path.write_text(text(path).replace('"schema_version": 3', '"schema_version": 2'))
     with pytest.raises(TrajectoryError, match=r"shard-000001.*schema version 7"):
         _ = ld.Trajectory(run).steps
 
@@ -201,7 +202,7 @@ def sign(path):
         file.visititems(add)
     described["bulk"] = sorted(bulk)
     with path.open("r+b") as stream:
-        described["digest"] = _digest_outside(stream, user_block, len(content), described["bulk"])
+        described["digest"] = digest_outside(stream, user_block, len(content), described["bulk"])
         stream.seek(0)
         stream.write(encode_header(described, user_block))
 
@@ -344,4 +345,65 @@ def test_row_checksum_against_a_slow_twin():
         raw = row.tobytes()
         total = sum(int.from_bytes(raw[i : i + 8], "little") for i in range(0, size, 8)) % 2**64
         crc = zlib.crc32((12).to_bytes(8, "little") + b"outputs" + raw)
-        assert row_checksum(12, "outputs", row) == (crc << 32) + ((total >> 32) ^ (total % 2**32))
+        assert row_checksum(12, "outputs", row, version=1) == (crc << 32) + ((total >> 32) ^ (total % 2**32))
+
+
+def slow_checksum(step, dataset, raw):
+    """Version 2, word by word."""
+    words = [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8)]
+    columns = [sum(words[j::1024]) % 2**64 for j in range(min(1024, len(words)))]
+    rows = [sum(words[i : i + 1024]) % 2**64 for i in range(0, len(words), 1024)]
+    text = step.to_bytes(8, "little") + len(raw).to_bytes(8, "little") + dataset.encode() + b"\0"
+    text += b"".join(total.to_bytes(8, "little") for total in [*columns, *rows])
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+
+def test_the_second_row_checksum_against_a_slow_twin():
+    generator = np.random.default_rng(1)
+    # 300,000 bytes are more than one piece of 32 matrix rows.
+    for size in (0, 1, 7, 8, 9, 4099, 8191, 8192, 8193, 16384, 300_001):
+        raw = generator.integers(0, 256, size).astype(np.uint8).tobytes()
+        for offset in (0, 3):
+            row = np.frombuffer(b"x" * offset + raw, np.uint8)[offset:]
+            assert row_checksum(12, "outputs", row) == slow_checksum(12, "outputs", raw)
+
+
+def test_the_second_row_checksum_finds_what_disks_do():
+    """Flips, zeroed and exchanged sectors, shifts, and errors that keep the sum of all words."""
+    generator = np.random.default_rng(2)
+    row = generator.integers(0, 256, 100_000).astype(np.uint8)
+    seen = {row_checksum(3, "state/float32", row)}
+
+    def changed(change):
+        damaged = row.copy()
+        change(damaged)
+        found = row_checksum(3, "state/float32", damaged)
+        assert found not in seen
+        seen.add(found)
+
+    def exchange(array, first, second, length):
+        array[first : first + length], array[second : second + length] = (
+            array[second : second + length].copy(),
+            array[first : first + length].copy(),
+        )
+
+    for place in generator.integers(0, row.size, 50):
+        changed(lambda damaged, place=place: damaged.__setitem__(place, damaged[place] ^ 64))
+    for length in (1, 8, 512, 4096, 8192):
+        changed(lambda damaged, length=length: damaged.__setitem__(slice(16384, 16384 + length), 0))
+        changed(lambda damaged, length=length: exchange(damaged, 8192, 40960, length))
+        changed(lambda damaged, length=length: exchange(damaged, 8192, 8192 + length, length))
+        changed(lambda damaged, length=length: damaged.__setitem__(slice(None), np.roll(damaged, length)))
+
+    def keep_the_sum(damaged):
+        words = damaged[:80_000].view("<u8")
+        words[5] += 1
+        words[2000] -= 1
+
+    changed(keep_the_sum)
+    changed(lambda damaged: damaged[:80_000].view("<u8").__setitem__([7, 8], damaged[:80_000].view("<u8")[[8, 7]]))
+    for step, name, shorter in ((4, "state/float32", row), (3, "outputs", row), (3, "state/float32", row[:-1])):
+        assert row_checksum(step, name, shorter) not in seen
+    ending = row.copy()
+    ending[-1] = 0
+    assert row_checksum(3, "outputs", ending) != row_checksum(3, "outputs", ending[:-1])

@@ -75,7 +75,7 @@ def read_arrays(run: Path, name: str, run_id: str, expected_digest: str) -> dict
             for key, dtype, shape in listed:
                 link = f"data/{to_link(key, 'array')}"
                 stored = np.asarray(datasets[link][()])
-                if row_checksum(0, link, stored) != int(datasets[f"checksum/{link}"][0]):
+                if row_checksum(0, link, stored, header.version) != int(datasets[f"checksum/{link}"][0]):
                     raise CorruptRunError(f"{path}: '{key}' does not match its checksum; restore the file from a copy")
                 if stored.dtype != np.dtype(STORAGE[dtype][0]):
                     raise ValueError(f"'{key}' is {stored.dtype}")

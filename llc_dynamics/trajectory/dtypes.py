@@ -36,6 +36,9 @@ STORAGE: dict[str, tuple[str, int]] = {
     "float8_e5m2fnuz": ("|u1", 1),
 }
 
+#: So many bytes may be gathered on an accelerator before they are fetched.
+_GATHERED = 256 << 20
+
 
 def storage_dtype(name: str) -> np.dtype:
     """The numpy format in which elements of torch's format `name` are stored; KeyError if it is not known."""
@@ -77,6 +80,25 @@ def flat_bytes_like(tensor: torch.Tensor, name: str) -> torch.Tensor:
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()
     return plain.reshape(-1).view(carrier(name))
+
+
+def gather(pieces: list[torch.Tensor], target: torch.Tensor) -> None:
+    """Copy flat tensors end to end into `target`, on the CPU, with one call where that is possible.
+
+    Many small copies cost more in calls than in bytes, from an accelerator in round trips too.
+    """
+    import torch
+
+    devices = {piece.device for piece in pieces}
+    if len(devices) == 1 and target.device in devices:
+        torch.cat(pieces, out=target)
+    elif len(devices) == 1 and target.nbytes <= _GATHERED:
+        target.copy_(torch.cat(pieces))
+    else:
+        start = 0
+        for piece in pieces:
+            target[start : start + piece.numel()].copy_(piece)
+            start += piece.numel()
 
 
 def carrier_view(array: np.ndarray, name: str) -> torch.Tensor:

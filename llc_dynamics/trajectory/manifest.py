@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llc_dynamics.trajectory.atomic import write_whole
 from llc_dynamics.trajectory.names import MANIFEST, arrays_file
 from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, newer_schema
 from llc_dynamics.trajectory.state import StateLayout
+from llc_dynamics.trajectory.storage import WeightStorage
 
 FORMAT = "llc_dynamics trajectory"
 _LARGEST = 1 << 28
@@ -29,7 +30,8 @@ class Manifest:
     """The parameter and buffer layout, configuration, provenance and fixed arrays of a run.
 
     `run_id` is drawn when the run begins and stands in every file of the run, so that files of different runs cannot be
-    mixed. `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents.
+    mixed. `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents. `storage` says how weights
+    are kept; in version 1 there was one way only.
     """
 
     run_id: str
@@ -38,23 +40,32 @@ class Manifest:
     provenance: dict[str, Any]
     arrays: dict[str, str]
     created: str
+    storage: WeightStorage = field(default_factory=WeightStorage)
+    schema_version: int = SCHEMA_VERSION
 
     @classmethod
     def new(
-        cls, state: StateLayout, config: dict[str, Any], provenance: dict[str, Any], arrays: dict[str, str], run_id: str
+        cls,
+        state: StateLayout,
+        config: dict[str, Any],
+        provenance: dict[str, Any],
+        arrays: dict[str, str],
+        run_id: str,
+        storage: WeightStorage | None = None,
     ) -> Manifest:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(run_id, state, config, provenance, arrays, created)
+        return cls(run_id, state, config, provenance, arrays, created, WeightStorage.of(storage))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "run_id": self.run_id,
             "created": self.created,
             "config": self.config,
             "provenance": self.provenance,
             "arrays": self.arrays,
+            **({"storage": self.storage.to_json()} if self.schema_version > 1 else {}),
             "state": self.state.to_json(),
         }
 
@@ -79,6 +90,8 @@ class Manifest:
                 provenance=dict(content["provenance"]),
                 arrays=arrays,
                 created=str(content["created"]),
+                storage=WeightStorage.of(content["storage"]) if content["schema_version"] > 1 else WeightStorage(),
+                schema_version=int(content["schema_version"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise CorruptRunError(f"{run / MANIFEST}: not a valid manifest ({error}); restore it from a copy") from None

@@ -40,7 +40,7 @@ def read_nested(path: Path, kind: str, run_id: str) -> tuple[Any, dict[str, Any]
         contents = {}
         for name in (name for name in datasets if not name.startswith("checksum/")):
             contents[name] = datasets[name][()]
-            if row_checksum(0, name, contents[name]) != int(datasets[f"checksum/{name}"][0]):
+            if row_checksum(0, name, contents[name], header.version) != int(datasets[f"checksum/{name}"][0]):
                 raise CorruptRunError(
                     f"{path}: '{name}' does not match its checksum; the file is damaged. Restore it from a copy"
                 )

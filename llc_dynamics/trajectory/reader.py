@@ -88,6 +88,11 @@ class Trajectory:
         return self._whole().steps
 
     @property
+    def weight_steps(self) -> NDArray[np.int64]:
+        """int64 [W], those of `steps` at which weights are stored, and not only metrics and outputs."""
+        return self._whole().state_steps
+
+    @property
     def complete(self) -> bool:
         """Whether the run was marked as finished. Raises `CorruptRunError` if rows of a finished run are missing."""
         mark = read_complete(self.path, self.manifest.run_id)
@@ -125,9 +130,11 @@ class Trajectory:
     def state_dict(self, step: int) -> dict[str, torch.Tensor]:
         """Parameters and buffers after `step` optimiser updates: new CPU tensors by name, bit for bit as recorded.
 
-        Raises `StepNotStoredError`, naming the nearest stored steps, and `CorruptRunError`.
+        (Where the run was recorded with a narrower `storage.dtype`, as they were rounded then.)
+
+        Raises `StepNotStoredError`, naming the nearest steps with weights, and `CorruptRunError`.
         """
-        shard, row = self._locate(step)
+        shard, row = self._locate_weights(step)
         return self.manifest.state.tensors(shard.read_state(row))
 
     def load_into(self, model: torch.nn.Module, step: int) -> None:
@@ -137,7 +144,7 @@ class Trajectory:
         format (wider floating-point formats are accepted); the model is then unchanged.
         """
         where = f"{self.path}: step {step}"
-        shard, row = self._locate(step)
+        shard, row = self._locate_weights(step)
         if load_problem(model, self.manifest.state):
             load_checked(model, {}, self.manifest.state, where)
         load_checked(model, self.manifest.state.tensors(shard.read_state(row)), self.manifest.state, where)
@@ -235,6 +242,18 @@ class Trajectory:
         raise StepNotStoredError(
             f"{self.path}: step {step} is not stored; the nearest stored: {' and '.join(map(str, near))} "
             f"(of {len(steps)}, from {steps[0]} to {steps[-1]})"
+        )
+
+    def _locate_weights(self, step: int) -> tuple[Shard, int]:
+        shard, row = self._locate(step)
+        if shard.state_index(row) is not None:
+            return shard, row
+        steps = self._shards.state_steps
+        near = [*map(int, steps[steps < step][-1:]), *map(int, steps[steps > step][:1])]
+        raise StepNotStoredError(
+            f"{self.path}: step {step} was recorded without weights (its metrics and outputs are there); the nearest "
+            f"steps with weights: {' and '.join(map(str, near)) or 'none so far'} (run.weight_steps lists all "
+            f"{len(steps)})"
         )
 
     @staticmethod

@@ -2,14 +2,17 @@
 
 A sealed file is an ordinary HDF5 file (contiguous datasets, readable by any HDF5 tool) behind an HDF5 user block::
 
-    llc_dynamics sealed 1 <size of the user block> <SHA-256 of the JSON text>\\n
+    llc_dynamics sealed <schema version> <size of the user block> <SHA-256 of the JSON text>\\n
     {"bulk": [[offset, bytes], ...], "digest": "<SHA-256>", "kind": ..., "run_id": ..., "size": <file size>, ...}\\n
     zeros up to the size of the user block
 
 `digest` covers every byte behind the user block that is not in one of the `bulk` ranges, the raw data of the large
 datasets: HDF5's own structures and all small datasets, in the order of the file. It is checked before HDF5 sees the
 file, so damaged structures are never interpreted. The large datasets carry a checksum per row instead (`checksum.py`),
-checked when a row is read.
+checked when a row is read. Compressed rows (`packed.py`) are HDF5 chunks, one each, which the header lists as well.
+
+Schema version 2 has other row checksums than version 1, may hold compressed rows, and shards may have fewer rows of
+weights than steps. Every file says its own version; files of both may stand in one run.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +34,20 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.trajectory.atomic import replacing
 from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.packed import PackedRows, is_packed
 from llc_dynamics.trajectory.sink import ErrorKeepingFile, start_writeback, write_at
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAGIC = b"llc_dynamics sealed "
 _LARGEST_USER_BLOCK = 1 << 24
-_DAMAGED = "the file is damaged. Restore it from a copy; `llc-dynamics verify` lists everything that is"
+DAMAGED = "the file is damaged. Restore it from a copy; `llc-dynamics verify` lists everything that is"
 
 
 @dataclass(frozen=True)
 class Header:
     """What the user block of a sealed file says about it."""
 
+    version: int
     kind: str
     run_id: str
     size: int
@@ -59,7 +64,8 @@ def write_sealed(
     details: Mapping[str, Any],
     tables: Mapping[str, NDArray],
     bulk: Mapping[str, NDArray],
-    row_steps: Sequence[int] | None = None,
+    row_steps: Mapping[str, Sequence[int]] | None = None,
+    packed: Mapping[str, PackedRows] | None = None,
 ) -> None:
     """Write datasets to `path` so that it appears whole or not at all.
 
@@ -68,21 +74,25 @@ def write_sealed(
     details : JSON values for the header.
     tables : small datasets by their path in the file; covered by the header's digest.
     bulk : large C-contiguous datasets; `checksum/<path>`, uint64 [R], is stored for each.
-    row_steps : the steps to which the R rows of all large datasets belong; None checksums every dataset as a single row
-        of step 0.
+    row_steps : for each large dataset the steps to which its R rows belong; None checksums every dataset as a single
+        row of step 0.
+    packed : large datasets that are compressed row by row; they need `row_steps` as well.
 
     Raises
     ------
     TrajectoryError
         The disk is full, the folder read-only, ...: nothing is left behind, and a former file is as it was.
     """
-    user_block = 1 << max(9, math.ceil(math.log2(len(json.dumps(dict(details))) + 48 * len(bulk) + 512)))
+    packed = packed or {}
+    chunks = sum(len(rows) for rows in packed.values())
+    room = len(json.dumps(dict(details))) + 48 * (len(bulk) + chunks) + 48 * chunks + 512
+    user_block = 1 << max(9, math.ceil(math.log2(room)))
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     ranges: list[tuple[int, str, NDArray]] = []
     sums: dict[str, tuple[int, NDArray[np.uint64]]] = {}
-    steps = [0] if row_steps is None else row_steps
+    steps = {name: [0] if row_steps is None else row_steps[name] for name in (*bulk, *packed)}
     with replacing(path) as temporary, temporary.open("w+b", buffering=0) as stream:
         # HDF5 writes the structures and lays the large datasets out; their bytes are then written with plain system
         # calls, in one piece each.
@@ -97,26 +107,36 @@ def write_sealed(
                 dataset = file.create_dataset(name, shape=array.shape, dtype=array.dtype, dcpl=early)
                 if array.nbytes:
                     ranges.append((int(dataset.id.get_offset()), name, array))
-                table = file.create_dataset(f"checksum/{name}", shape=(len(steps),), dtype="<u8", dcpl=early)
-                sums[name] = int(table.id.get_offset()), np.empty(len(steps), "<u8")
+            chunked = {name: rows.write(file, name) for name, rows in packed.items()}
+            for name in steps:
+                table = file.create_dataset(f"checksum/{name}", shape=(len(steps[name]),), dtype="<u8", dcpl=early)
+                if len(steps[name]):
+                    sums[name] = int(table.id.get_offset()), np.empty(len(steps[name]), "<u8")
         sink.raise_error()
         ranges.sort(key=lambda item: item[0])
-        places = {name: offset for offset, name, _ in ranges}
+        begins = {name: offset for offset, name, _ in ranges}
         for name, array in bulk.items():
-            end = places.get(name, 0)
-            for row, step in enumerate(steps):
+            end = begins.get(name, 0)
+            for row, step in enumerate(steps[name]):
                 content = np.ascontiguousarray(array if row_steps is None else array[row])
                 if content.nbytes:
                     start, end = end, write_at(stream, end, content.reshape(-1).view(np.uint8).data)
                     start_writeback(stream, start, end)
                 # While the disk is busy with the row.
                 sums[name][1][row] = row_checksum(step, name, content)
+        for name, rows in packed.items():
+            for row, step in enumerate(steps[name]):
+                sums[name][1][row] = row_checksum(step, name, rows.rows[row])
         for offset, table in sums.values():
             write_at(stream, offset, table.view(np.uint8).data)
+        located = {name: rows.locate(stream, chunked[name], user_block) for name, rows in packed.items()}
         size = stream.seek(0, os.SEEK_END)
         extents = [(offset, array.nbytes) for offset, _, array in ranges]
+        extents += [(offset, length) for places in located.values() for offset, length, _ in places]
+        extents.sort()
         described = {
             **details,
+            **({"packed": located} if located else {}),
             "schema_version": SCHEMA_VERSION,
             "kind": kind,
             "run_id": run_id,
@@ -150,14 +170,14 @@ def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
             head, _, rest = block.partition(b"\n")
             fields = head[len(MAGIC) :].split(b" ")
             if not head.startswith(MAGIC) or len(fields) != 3 or not all(field.isalnum() for field in fields):
-                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
+                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
             if not fields[0].isdigit() or not fields[1].isdigit() or len(fields[1]) > 9:
-                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
+                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
             version, user_block = int(fields[0]), int(fields[1])
             if version > SCHEMA_VERSION:
                 raise newer_schema(path, version)
-            if not 512 <= user_block <= min(_LARGEST_USER_BLOCK, actual):
-                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {_DAMAGED}")
+            if version < 1 or not 512 <= user_block <= min(_LARGEST_USER_BLOCK, actual):
+                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
             rest += stream.read(user_block - len(block))
     except FileNotFoundError:
         raise CorruptRunError(f"{path}: the file is missing. Restore it from a copy of the run") from None
@@ -165,10 +185,13 @@ def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
     text = rest.partition(b"\n")[0]
     if hashlib.sha256(text).hexdigest().encode() != fields[2]:
-        raise CorruptRunError(f"{path}: the header does not match its checksum: {_DAMAGED}")
+        raise CorruptRunError(f"{path}: the header does not match its checksum: {DAMAGED}")
     try:
         described = json.loads(text)
+        if described["schema_version"] != version:
+            raise ValueError("two schema versions")
         header = Header(
+            version=version,
             kind=str(described.pop("kind")),
             run_id=str(described.pop("run_id")),
             size=int(described.pop("size")),
@@ -178,9 +201,9 @@ def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
             details=described,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CorruptRunError(f"{path}: the header is not the one of a sealed file: {_DAMAGED}") from None
+        raise CorruptRunError(f"{path}: the header is not the one of a sealed file: {DAMAGED}") from None
     if header.size != actual:
-        raise CorruptRunError(f"{path}: {actual} bytes where {header.size} were written: {_DAMAGED}")
+        raise CorruptRunError(f"{path}: {actual} bytes where {header.size} were written: {DAMAGED}")
     if header.kind != kind:
         raise CorruptRunError(
             f"{path}: this is a file of kind '{header.kind}', not '{kind}'; it was renamed or misplaced"
@@ -205,7 +228,7 @@ def check_structure(path: Path, header: Header) -> None:
     position = header.user_block
     for offset, length in header.bulk:
         if offset < position or length < 0 or offset + length > header.size:
-            raise CorruptRunError(f"{path}: the header claims data outside the file: {_DAMAGED}")
+            raise CorruptRunError(f"{path}: the header claims data outside the file: {DAMAGED}")
         position = offset + length
     try:
         with path.open("rb", buffering=0) as stream:
@@ -213,70 +236,27 @@ def check_structure(path: Path, header: Header) -> None:
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
     if digest != header.digest:
-        raise CorruptRunError(f"{path}: the HDF5 structures or small tables do not match their checksum: {_DAMAGED}")
+        raise CorruptRunError(f"{path}: the HDF5 structures or small tables do not match their checksum: {DAMAGED}")
 
 
 @contextmanager
-def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
+def open_datasets(path: Path, packed: Collection[str] = ()) -> Iterator[dict[str, h5py.Dataset]]:
     """All datasets of a sealed file by path, each known to be plain: hard-linked, contiguous, inside the file.
 
     Call `check_structure` first. Links that lead elsewhere, virtual, external, compressed or oversized datasets are
-    refused with `CorruptRunError`, and so is whatever HDF5 fails on in the block.
+    refused with `CorruptRunError`, and so is whatever HDF5 fails on in the block. Only those that are named in `packed`
+    may be compressed, in the one way of `packed.py`.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            yield _collect(path, file, file, path.stat().st_size, "", 0)
+            yield _collect(path, file, packed, path.stat().st_size, "", 0)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         reason = str(error).split("\n")[0]
-        raise CorruptRunError(f"{path}: HDF5 cannot read it ({reason}): {_DAMAGED}") from error
-
-
-@dataclass(frozen=True)
-class BulkDataset:
-    """A large dataset of a sealed file whose structure was checked.
-
-    HDF5 has laid it out as one contiguous range, which the header lists, so rows are read from there with plain system
-    calls: opening the file with HDF5 for each row would take many times longer than reading a small row.
-    """
-
-    path: Path
-    offset: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, path: Path, header: Header, dataset: h5py.Dataset) -> BulkDataset:
-        """The place of an open dataset; `CorruptRunError` if the header does not list it."""
-        shape, dtype = tuple(map(int, dataset.shape)), dataset.dtype
-        length = math.prod(shape) * dtype.itemsize
-        offset = dataset.id.get_offset() if length else 0
-        if length and (offset, length) not in header.bulk:
-            raise CorruptRunError(f"{path}: '{dataset.name}' lies where the header lists no data: {_DAMAGED}")
-        return cls(path, offset, dtype, shape)
-
-    def read(self, start: int, stop: int) -> NDArray:
-        """Rows `start:stop`, not yet compared with their checksums; `CorruptRunError` if the file ends before them."""
-        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        if rows.nbytes == 0:
-            return rows
-        place = rows.reshape(-1).view(np.uint8).data
-        try:
-            with self.path.open("rb", buffering=0) as stream:
-                stream.seek(self.offset + start * (rows.nbytes // len(rows)))
-                while len(place):
-                    count = stream.readinto(place)
-                    if not count:
-                        raise CorruptRunError(f"{self.path}: the file ends before its data does: {_DAMAGED}")
-                    place = place[count:]
-        except FileNotFoundError:
-            raise CorruptRunError(f"{self.path}: the file is gone. Restore it from a copy of the run") from None
-        except OSError as error:
-            raise TrajectoryError(f"{self.path}: cannot read ({error.strerror})") from error
-        return rows
+        raise CorruptRunError(f"{path}: HDF5 cannot read it ({reason}): {DAMAGED}") from error
 
 
 def _collect(
-    path: Path, file: h5py.File, group: h5py.Group, size: int, prefix: str, depth: int
+    path: Path, group: h5py.Group, packed: Collection[str], size: int, prefix: str, depth: int
 ) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     for name in group:
@@ -287,16 +267,20 @@ def _collect(
             )
         item = group[name]
         if isinstance(item, h5py.Group) and depth < 3:
-            found |= _collect(path, file, item, size, f"{where}/", depth + 1)
+            found |= _collect(path, item, packed, size, f"{where}/", depth + 1)
             continue
         plain = (
             isinstance(item, h5py.Dataset)
             and item.shape is not None
-            and item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+            and item.dtype.kind in "iuf"
             and not item.external
             and not item.is_virtual
-            and item.dtype.kind in "iuf"
-            and math.prod(item.shape) * item.dtype.itemsize <= size
+            and (
+                is_packed(item)
+                if where in packed
+                else item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+                and math.prod(item.shape) * item.dtype.itemsize <= size
+            )
         )
         if not plain:
             raise CorruptRunError(f"{path}: '{where}' is not a plain dataset; refused, this file was not written here")

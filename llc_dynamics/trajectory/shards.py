@@ -23,6 +23,7 @@ class ShardList:
         self.shards: list[Shard] = []
         self.damage: list[CorruptRunError] = []
         self._steps: NDArray[np.int64] = np.empty(0, np.int64)
+        self._state_steps: NDArray[np.int64] = np.empty(0, np.int64)
         #: First row of every shard, and the end.
         self.bounds: NDArray[np.int64] = np.zeros(1, np.int64)
 
@@ -32,6 +33,11 @@ class ShardList:
     @property
     def steps(self) -> NDArray[np.int64]:
         return self._steps
+
+    @property
+    def state_steps(self) -> NDArray[np.int64]:
+        """The steps whose rows have weights."""
+        return self._state_steps
 
     @property
     def num_rows(self) -> int:
@@ -74,7 +80,8 @@ class ShardList:
         self._next += 1
         self.shards.append(shard)
         self._steps = np.concatenate([self._steps, shard.steps])
-        self._steps.flags.writeable = False
+        self._state_steps = np.concatenate([self._state_steps, shard.state_steps])
+        self._steps.flags.writeable = self._state_steps.flags.writeable = False
         self.bounds = np.append(self.bounds, len(self._steps))
 
     def require_whole(self) -> None:

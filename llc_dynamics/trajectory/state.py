@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError, ManifestMismatchError
-from llc_dynamics.trajectory.dtypes import STORAGE, carrier_view, dtype_name, flat_bytes_like, restore, storage_dtype
+from llc_dynamics.trajectory.dtypes import (
+    STORAGE,
+    carrier_view,
+    dtype_name,
+    flat_bytes_like,
+    gather,
+    restore,
+    storage_dtype,
+)
+from llc_dynamics.trajectory.storage import WeightStorage, require_in_range
 
 if TYPE_CHECKING:
     import torch
@@ -111,27 +121,61 @@ class StateLayout:
             return f"the tensors of {whose} come in another order than they were stored in"
         return None
 
-    def copy_into(self, model: torch.nn.Module, row: Mapping[str, NDArray]) -> None:
-        """Copy the model's state into one row: a flat vector for each number format.
+    def copy_into(
+        self, model: torch.nn.Module, row: Mapping[str, NDArray], storage: WeightStorage | None = None
+    ) -> None:
+        """Copy the model's state into one row: a flat vector for each number format, in the format that it is kept in.
 
-        Raises `ManifestMismatchError`, with nothing copied, if the model's tensors are no longer those of this layout.
+        Raises `ManifestMismatchError`, with nothing copied, if the model's tensors are no longer those of this layout,
+        and `DataError` for a number that is beyond float16, if that is to be kept.
         """
-        tensors = tensors_of(model)
-        for entry in self.entries:
+        import torch
+
+        tensors, kept_as = tensors_of(model), WeightStorage.of(storage)
+        if not self._describes(tensors):
+            raise ManifestMismatchError(
+                f"the model changed while it was recorded: {self.difference(StateLayout.of(model))}. A run holds one "
+                "model; record the changed one into another folder"
+            )
+        for name, entries in self._by_format.items():
+            kept = kept_as.format_of(name)
+            target = carrier_view(row[name], kept)
+            if kept == name:
+                gather([flat_bytes_like(tensors[entry.name], name) for entry in entries], target)
+                continue
+            rounded = target.view(getattr(torch, kept))
+            for entry in entries:
+                part, tensor = slice(entry.offset, entry.offset + entry.size), tensors[entry.name].detach()
+                rounded[part].copy_(tensor.reshape(-1))
+                if kept == "float16":
+                    require_in_range(row[name][part], tensor, entry.name)
+
+    def _describes(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether these are the tensors of this layout; recording asks it at every checkpoint."""
+        import torch
+
+        if len(tensors) != len(self.entries):
+            return False
+        for entry, (shape, dtype) in zip(self.entries, self._forms, strict=True):
             tensor = tensors.get(entry.name)
-            if tensor is None or tuple(tensor.shape) != entry.shape or dtype_name(tensor, entry.name) != entry.dtype:
-                break
-        else:
-            if len(tensors) == len(self.entries):
-                views = {dtype: carrier_view(vector, dtype) for dtype, vector in row.items()}
-                for entry in self.entries:
-                    target = views[entry.dtype][entry.offset : entry.offset + entry.size]
-                    target.copy_(flat_bytes_like(tensors[entry.name], entry.dtype))
-                return
-        raise ManifestMismatchError(
-            f"the model changed while it was recorded: {self.difference(StateLayout.of(model))}. A run holds one "
-            "model; record the changed one into another folder"
-        )
+            if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
+                return False
+            if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+                return False
+        return True
+
+    @functools.cached_property
+    def _forms(self) -> list[tuple[torch.Size, torch.dtype]]:
+        import torch
+
+        return [(torch.Size(entry.shape), getattr(torch, entry.dtype)) for entry in self.entries]
+
+    @functools.cached_property
+    def _by_format(self) -> dict[str, list[StateEntry]]:
+        found: dict[str, list[StateEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.dtype, []).append(entry)
+        return found
 
     def tensors(self, row: Mapping[str, NDArray]) -> dict[str, torch.Tensor]:
         """New tensors by name from one row."""
@@ -247,6 +291,8 @@ def _kind(layout: StateLayout, name: str) -> str:
     return next((entry.kind for entry in layout.entries if entry.name == name), "parameter")
 
 
-def empty_rows(layout: StateLayout, count: int) -> dict[str, NDArray]:
-    """Uninitialised room for `count` rows: [count, elements] for each number format."""
-    return {dtype: np.empty((count, size), storage_dtype(dtype)) for dtype, size in layout.sizes().items()}
+def empty_rows(layout: StateLayout, count: int, storage: WeightStorage) -> dict[str, NDArray]:
+    """Uninitialised room for `count` rows, as they are kept: [count, elements] for each number format."""
+    return {
+        name: np.empty((count, size), storage_dtype(storage.format_of(name))) for name, size in layout.sizes().items()
+    }

@@ -64,6 +64,7 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
     except LLCDynamicsError as error:
         # Without the manifest nothing in the shards can be understood.
         return VerifyReport(run, 0, 0, 0, False, being_written, [str(error)])
+    manifest.storage.require_codec(f"verifying {run}")
     shards = ShardList(run, manifest)
     shards.refresh()
     problems += map(str, shards.damage)
@@ -83,12 +84,12 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
             found, names = [str(error)], []
         bad_rows: set[int] = set()
         for name in names:
-            for row in range(len(shard)):
+            for row, step in enumerate(shard.rows_of(name)):
                 try:
                     shard.read(name, row, row + 1)
                 except LLCDynamicsError as error:
                     found.append(str(error))
-                    bad_rows.add(row)
+                    bad_rows.add(int(step))
         rows += len(shard) - len(bad_rows) if names else 0
         sound += not found
         size += shard.num_bytes

@@ -16,6 +16,7 @@ from llc_dynamics.provenance import provenance as current_provenance
 from llc_dynamics.trajectory import arrays as array_sets
 from llc_dynamics.trajectory.atomic import fsync_folder, is_temporary, storage_errors
 from llc_dynamics.trajectory.complete import remove_complete, write_complete
+from llc_dynamics.trajectory.dtypes import storage_dtype
 from llc_dynamics.trajectory.lock import RunLock
 from llc_dynamics.trajectory.manifest import Manifest, config_difference, new_run_id, plain_config
 from llc_dynamics.trajectory.names import ARRAYS, LOCK, RESUME, SHARDS, classify, to_link
@@ -24,6 +25,7 @@ from llc_dynamics.trajectory.recorded import float32_array, metric_values, step_
 from llc_dynamics.trajectory.shard import RowBuffer, Shard
 from llc_dynamics.trajectory.shards import ShardList
 from llc_dynamics.trajectory.state import StateLayout
+from llc_dynamics.trajectory.storage import WeightStorage
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +45,13 @@ class TrajectoryWriter:
     path : run folder; made if it is missing.
     model : the module to record; its parameters and buffers are those of `model.state_dict()`.
     config : settings that made the run, of JSON types; stored in the manifest.
-    rows_per_shard : checkpoints that are sealed together; None for 32, or fewer when those would take over 64 MiB.
+    rows_per_shard : checkpoints that are sealed together; None for 32, or fewer when their weights would take over
+        64 MiB.
     arrays : fixed arrays that belong to the run, such as evaluation batches: {set: {name: array}}.
+    storage : how weights are kept, a `WeightStorage` or a mapping of its settings; None for all bits, uncompressed.
     resume : continue the run in the folder if there is one. Temporary files of a writer that died are removed,
         numbering goes on, and a step that is stored already must come out bit-identical (then it is skipped). A
-        `config` or `arrays` of None is then not compared.
+        `config`, `arrays` or `storage` of None is then not compared.
     provenance : what made the run; None for the package versions, git commit and machine.
 
     Raises
@@ -58,7 +62,7 @@ class TrajectoryWriter:
     RunLockedError
         Another writer has the run open.
     ManifestMismatchError
-        `resume` with another model, config or arrays than the run was recorded with.
+        `resume` with another model, config, arrays or storage than the run was recorded with.
     CorruptRunError
         `resume` of a damaged run.
     ConfigError, DataError
@@ -73,6 +77,7 @@ class TrajectoryWriter:
         *,
         rows_per_shard: int | None = None,
         arrays: Mapping[str, array_sets.ArraySet] | None = None,
+        storage: WeightStorage | Mapping[str, Any] | None = None,
         resume: bool = False,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
@@ -85,7 +90,8 @@ class TrajectoryWriter:
         )
         for name in sets or {}:
             array_sets.arrays_file(self.path, name)
-        self._rows_per_shard = _shard_rows(rows_per_shard, layout)
+        kept = None if storage is None else WeightStorage.of(storage)
+        _check_rows(rows_per_shard)
         self._check_folder(resume)
         with storage_errors(self.path, "make the folder"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -94,10 +100,11 @@ class TrajectoryWriter:
             # Once more under the lock: another writer may have begun a run in between.
             if self._check_folder(resume) == "run":
                 self._manifest = Manifest.read(self.path)
-                _compare(self.path, self._manifest, layout, plain, sets)
+                _compare(self.path, self._manifest, layout, plain, sets, kept)
             else:
                 origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
-                self._manifest = self._begin(layout, plain or {}, origin, sets or {})
+                self._manifest = self._begin(layout, plain or {}, origin, sets or {}, WeightStorage.of(kept))
+            self._manifest.storage.require_codec(f"recording into {self.path} with compression")
             self._remove_leftovers()
             self._stored = ShardList(self.path, self._manifest)
             self._stored.refresh()
@@ -106,7 +113,8 @@ class TrajectoryWriter:
         except BaseException:
             self._lock.release()
             raise
-        self._buffer = RowBuffer(layout, self._rows_per_shard)
+        self._rows_per_shard, self._rows_without = _shard_rows(rows_per_shard, layout, self._manifest.storage)
+        self._buffer = RowBuffer(layout, self._rows_per_shard, self._manifest.storage)
         self._last_recorded = -1
         self._closed = False
 
@@ -117,8 +125,13 @@ class TrajectoryWriter:
 
     @property
     def rows_per_shard(self) -> int:
-        """Rows that fill a shard: seal when `pending` has reached it."""
+        """Rows with weights that fill a shard."""
         return self._rows_per_shard
+
+    @property
+    def full(self) -> bool:
+        """Whether the pending rows fill a shard: the next `record` seals them unless `seal` does before."""
+        return len(self._buffer.state_steps) >= self._rows_per_shard or self.pending >= self._rows_without
 
     def record(
         self,
@@ -126,6 +139,8 @@ class TrajectoryWriter:
         metrics: Mapping[str, float] | None = None,
         outputs: NDArray | torch.Tensor | None = None,
         samples: Mapping[str, NDArray | torch.Tensor] | None = None,
+        *,
+        weights: bool = True,
     ) -> None:
         """Record the model's weights and buffers as they are now.
 
@@ -135,6 +150,7 @@ class TrajectoryWriter:
         metrics : numbers by name; NaN is allowed.
         outputs : the function vector, of the same shape at every step; stored as float32.
         samples : values of a metric for each evaluation sequence, [S] by the metric's name; stored as float32.
+        weights : false stores all the rest without the weights and buffers, which take the most room.
 
         The values are copied at once. A full buffer is sealed by the next call, so that a loop that has a state to
         store with it can call `seal(state)` first.
@@ -167,11 +183,11 @@ class TrajectoryWriter:
                     "earlier steps"
                 )
         if number <= self._stored.last_step:
-            self._compare_with_stored(number, values, extra)
+            self._compare_with_stored(number, values, extra, weights)
         else:
-            if self.pending >= self._rows_per_shard:
+            if self.full:
                 self.seal()
-            self._buffer.append(number, self._model, values, extra)
+            self._buffer.append(number, self._model if weights else None, values, extra)
             self._shapes |= {name: array.shape for name, array in extra.items()}
         self._last_recorded = number
 
@@ -252,6 +268,7 @@ class TrajectoryWriter:
         config: dict[str, Any],
         origin: dict[str, Any],
         sets: Mapping[str, dict[str, NDArray]],
+        storage: WeightStorage,
     ) -> Manifest:
         """Write the fixed arrays and then the manifest, whose presence makes the folder a run."""
         run_id = new_run_id()
@@ -264,7 +281,7 @@ class TrajectoryWriter:
         for name, arrays in sets.items():
             array_sets.write_arrays(self.path, name, arrays, run_id)
         digests = {name: array_sets.digest(arrays) for name, arrays in sets.items()}
-        manifest = Manifest.new(layout, config, origin, digests, run_id)
+        manifest = Manifest.new(layout, config, origin, digests, run_id, storage)
         manifest.write(self.path)
         return manifest
 
@@ -276,7 +293,9 @@ class TrajectoryWriter:
                     if is_temporary(entry.name):
                         entry.unlink()
 
-    def _compare_with_stored(self, step: int, metrics: dict[str, float], extra: dict[str, NDArray]) -> None:
+    def _compare_with_stored(
+        self, step: int, metrics: dict[str, float], extra: dict[str, NDArray], weights: bool
+    ) -> None:
         """Raise `ManifestMismatchError` unless the stored row of `step` is what was recorded now."""
         found = self._stored.locate(step)
         if found is None:
@@ -285,9 +304,13 @@ class TrajectoryWriter:
                 "there; resume with the same checkpoint schedule, or record into another folder"
             )
         shard, row = found
-        fresh = RowBuffer(self._manifest.state, 1)
-        fresh.append(step, self._model, metrics, extra)
-        difference = self._manifest.state.describe_first_difference(shard.read_state(row), fresh.row(0))
+        difference = None
+        if (shard.state_index(row) is not None) != weights:
+            difference = "weights (stored, not recorded now)" if not weights else "weights (recorded now, not stored)"
+        elif weights:
+            fresh = RowBuffer(self._manifest.state, 1, self._manifest.storage)
+            fresh.append(step, self._model, {}, {})
+            difference = self._manifest.state.describe_first_difference(shard.read_state(row), fresh.state_row(0))
         stored_metrics = shard.metrics()
         for name in [] if difference else sorted({*stored_metrics, *metrics}):
             stored = float(stored_metrics[name][row]) if name in stored_metrics else float("nan")
@@ -316,8 +339,9 @@ def _compare(
     layout: StateLayout,
     config: dict[str, Any] | None,
     sets: Mapping[str, dict[str, NDArray]] | None,
+    storage: WeightStorage | None,
 ) -> None:
-    """Raise `ManifestMismatchError` unless the run was recorded with this model, config and these arrays."""
+    """Raise `ManifestMismatchError` unless the run was recorded with this model, config, storage and these arrays."""
     advice = "resume with what the run was recorded with, or record into another folder"
     if difference := manifest.state.difference(layout):
         raise ManifestMismatchError(f"{path}: another model than the run was recorded with: {difference}; {advice}")
@@ -325,6 +349,10 @@ def _compare(
         raise ManifestMismatchError(
             f"{path}: another configuration than the run was recorded with: {difference}; {advice}"
         )
+    if storage is not None and (
+        difference := config_difference(manifest.storage.to_json(), storage.to_json(), "storage")
+    ):
+        raise ManifestMismatchError(f"{path}: weights are kept in another way in this run: {difference}; {advice}")
     if sets is None:
         return
     for name in [*manifest.arrays, *(name for name in sets if name not in manifest.arrays)]:
@@ -335,9 +363,15 @@ def _compare(
             raise ManifestMismatchError(f"{path}: arrays '{name}' differ from those stored with the run; {advice}")
 
 
-def _shard_rows(given: int | None, layout: StateLayout) -> int:
-    if given is None:
-        return max(1, min(_SHARD_ROWS, _SHARD_BYTES // max(1, layout.row_bytes())))
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+def _shard_rows(given: int | None, layout: StateLayout, storage: WeightStorage) -> tuple[int, int]:
+    """How many rows with weights, and how many rows in all, fill a shard."""
+    row_bytes = sum(size * storage_dtype(storage.format_of(name)).itemsize for name, size in layout.sizes().items())
+    if given is not None:
+        return int(given), int(given)
+    return max(1, min(_SHARD_ROWS, _SHARD_BYTES // max(1, row_bytes))), _SHARD_ROWS
+
+
+def _check_rows(given: int | None) -> None:
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if given is not None and not (whole and given >= 1):
         raise ConfigError(f"rows_per_shard: expected a whole number of at least 1, got {given!r}")
-    return int(given)
