@@ -41,7 +41,7 @@ def main() -> None:
         shutil.copytree(options.run, copy, ignore=shutil.ignore_patterns("llc"))
         run = ld.Trajectory(copy)
         config = load_config(run)
-        stored = np.asarray(run.steps)
+        stored = np.asarray(run.weight_steps)
         places = np.linspace(len(stored) * 0.2, len(stored) - 1, options.points).astype(int)
         start = time.perf_counter()
         curve = ld.llc_curve(

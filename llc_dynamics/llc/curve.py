@@ -178,7 +178,7 @@ def llc_curve(
     run : a run, or its folder.
     model : comes back with the weights it had.
     loss_fn, data, device, thresholds : as in `estimate_llc`.
-    steps : checkpoints of the run; None stands for all.
+    steps : checkpoints of the run; None stands for all that have weights.
     name : the curve lives in `<run>/llc/<name>/`.
     workers : processes; as many as there are cores, at most.
     threads, data_id : as in `llc_point`.
@@ -193,7 +193,7 @@ def llc_curve(
     ConfigError, DataError, StepNotStoredError, CorruptRunError : as `llc_point`. What was stored before stays.
     """
     run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.steps if steps is None else steps)})
+    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
     if not wanted:
         raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
     require_workers(workers)

@@ -130,9 +130,9 @@ def places_of(
     wanted = None if steps is None else sorted({int(step) for step in steps})
     found = []
     for each in runs:
-        if not len(each.steps):
-            raise ConfigError(f"{each.path}: the run holds no checkpoints")
-        chosen = spread([int(step) for step in each.steps], len(runs)) if wanted is None else wanted
+        if not len(each.weight_steps):
+            raise ConfigError(f"{each.path}: the run holds no checkpoints with weights")
+        chosen = spread([int(step) for step in each.weight_steps], len(runs)) if wanted is None else wanted
         require_steps(each, chosen)
         for step in chosen:
             found.append(

@@ -116,12 +116,13 @@ def llc_point(
 
 
 def require_steps(run: Trajectory, steps: Iterable[int]) -> None:
-    """Raise `StepNotStoredError` for a step without a checkpoint, naming the nearest one."""
-    stored = np.asarray(run.steps)
+    """Raise `StepNotStoredError` for a step without a checkpoint, or without its weights, naming the nearest one."""
+    stored = np.asarray(run.weight_steps)
     for step in steps:
         if step not in stored:
             near = f"; the nearest checkpoint is at {stored[np.abs(stored - step).argmin()]}" if stored.size else ""
-            raise StepNotStoredError(f"{run.path}: no checkpoint at step {step}{near}")
+            what = "no weights are stored" if step in np.asarray(run.steps) else "no checkpoint"
+            raise StepNotStoredError(f"{run.path}: {what} at step {step}{near}")
 
 
 def curve_identity(

@@ -188,7 +188,7 @@ def _places(run: Trajectory | str | Path | None, steps: Iterable[int] | None) ->
             raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
         return None, [0]
     run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.steps if steps is None else steps)})
+    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
     if not wanted:
         raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
     require_steps(run, wanted)

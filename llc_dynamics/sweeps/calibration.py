@@ -53,7 +53,7 @@ def calibrate_runs(
     places = []
     for run in runs:
         settings = load_config(run)
-        for step in spread(config.choose_steps(run.steps), len(runs)):
+        for step in spread(config.choose_steps(run.weight_steps), len(runs)):
             places.append(
                 Place(
                     place_name(run, step, len(runs)),

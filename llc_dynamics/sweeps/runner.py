@@ -81,7 +81,7 @@ def estimate_curves(
     jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device, overwrite=overwrite)]
     # Only now, when every run is known to be one that the curve can be computed for.
     for run in runs if overwrite else ():
-        wanted = settings.choose_steps(run.steps)
+        wanted = settings.choose_steps(run.weight_steps)
         for step, path in stored_points(curve_folder(run.path, name)).items():
             if step not in wanted:
                 path.unlink()
@@ -90,7 +90,7 @@ def estimate_curves(
 
 def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str, overwrite: bool = False) -> list[Job]:
     require_in_context([run])  # the message comes before any work is done
-    steps = settings.choose_steps(run.steps)
+    steps = settings.choose_steps(run.weight_steps)
     return [
         Job(
             _estimate_point,
@@ -115,7 +115,7 @@ def require_in_context(runs: Sequence[Trajectory]) -> None:
                 f"{run.path}: not an in-context run of `llc-dynamics train` ({error}); for a run of another training "
                 "loop call ld.llc_curve(run, model, loss_fn, data) in Python"
             ) from None
-        if len(run.steps) == 0:
+        if len(run.weight_steps) == 0:
             raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
 
 

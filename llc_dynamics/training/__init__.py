@@ -1,6 +1,13 @@
 """The training loop: task and model in, trajectory out."""
 
-from llc_dynamics.training.config import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig, number_of_tasks
+from llc_dynamics.training.config import (
+    CheckpointConfig,
+    EvaluationConfig,
+    RunConfig,
+    TrainingConfig,
+    WeightSchedule,
+    number_of_tasks,
+)
 from llc_dynamics.training.evaluation import Evaluator, sequence_loss, sequence_outputs
 from llc_dynamics.training.loop import load_config, train
 from llc_dynamics.training.schedules import rate_factor
@@ -11,6 +18,7 @@ __all__ = [
     "Evaluator",
     "RunConfig",
     "TrainingConfig",
+    "WeightSchedule",
     "load_config",
     "number_of_tasks",
     "rate_factor",

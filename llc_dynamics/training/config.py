@@ -15,15 +15,30 @@ from llc_dynamics.models import TransformerConfig
 from llc_dynamics.settings import nearest
 from llc_dynamics.tasks import InContextRegression
 from llc_dynamics.training.schedules import SCHEDULES
-from llc_dynamics.trajectory import checkpoint_schedule
+from llc_dynamics.trajectory import WeightStorage, checkpoint_schedule
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """The steps at which weights are stored, by the same two settings; `linear_interval = None` leaves its part out."""
+
+    linear_interval: int | None = None
+    num_log: int = 0
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Which steps are stored: every `linear_interval`-th, and `num_log` spaced evenly in the logarithm of the step."""
+    """Which steps are stored: every `linear_interval`-th, and `num_log` spaced evenly in the logarithm of the step.
+
+    weights : a sparser schedule for the weights; metrics, samples and function vectors are stored at the steps of both.
+        None stores weights at every step.
+    storage : how weights are kept: rounded, as differences, compressed; see `WeightStorage`.
+    """
 
     linear_interval: int = 100
     num_log: int = 1000
+    weights: WeightSchedule | None = None
+    storage: WeightStorage = field(default_factory=WeightStorage)
 
 
 @dataclass(frozen=True)
@@ -115,9 +130,21 @@ class RunConfig:
 
     def checkpoint_steps(self) -> NDArray[np.int64]:
         """The steps to store."""
-        return checkpoint_schedule(
-            self.training.num_steps, linear_interval=self.checkpoints.linear_interval, num_log=self.checkpoints.num_log
-        )
+        last, settings = self.training.num_steps, self.checkpoints
+        steps = checkpoint_schedule(last, linear_interval=settings.linear_interval, num_log=settings.num_log)
+        return steps if settings.weights is None else np.union1d(steps, self.weight_steps())
+
+    def weight_steps(self) -> NDArray[np.int64]:
+        """Those of them at which weights are stored, the last one always."""
+        settings = self.checkpoints.weights
+        if settings is None:
+            return self.checkpoint_steps()
+        try:
+            return checkpoint_schedule(
+                self.training.num_steps, linear_interval=settings.linear_interval, num_log=settings.num_log
+            )
+        except ConfigError as error:
+            raise ConfigError(f"checkpoints.weights: {error}") from None
 
 
 def number_of_tasks(config: Mapping[str, Any]) -> float | None:

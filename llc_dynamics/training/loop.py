@@ -48,11 +48,13 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
     run = _Run(config, device)
     evaluator = Evaluator(config, device)
     schedule = [int(step) for step in config.checkpoint_steps()]
+    with_weights = {int(step) for step in config.weight_steps()}
     with TrajectoryWriter(
         path,
         run.recorded,
         config=resolved,
         arrays={"evaluation": evaluator.arrays()},
+        storage=config.checkpoints.storage,
         resume=True,
         provenance=provenance(device),
     ) as writer:
@@ -64,11 +66,17 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
             train_loss = run.advance(target)
             measured = evaluator.measure(run.recorded_model())
             metrics = {"train_loss": train_loss, **measured.metrics}
-            writer.record(target, metrics=metrics, outputs=measured.outputs, samples=measured.samples)
+            writer.record(
+                target,
+                metrics=metrics,
+                outputs=measured.outputs,
+                samples=measured.samples,
+                weights=target in with_weights,
+            )
             if progress is not None:
                 progress(target, measured.metrics["ood_loss"])
             late = time.monotonic() - sealed_at > _SEAL_SECONDS
-            if late or writer.pending >= writer.rows_per_shard or target == schedule[-1]:
+            if late or writer.full or target == schedule[-1]:
                 writer.seal(state=run.state())
                 sealed_at = time.monotonic()
         writer.finish()

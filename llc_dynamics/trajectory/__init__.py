@@ -16,8 +16,17 @@ Everything is written under a temporary name, flushed to the disk and renamed; n
 from llc_dynamics.trajectory.reader import Trajectory as Trajectory
 from llc_dynamics.trajectory.rows import LazyRows as LazyRows
 from llc_dynamics.trajectory.schedule import checkpoint_schedule as checkpoint_schedule
+from llc_dynamics.trajectory.storage import WeightStorage as WeightStorage
 from llc_dynamics.trajectory.verify import VerifyReport as VerifyReport
 from llc_dynamics.trajectory.verify import verify_run as verify_run
 from llc_dynamics.trajectory.writer import TrajectoryWriter as TrajectoryWriter
 
-__all__ = ["LazyRows", "Trajectory", "TrajectoryWriter", "VerifyReport", "checkpoint_schedule", "verify_run"]
+__all__ = [
+    "LazyRows",
+    "Trajectory",
+    "TrajectoryWriter",
+    "VerifyReport",
+    "WeightStorage",
+    "checkpoint_schedule",
+    "verify_run",
+]
