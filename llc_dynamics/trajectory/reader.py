@@ -127,6 +127,10 @@ class Trajectory:
         """See the shards that were sealed since the run was opened; returns the number of new checkpoints."""
         return self._shards.refresh()
 
+    def require_whole(self) -> None:
+        """Raise `CorruptRunError` if a shard is missing or its header is damaged; rows are not read."""
+        self._shards.require_whole()
+
     def state_dict(self, step: int) -> dict[str, torch.Tensor]:
         """Parameters and buffers after `step` optimiser updates: new CPU tensors by name, bit for bit as recorded.
 
