@@ -14,9 +14,18 @@ __version__ = "0.1.0"
 _HOME = {
     "Curve": "llc_dynamics.curve",
     "LLCDynamicsError": "llc_dynamics.errors",
+    "Recorder": "llc_dynamics.adapters.recorder",
     "Trajectory": "llc_dynamics.trajectory",
     "TrajectoryWriter": "llc_dynamics.trajectory",
     "checkpoint_schedule": "llc_dynamics.trajectory",
+    "export_checkpoint": "llc_dynamics.interchange",
+    "export_run": "llc_dynamics.interchange",
+    "import_checkpoints": "llc_dynamics.interchange",
+    "import_run": "llc_dynamics.interchange",
+    "merge_runs": "llc_dynamics.interchange",
+    "write_view": "llc_dynamics.interchange",
+    "run_info": "llc_dynamics.trajectory.info",
+    "thin_run": "llc_dynamics.trajectory.thin",
     "InContextRegression": "llc_dynamics.tasks",
     "InContextTransformer": "llc_dynamics.models",
     "SGLD": "llc_dynamics.sampling",
@@ -40,14 +49,21 @@ _HOME = {
 }
 _SUBPACKAGES = (
     *("llc", "models", "pca", "plots", "report", "sampling", "stages", "sweeps", "tasks", "theory", "training"),
-    "trajectory",
+    *("adapters", "interchange", "trajectory"),
 )
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from llc_dynamics.adapters.recorder import Recorder as Recorder
     from llc_dynamics.curve import Curve as Curve
     from llc_dynamics.errors import LLCDynamicsError as LLCDynamicsError
+    from llc_dynamics.interchange import export_checkpoint as export_checkpoint
+    from llc_dynamics.interchange import export_run as export_run
+    from llc_dynamics.interchange import import_checkpoints as import_checkpoints
+    from llc_dynamics.interchange import import_run as import_run
+    from llc_dynamics.interchange import merge_runs as merge_runs
+    from llc_dynamics.interchange import write_view as write_view
     from llc_dynamics.llc import EstimateSettings as EstimateSettings
     from llc_dynamics.llc import LLCCurve as LLCCurve
     from llc_dynamics.llc import LLCResult as LLCResult
@@ -71,6 +87,8 @@ if TYPE_CHECKING:
     from llc_dynamics.trajectory import Trajectory as Trajectory
     from llc_dynamics.trajectory import TrajectoryWriter as TrajectoryWriter
     from llc_dynamics.trajectory import checkpoint_schedule as checkpoint_schedule
+    from llc_dynamics.trajectory.info import run_info as run_info
+    from llc_dynamics.trajectory.thin import thin_run as thin_run
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,34 @@
+"""Recording a trajectory from other people's training loops.
+
+    recorder.py         `Recorder`: a checkpoint schedule around `TrajectoryWriter`, for a plain PyTorch loop
+    lightning.py        `LightningCallback`, for PyTorch Lightning
+    huggingface.py      `HuggingFaceCallback`, for the Hugging Face `Trainer`
+    trainer.py          what the two callbacks share: rows that wait for the metrics that belong to them
+    function_vector.py  the model's outputs on fixed inputs, measured without touching the training
+
+Names are loaded when they are first used: the callbacks need packages that this one does not depend on.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "HuggingFaceCallback": "llc_dynamics.adapters.huggingface",
+    "LightningCallback": "llc_dynamics.adapters.lightning",
+    "Recorder": "llc_dynamics.adapters.recorder",
+}
+
+__all__ = ["HuggingFaceCallback", "LightningCallback", "Recorder"]
+
+if TYPE_CHECKING:
+    from llc_dynamics.adapters.huggingface import HuggingFaceCallback as HuggingFaceCallback
+    from llc_dynamics.adapters.lightning import LightningCallback as LightningCallback
+    from llc_dynamics.adapters.recorder import Recorder as Recorder
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'llc_dynamics.adapters' has no attribute '{name}'")

@@ -1,0 +1,282 @@
+"""A checkpoint schedule around `TrajectoryWriter`, for training loops that are written by hand."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from llc_dynamics.adapters.function_vector import OutputFunction, function_vector
+from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
+from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
+from llc_dynamics.trajectory.recorded import step_number
+from llc_dynamics.trajectory.state import bare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llc_dynamics.trajectory.arrays import ArraySet
+
+Metrics = Mapping[str, Any]
+_SEAL_SECONDS = 30.0
+
+
+class Recorder:
+    """Records a model at the steps of a schedule: call it after every optimiser update, it knows when to act.
+
+    ::
+
+        with Recorder("runs/mine", model, checkpoint_schedule(10_000)) as recorder:
+            recorder(0)
+            for step in range(1, 10_001):
+                ...                                    # forward, backward, optimizer.step()
+                recorder(step, {"loss": loss})
+
+    Between the steps of the schedule a call costs less than a microsecond. In a training on several processes only the
+    one of rank 0 writes; on the others every call does nothing. The names of the weights are those of the bare module,
+    without the prefixes of `torch.compile` and data parallelism.
+
+    A run that is in the folder already is continued. Steps that it holds already are compared with the training's
+    weights, buffers and function vectors, bit for bit, and otherwise left as they are (their metrics are not compared:
+    a mean over the steps since the last report may begin elsewhere after a restart).
+
+    Parameters
+    ----------
+    path : run folder.
+    model : the module to record; wrapped or not.
+    steps : the schedule, as `checkpoint_schedule` gives it: optimiser updates at which to record, 0 the initialisation.
+    config : settings that made the run, of JSON types.
+    outputs : a function from the model to its function vector on inputs that stay the same, for example
+        `lambda model: model(x)`. Called at recorded steps, in evaluation mode, without gradients.
+    state : a function without arguments that gives what the loop needs to go on: nested mappings and lists of tensors
+        and plain values, `{"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...}`. Stored whenever
+        rows are sealed; `restored` gives the latest one back.
+    arrays : fixed arrays that belong to the run, such as the inputs of `outputs`: {set: {name: array}}.
+    rows_per_shard, provenance : as in `TrajectoryWriter`.
+    seal_seconds : rows wait at most this long (and until the next recorded step) before they are sealed on the disk.
+
+    Raises
+    ------
+    ConfigError, DataError, TrajectoryError, RunLockedError, ManifestMismatchError, CorruptRunError
+        As `TrajectoryWriter`; `DataError` too for a model whose weights are spread over processes (FSDP, DTensor).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: nn.Module,
+        steps: Iterable[int] | NDArray[np.int64],
+        *,
+        config: Mapping[str, Any] | None = None,
+        outputs: OutputFunction | None = None,
+        state: Callable[[], Mapping[str, Any]] | None = None,
+        arrays: Mapping[str, ArraySet] | None = None,
+        rows_per_shard: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        seal_seconds: float = _SEAL_SECONDS,
+    ) -> None:
+        self.path = Path(path)
+        self._model = model
+        self._outputs = outputs
+        self._state = state
+        self._seal_seconds = seal_seconds
+        self._schedule = sorted({step_number(step) for step in steps})
+        if not self._schedule:
+            raise ConfigError("steps: the schedule is empty; give the steps to record, see checkpoint_schedule")
+        self._scheduled = frozenset(self._schedule)
+        #: Steps that an earlier part of the run holds, with the metrics stored there.
+        self._held: dict[int, dict[str, float]] = {}
+        self._last_held = -1
+        self._restored: dict[str, Any] | None = None
+        self._recorded = self._seen = -1
+        self._writer: TrajectoryWriter | None = None
+        if not writes_here():
+            return
+        _require_whole(model)
+        self._writer = TrajectoryWriter(
+            self.path,
+            model,
+            config,
+            rows_per_shard=rows_per_shard,
+            arrays=arrays,
+            resume=True,
+            provenance=provenance,
+        )
+        try:
+            self._look_back()
+        except BaseException:
+            self._writer.close()
+            raise
+        self._sealed_at = time.monotonic()
+
+    @property
+    def restored(self) -> dict[str, Any] | None:
+        """What `state()` gave when rows were last sealed, in the run as it was found; None if there is nothing."""
+        return None if self._restored is None else self._restored["state"]
+
+    @property
+    def start(self) -> int:
+        """The step to which `restored` belongs, 0 if there is nothing to restore."""
+        return 0 if self._restored is None else int(self._restored["step"])
+
+    @property
+    def last_held(self) -> int:
+        """The last step that the run held when it was opened, -1 if there was none."""
+        return self._last_held
+
+    def due(self, step: int) -> bool:
+        """Whether a call at `step` would record or compare something."""
+        if self._writer is None or step <= self._recorded:
+            return False
+        # An earlier part of the run may have followed another schedule; what it passed over cannot be filled in.
+        return step in self._held if step <= self._last_held else step in self._scheduled
+
+    def scheduled_between(self, before: int, step: int) -> int:
+        """How many steps of the schedule lie after `before` and not after `step`."""
+        return bisect_right(self._schedule, step) - bisect_right(self._schedule, before)
+
+    def __call__(
+        self,
+        step: int,
+        metrics: Metrics | Callable[[], Metrics] | None = None,
+        samples: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Record the model as it is after `step` optimiser updates, if the schedule holds that step.
+
+        Parameters
+        ----------
+        step : optimiser updates so far.
+        metrics : numbers by name (Python, NumPy or torch, on any device), or a function that gives them and is called
+            only when they are recorded.
+        samples : values of a metric for each evaluation sequence, [S] by the metric's name.
+
+        Returns
+        -------
+        Whether the step was recorded, or compared with what the run holds.
+
+        Raises
+        ------
+        ManifestMismatchError
+            The run holds this step already and the model is another one than then.
+        DataError
+            A step 0 that was scheduled and is missing; a value of another shape or type than it should have.
+        """
+        self._seen = step
+        if not self.due(step):
+            return False
+        if self._recorded < 0 and self._last_held < 0 and self._schedule[:2] == [0, step]:
+            raise DataError(
+                "step 0, the initialisation, is in the schedule and was not recorded; call the recorder with 0 before "
+                "the first update, or leave 0 out of the schedule"
+            )
+        self.record(step, metrics() if callable(metrics) else metrics, samples)
+        return True
+
+    def record(self, step: int, metrics: Metrics | None = None, samples: Mapping[str, Any] | None = None) -> None:
+        """Record the model as it is, whatever the schedule says."""
+        writer = self._writer
+        if writer is None:
+            return
+        values: dict[str, Any] | None = self._held.get(step)
+        if values is None:
+            given = (metrics or {}).items()
+            values = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in given}
+        outputs = None if self._outputs is None else function_vector(self._model, self._outputs)
+        late = time.monotonic() - self._sealed_at > self._seal_seconds
+        if self._state is None and late:
+            # Before the new row: a trainer's metrics for a row may come after it, and its own checkpoint with them.
+            self.seal()
+        writer.record(step, values, outputs, samples)
+        self._recorded = self._seen = step
+        if self._state is not None and (late or writer.pending >= writer.rows_per_shard or step == self._schedule[-1]):
+            self.seal()
+
+    def seal(self) -> None:
+        """Write what is recorded to the disk now, and `state()` with it."""
+        if self._writer is None:
+            return
+        given = None if self._state is None else {"step": max(self._seen, 0), "state": self._state()}
+        self._writer.seal(given)
+        self._sealed_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Seal what is recorded and mark the run as complete."""
+        if self._writer is not None:
+            if self._state is not None and self._writer.pending:
+                self.seal()
+            self._writer.finish()
+
+    def close(self) -> None:
+        """Seal what is recorded and let other writers in."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """At the end of the block the run is complete if the last step of the schedule was recorded."""
+        if self._writer is None:
+            return
+        if error is None and max(self._recorded, self._last_held) >= self._schedule[-1]:
+            self.finish()
+        self._writer.__exit__(kind, error, traceback)
+
+    def _look_back(self) -> None:
+        """Read what an earlier part of the run left."""
+        run = Trajectory(self.path)
+        steps = run.steps
+        if not len(steps):
+            return
+        self._last_held = int(steps[-1])
+        tables = {name: run.metrics(name) for name in run.metric_names}
+        self._held = {
+            int(step): {name: float(table[row]) for name, table in tables.items()} for row, step in enumerate(steps)
+        }
+        restored = run.resume_state()
+        if restored is None or self._state is None:
+            return
+        if not isinstance(restored.get("step"), int) or not isinstance(restored.get("state"), Mapping):
+            raise TrajectoryError(
+                f"{self.path}: its resume state is not one of a Recorder; go on with the loop that recorded the run, "
+                "or record into another folder"
+            )
+        self._restored = restored
+
+
+def writes_here() -> bool:
+    """Whether this process is the one that writes: the only one, or that of rank 0."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0)
+
+
+def warn_of_gap(recorder: Recorder, start: int) -> None:
+    """Warn if a training goes on from `start`, beyond what the run holds: the steps between will be missing."""
+    held = recorder.last_held
+    missing = recorder.scheduled_between(held, start - 1) if held >= 0 else 0
+    if missing:
+        warnings.warn(
+            f"{recorder.path}: the training goes on from step {start}, and the run ends at step {held}; {missing} "
+            "checkpoints of its schedule are missing in between and stay so",
+            stacklevel=3,
+        )
+
+
+def _require_whole(model: nn.Module) -> None:
+    """Raise `DataError` for a model of which this process holds only a part."""
+    for name, parameter in bare(model).named_parameters():
+        if type(parameter.data).__name__ == "DTensor" or "_flat_param" in name:
+            raise DataError(
+                f"parameter '{name}' is spread over several processes (FSDP or tensor parallelism), and each would "
+                "record only its part; train with data parallelism (DDP), or write whole state dicts and import them"
+            )
