@@ -16,6 +16,8 @@ from llc_dynamics.trajectory.dtypes import storage_dtype
 
 #: The formats that `dtype` makes narrower.
 _WIDE = ("float32", "float64")
+#: Half a unit above the largest float16.
+_ROUNDS_TO_INFINITY = 65520.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def require_in_range(stored: NDArray[np.float16], original: Any, name: str) -> N
     """Raise `DataError` if numbers of a tensor became infinite in float16."""
     if np.isinf(stored).any():
         largest = float(original.detach().abs().nan_to_num(nan=0.0, posinf=0.0).max())
-        if largest > np.finfo(np.float16).max:
+        if largest >= _ROUNDS_TO_INFINITY:
             raise DataError(
                 f"state '{name}': {largest:.3g} is beyond float16 (65,504); record with storage.dtype = 'bfloat16' or "
                 "'exact'"

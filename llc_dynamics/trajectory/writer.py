@@ -92,6 +92,7 @@ class TrajectoryWriter:
             array_sets.arrays_file(self.path, name)
         kept = None if storage is None else WeightStorage.of(storage)
         _check_rows(rows_per_shard)
+        WeightStorage.of(kept).require_codec(f"recording into {self.path}, with compression")
         self._check_folder(resume)
         with storage_errors(self.path, "make the folder"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -100,11 +101,11 @@ class TrajectoryWriter:
             # Once more under the lock: another writer may have begun a run in between.
             if self._check_folder(resume) == "run":
                 self._manifest = Manifest.read(self.path)
+                self._manifest.storage.require_codec(f"recording into {self.path}, with compression")
                 _compare(self.path, self._manifest, layout, plain, sets, kept)
             else:
                 origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
                 self._manifest = self._begin(layout, plain or {}, origin, sets or {}, WeightStorage.of(kept))
-            self._manifest.storage.require_codec(f"recording into {self.path} with compression")
             self._remove_leftovers()
             self._stored = ShardList(self.path, self._manifest)
             self._stored.refresh()

@@ -50,6 +50,15 @@ def state(step):
     }
 
 
+def rounded(tensors, dtype):
+    """The tensors as a run with `storage.dtype` gives them back."""
+    wide = (torch.float32, torch.float64)
+    return {
+        name: tensor.to(getattr(torch, dtype)).to(tensor.dtype) if dtype != "exact" and tensor.dtype in wide else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def metrics(step):
     """`odd/only` is missing at even steps, `late` before step 5."""
     values = {"loss": 1 / (step + 1), "nothing": float("nan")}
