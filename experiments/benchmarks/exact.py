@@ -225,95 +225,58 @@ def relu(seed: int) -> list[Row]:
     return rows
 
 
-class InUnits(nn.Module):
-    """A model whose sampled parameters are w / unit, one unit for each weight: a fixed diagonal preconditioner."""
-
-    def __init__(self, model: nn.Module, units: torch.Tensor) -> None:
-        super().__init__()
-        self._model = [model]  # in a list: its own parameters are not sampled
-        vector = nn.utils.parameters_to_vector(model.parameters()).detach()
-        self.register_buffer("units", units)
-        self.weight = nn.Parameter(vector / units)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        model, start, parameters = self._model[0], 0, {}
-        vector = self.weight * self.units
-        for name, parameter in model.named_parameters():
-            parameters[name] = vector[start : start + parameter.numel()].view(parameter.shape)
-            start += parameter.numel()
-        return functional_call(model, parameters, (x,))
-
-
 def rescaling(seed: int) -> list[Row]:
     """Hidden units times c, their outgoing weights over c: the same function, in coordinates 6 decades apart.
 
-    `units`: MALT, and SGLD, in units in which every diagonal curvature is 1 at w*; localisation included, nothing then
-    depends on c. `rmsprop`: the kernel as it is, its eps as large as the stiffest direction of each network allows.
+    With metric="curvature" the localisation is measured in the curvature at w*, and nothing depends on c; without it
+    the posterior itself does. Other noise at each scale, so that the spread is honest and not zero by having the same
+    numbers.
     """
-    base, _ = relu_problem(seed)
-    nbeta = 100.0
+    base, data = relu_problem(seed)
+    nbeta, gamma = 100.0, 20.0
+    methods: dict[str, dict[str, Any]] = {
+        "MALT, curvature metric": {
+            "sampler": ld.MALT(nbeta=nbeta, localization=gamma, num_steps=8), "num_draws": 1000, "num_burnin": 150,
+            "metric": "curvature",
+        },
+        "RMSprop-SGLD, curvature metric": {
+            "sampler": ld.RMSpropSGLD(2e-4, nbeta=nbeta, localization=gamma, stability=1.0), "num_draws": 1000,
+            "num_burnin": 2000, "steps_per_draw": 20, "metric": "curvature",
+        },
+        "SGLD, curvature metric": {
+            "sampler": ld.SGLD(2e-4, nbeta=nbeta, localization=gamma), "num_draws": 1000, "num_burnin": 2000,
+            "steps_per_draw": 20, "metric": "curvature",
+        },
+        "MALT, as the weights are": {
+            "sampler": ld.MALT(nbeta=nbeta, localization=1.0, num_steps=8), "num_draws": 300, "num_burnin": 100
+        },
+    }  # fmt: skip
+    loss = ld.behavioural(lambda model, batch: math.sqrt(WIDTHS[-1]) * model(batch[0]))  # a sum over the outputs
     rows = []
-    methods: dict[str, Callable[[nn.Module, tuple[torch.Tensor, ...]], LLCResult]] = {
-        "MALT, plain": lambda m, d: estimate(
-            m, d, sampler=ld.MALT(nbeta=nbeta, localization=1.0, num_steps=8), num_draws=300, num_burnin=100, **many
-        ),
-        "RMSpropSGLD": lambda m, d: _rmsprop(m, d, nbeta, many),
-        "MALT in units of curvature": lambda m, d: estimate(
-            in_curvature_units(m, d),
-            d,
-            sampler=ld.MALT(nbeta=nbeta, localization=20.0, num_steps=8),
-            num_draws=300,
-            num_burnin=100,
-            **many,
-        ),
-        "SGLD in units of curvature": lambda m, d: estimate(
-            in_curvature_units(m, d),
-            d,
-            sampler=ld.SGLD(2e-4, nbeta=nbeta, localization=20.0),
-            num_draws=300,
-            num_burnin=1000,
-            steps_per_draw=10,
-            **many,
-        ),
-    }
-    for place, (name, method) in enumerate(methods.items()):
-        values, converged, virials = [], [], []
+    for place, (name, settings) in enumerate(methods.items()):
+        found = []
         for exponent in (-3, -1.5, 0, 1.5, 3):
-            # other noise at each scale: the spread is honest, and not zero by having the same numbers
-            many = {"num_chains": 16, "seed": seed + 100 * place + int(2 * exponent)}
             model = rescaled(base, [10.0**exponent] * (len(WIDTHS) - 2))
-            with torch.no_grad():
-                data = relu_problem(seed)[1]
-            found = method(model, data)
-            values.append(found.llc)
-            converged.append(found.converged)
-            virials.append(found.virial)
+            own_seed = seed + 100 * place + int(2 * exponent)
+            found.append(
+                ld.estimate_llc(
+                    model, loss, data, batch_size=len(data[0]), chain_method="vmap", num_chains=16, seed=own_seed,
+                    **settings,
+                )
+            )  # fmt: skip
+        values = np.array([each.llc for each in found])
         rows.append(
             {
                 "method": name,
-                "values": values,
-                "coefficient of variation": float(np.std(values, ddof=1) / np.mean(values)),
-                "error": found.standard_error / abs(found.llc),
-                "virials": virials,
-                "converged": converged,
+                "values": values.tolist(),
+                "coefficient of variation": float(values.std(ddof=1) / values.mean()),
+                "relative standard error": float(np.mean([each.standard_error for each in found]) / values.mean()),
+                "virials": [each.virial for each in found],
+                "converged": [each.converged for each in found],
             }
         )
         print(text(rows[-1]), flush=True)
     return rows
-
-
-def in_curvature_units(model: nn.Module, data: tuple[torch.Tensor, ...]) -> InUnits:
-    """Units 1 / sqrt(h_i): they follow any rescaling of the weights exactly."""
-    return InUnits(model, curvatures(model, data)[0].rsqrt())
-
-
-def _rmsprop(model: nn.Module, data: tuple[torch.Tensor, ...], nbeta: float, many: dict[str, Any]) -> LLCResult:
-    """As published: stability .1, gamma 1; eps as large as the stiffest preconditioned direction allows."""
-    diagonal = curvatures(model, data)[0]
-    gradient = (diagonal / nbeta).sqrt()  # root mean square of each partial derivative in equilibrium
-    worst = float((nbeta * diagonal / (gradient + 0.1)).max()) * len(diagonal) ** 0.5
-    kernel = ld.RMSpropSGLD(0.3 / worst, nbeta=nbeta, localization=1.0)
-    return estimate(model, data, sampler=kernel, num_draws=300, num_burnin=1000, steps_per_draw=10, **many)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ CHECKOUT = HERE.parents[1]
 # The preconditioner of devinterp's RMSprop kernel is 1 / (rms gradient + .1): 10 where the gradient vanishes.
 RMSPROP_LARGEST = 10.0
 STEP_FRACTION = 0.2
+BATCH_SIZE = 500
 
 
 def our_settings(
@@ -53,12 +54,14 @@ def our_settings(
     seeds: tuple[int, ...],
     kernel: str = "sgld",
     fraction: float = STEP_FRACTION,
+    nbeta_share: float = 1.0,
 ) -> Settings:
-    """The same for all tools: nbeta of the problem, four chains, a stable step, a fifth of the draws as burn-in.
+    """The same for all tools: nbeta of the problem (or a share of it), four chains, a stable step, a fifth of the draws as burn-in.
 
     `fraction` is eps (nbeta mu + gamma), which is 4 at the limit of stability on a quadratic; for "rmsprop_sgld" the
     step is divided by the largest value of the preconditioner.
     """
+    problem = replace(problem, nbeta=nbeta_share * problem.nbeta)
     step = stable_step_size(problem, localization, fraction)
     label = f"ours, gamma {localization:g}"
     if kernel == "rmsprop_sgld":
@@ -66,6 +69,10 @@ def our_settings(
         label += ", rmsprop"
     if fraction != STEP_FRACTION:
         label += f", step {fraction:g}"
+    if nbeta_share != 1:
+        label += f", nbeta x {nbeta_share:g}"
+    if batch_size != BATCH_SIZE:
+        label += f", batch {batch_size}"
     # 100 draws stand for any budget; `ladder` scales both.
     return Settings(
         label,
@@ -177,7 +184,15 @@ def estimates(arguments: argparse.Namespace) -> None:
                 for gamma, kernel in itertools.product(arguments.localizations, arguments.kernels):
                     if kernel == "rmsprop_sgld" and tool == "canonical":
                         continue
-                    base = our_settings(problem, gamma, arguments.batch_size, seeds, kernel, arguments.step_fraction)
+                    base = our_settings(
+                        problem,
+                        gamma,
+                        arguments.batch_size,
+                        seeds,
+                        kernel,
+                        arguments.step_fraction,
+                        arguments.nbeta_share,
+                    )
                     wanted += ladder(base, tuple(arguments.draws))
             left = missing(wanted, read_rows(rows_file(arguments.results, tool, problem.name)))
             if not left:
@@ -296,7 +311,8 @@ def main() -> None:
     parser.add_argument(
         "--step-fraction", type=float, default=STEP_FRACTION, help="eps (nbeta mu + gamma) at our settings"
     )
-    parser.add_argument("--batch-size", type=int, default=500)
+    parser.add_argument("--nbeta-share", type=float, default=1.0, help="of n / log n, at our settings")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--draws", type=int, nargs="+", default=[100, 300, 1000, 3000])
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--memory-gb", type=float, default=12.0, help="limit for one tool")

@@ -22,6 +22,7 @@ from llc_dynamics.sampling.batches import Batches, Data, make_batches
 from llc_dynamics.sampling.devinterp_engine import DevinterpKernel, Engine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import ChainMethod
+from llc_dynamics.sampling.metric import Metric, curvature_units
 from llc_dynamics.sampling.selection import Selection
 
 
@@ -50,6 +51,7 @@ def estimate_llc(
     chain_method: ChainMethod = "auto",
     microbatch_size: int | None = None,
     engine: Engine = "llc_dynamics",
+    metric: Metric = "euclidean",
     thresholds: Thresholds | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LLCResult:
@@ -95,6 +97,9 @@ def estimate_llc(
     microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
     engine : who makes the updates: "llc_dynamics", or "devinterp", which runs devinterp's optimiser for the same kernel
         (`SGLD`, `RMSpropSGLD`) in this estimator, for comparison; see `llc_dynamics.sampling.devinterp_engine`.
+    metric : "euclidean", or "curvature": each weight in units of 1 / sqrt(its curvature at w*). gamma is then compared
+        with nbeta itself (a tenth of nbeta is a mild localisation), and the estimate does not change when weights are
+        rescaled without changing the function. Needs a behavioural loss; see `llc_dynamics.sampling.metric`.
     thresholds : limits of the checks behind `converged`.
     progress : called now and then with (steps done, steps in all).
 
@@ -125,6 +130,7 @@ def estimate_llc(
         chain_method=chain_method,
         microbatch_size=microbatch_size,
         engine=engine,
+        metric=metric,
     )
     chosen = own if settings is None else chosen_settings(settings).in_place_of(own)
     flat = FlatModel(model, loss_fn, device, parameters, chosen.microbatch_size)
@@ -144,6 +150,9 @@ def estimate_inside(
     """`estimate_llc` inside an entered `FlatModel`."""
     limits = Thresholds() if thresholds is None else thresholds
     require_checkable(settings)
+    flat.measure_in(None)
+    if settings.metric == "curvature":
+        flat.measure_in(curvature_units(flat, batches))
     found = _sampled(flat, batches, settings, limits, progress, observe)
     if not settings.bias_checks:
         return found

@@ -13,6 +13,7 @@ from llc_dynamics.sampling import KERNELS, SGLD, Kernel
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.devinterp_engine import Engine, require_engine
 from llc_dynamics.sampling.group_model import ChainMethod
+from llc_dynamics.sampling.metric import Metric, require_metric
 from llc_dynamics.settings import converted, from_mapping, nearest, to_mapping
 
 #: Which loss an estimate is of: the one that was given, or the outputs against those at w* (`ld.behavioural`).
@@ -46,6 +47,7 @@ class EstimateSettings:
     chain_method: ChainMethod = "auto"
     microbatch_size: int | None = None
     engine: Engine = "llc_dynamics"
+    metric: Metric = "euclidean"
 
     def __post_init__(self) -> None:
         if self.sampler is None:
@@ -53,6 +55,9 @@ class EstimateSettings:
         if not all(hasattr(self.sampler, name) for name in ("init", "arrive", "update", "localization")):
             raise ConfigError(f"sampler must be a kernel such as SGLD(step_size=1e-4), got {self.sampler!r}")
         require_engine(self.engine, self.sampler)
+        require_metric(self.metric)
+        if self.engine != "llc_dynamics" and self.metric != "euclidean":
+            raise ConfigError(f'engine="{self.engine}" moves the weights themselves; leave metric out')
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -135,6 +140,8 @@ class EstimateSettings:
             resolved["chain_method"] = "vmap"
         if self.engine != "llc_dynamics":
             resolved["engine"] = self.engine
+        if self.metric != "euclidean":
+            resolved["metric"] = self.metric
         return resolved
 
     @property

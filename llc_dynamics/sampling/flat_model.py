@@ -41,7 +41,7 @@ class FlatModel:
 
     Attributes
     ----------
-    origin : w*, [d]. dtype, device : of all vectors.
+    origin : w*, [d], in units of `measure_in`. dtype, device : of all vectors.
     names, sizes : of the sampled parameter tensors (the blocks of the virial ratio) and of what is sampled of each.
     dimension : d, the number of sampled weights.
 
@@ -90,6 +90,7 @@ class FlatModel:
         self.dtype = torch.float64 if wide else torch.float32
         self._full = torch.cat([p.detach().reshape(-1).to(self.device, self.dtype) for p in self._parameters])
         self._index = self._chosen(masks)
+        self._units: torch.Tensor | None = None
         self.origin = self._full if self._index is None else self._full[self._index]
         self.microbatch_size = microbatch_size
         self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
@@ -123,6 +124,27 @@ class FlatModel:
     def loss_fn(self) -> LossFunction:
         """What is evaluated: `loss_fn(module, content)`, on contents that `prepare` has made."""
         return self._loss_fn
+
+    def measure_in(self, units: torch.Tensor | None) -> None:
+        """From here on positions are w_i / units_i [d], and gradients by these; None for the weights themselves."""
+        plain = self._full if self._index is None else self._full[self._index]
+        self._units = units
+        self.origin = plain if units is None else plain / units
+
+    def output_gradient(
+        self, content: Any, scalar_of: Callable[[torch.Tensor], torch.Tensor], batch_size: int
+    ) -> torch.Tensor:
+        """Gradient [d] at w*, of the sum over microbatches of a scalar made of a behavioural loss's outputs."""
+        assert isinstance(self._loss_fn, Behavioural)
+        self._place(self.origin)
+        self._gradient.zero_()
+        for part, _ in self._pieces(content, batch_size):
+            with torch.enable_grad():
+                scalar = scalar_of(self._loss_fn.outputs(self._model, part))
+                gradients = torch.autograd.grad(scalar, self._parameters, allow_unused=True, materialize_grads=True)
+            torch._foreach_add_(self._gradient_views, list(gradients))
+        self._reset_buffers()
+        return self.sampled_gradient(self._gradient)
 
     def prepare(self, content: Any, batch_size: int) -> Any:
         """What `losses` and `losses_and_gradient` take for a batch: itself, or with the outputs at w* beside it."""
@@ -165,8 +187,7 @@ class FlatModel:
                 torch._foreach_copy_(self._gradient_views, list(gradients))
             parts.append(losses.detach())
         self._reset_buffers()
-        gradient = self._gradient if self._index is None else self._gradient[self._index]
-        return parts[0] if len(parts) == 1 else torch.cat(parts), gradient
+        return parts[0] if len(parts) == 1 else torch.cat(parts), self.sampled_gradient(self._gradient)
 
     def _backward(self, batch: Any, batch_size: int, weight: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         """Losses of a microbatch, and the gradients of their sum times `weight`."""
@@ -253,6 +274,8 @@ class FlatModel:
 
     def full_vectors(self, positions: torch.Tensor) -> torch.Tensor:
         """All elements of the sampled tensors [..., elements] for `positions` [..., d] of those that are sampled."""
+        if self._units is not None:
+            positions = positions * self._units
         if self._index is None:
             return positions
         full = self._full.expand(*positions.shape[:-1], -1).clone()
@@ -267,11 +290,14 @@ class FlatModel:
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 
-    def sampled_part(self, full: torch.Tensor) -> torch.Tensor:
-        """The sampled elements [..., d] of `full` [..., elements]."""
-        return full if self._index is None else full[..., self._index]
+    def sampled_gradient(self, full: torch.Tensor) -> torch.Tensor:
+        """The gradient by positions [..., d], from that by all elements of the sampled tensors [..., elements]."""
+        part = full if self._index is None else full[..., self._index]
+        return part if self._units is None else part * self._units
 
     def _place(self, position: torch.Tensor) -> None:
+        if self._units is not None:
+            position = position * self._units
         if self._index is None:
             if self._targets is None:
                 self._work.copy_(position)

@@ -73,7 +73,7 @@ class VmapModel:
         if losses.shape != (len(positions), batch_size):
             raise ConfigError(f"loss_fn must return one loss per sample, shape [{batch_size}]")
         full = torch.cat([gradients[f"model.{name}"].flatten(1) for name in views], dim=1)
-        return Evaluation(losses.detach(), self._model.sampled_part(full))
+        return Evaluation(losses.detach(), self._model.sampled_gradient(full))
 
 
 class _LossModule(nn.Module):
