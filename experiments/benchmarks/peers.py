@@ -56,7 +56,8 @@ def our_settings(
     fraction: float = STEP_FRACTION,
     nbeta_share: float = 1.0,
 ) -> Settings:
-    """The same for all tools: nbeta of the problem (or a share of it), four chains, a stable step, a fifth of the draws as burn-in.
+    """The same for all tools: nbeta of the problem (or a share of it), four chains, a stable step, a fifth of the draws
+    as burn-in.
 
     `fraction` is eps (nbeta mu + gamma), which is 4 at the limit of stability on a quadratic; for "rmsprop_sgld" the
     step is divided by the largest value of the preconditioner.

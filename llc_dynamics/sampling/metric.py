@@ -2,9 +2,10 @@
 
 Localised by gamma/2 |w - w*|^2, an estimate depends on how a network is written down: hidden units of a ReLU network
 times c, their outgoing weights over c, are the same function, and another estimate. With `metric="curvature"` the
-chains move z_i = sqrt(h_i) (w_i - w*_i), h_i the i-th diagonal element of the Gauss-Newton matrix of the behavioural loss at w*,
-and are localised by gamma/2 |z|^2. That follows every rescaling of single weights exactly, and takes the spread of the
-diagonal out of what limits the step: a preconditioner that is fixed before the first update, so that the law is right.
+chains move z_i = sqrt(h_i) (w_i - w*_i), h_i the i-th diagonal element of the Gauss-Newton matrix of the behavioural
+loss at w*, and are localised by gamma/2 |z|^2. That follows every rescaling of single weights exactly, and takes the
+spread of the diagonal out of what limits the step: a preconditioner that is fixed before the first update, so that the
+law is right.
 
     h_i = (1/n) sum_j sum_k d2L_j/df_k^2 (df_jk / dw_i)^2
 
