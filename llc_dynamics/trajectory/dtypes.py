@@ -76,10 +76,11 @@ def carrier(name: str) -> torch.dtype:
 
 def flat_bytes_like(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """The tensor's elements in order, as a flat tensor of format `carrier(name)`, on its own device."""
-    plain = tensor.detach()
+    plain = tensor.detach() if tensor.requires_grad else tensor
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()
-    return plain.reshape(-1).view(carrier(name))
+    flat, wanted = plain.reshape(-1), carrier(name)
+    return flat if flat.dtype == wanted else flat.view(wanted)
 
 
 def gather(pieces: list[torch.Tensor], target: torch.Tensor) -> None:

@@ -14,13 +14,15 @@ from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, 
 from llc_dynamics.settings import nearest
 from llc_dynamics.trajectory import arrays as array_sets
 from llc_dynamics.trajectory.complete import read_complete
+from llc_dynamics.trajectory.dtypes import restore
 from llc_dynamics.trajectory.manifest import Manifest
 from llc_dynamics.trajectory.names import RESUME, classify, to_link
 from llc_dynamics.trajectory.nested import read_nested
 from llc_dynamics.trajectory.rows import LazyRows
 from llc_dynamics.trajectory.shard import Shard
 from llc_dynamics.trajectory.shards import ShardList
-from llc_dynamics.trajectory.state import load_checked, load_problem
+from llc_dynamics.trajectory.state import StateEntry, load_checked, load_problem
+from llc_dynamics.trajectory.tensor_rows import TensorRows
 
 if TYPE_CHECKING:
     import torch
@@ -131,15 +133,37 @@ class Trajectory:
         """Raise `CorruptRunError` if a shard is missing or its header is damaged; rows are not read."""
         self._shards.require_whole()
 
-    def state_dict(self, step: int) -> dict[str, torch.Tensor]:
+    def state_dict(self, step: int, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
         """Parameters and buffers after `step` optimiser updates: new CPU tensors by name, bit for bit as recorded.
 
-        (Where the run was recorded with a narrower `storage.dtype`, as they were rounded then.)
+        (Where the run was recorded with a narrower `storage.dtype`, as they were rounded then.) The tensors of one call
+        lie side by side in one piece of memory; of those that are picked by `names` each has its own, and the rest of
+        the row is not kept.
 
-        Raises `StepNotStoredError`, naming the nearest steps with weights, and `CorruptRunError`.
+        Raises `StepNotStoredError`, naming the nearest steps with weights, `TrajectoryError` for a name that is no
+        tensor of the run, and `CorruptRunError`.
         """
         shard, row = self._locate_weights(step)
-        return self.manifest.state.tensors(shard.read_state(row))
+        if names is None:
+            return self.manifest.state.tensors(shard.read_state(row))
+        wanted = [self._entry(name) for name in names]
+        place = shard.state_index(row)
+        assert place is not None
+        vectors = {name: shard.read_vector(name, place) for name in {entry.dtype for entry in wanted}}
+        return {
+            entry.name: restore(
+                vectors[entry.dtype][entry.offset : entry.offset + entry.size], entry.dtype, entry.shape
+            )
+            for entry in wanted
+        }
+
+    def tensor(self, name: str, steps: Iterable[int] | None = None) -> TensorRows:
+        """One tensor of the state, [W, ...], at all `weight_steps` or at `steps`, read when indexed (`TensorRows`)."""
+        entry = self._entry(name)
+        chosen = self.weight_steps if steps is None else np.array([int(step) for step in steps], np.int64)
+        for step in chosen if steps is not None else ():
+            self._locate_weights(int(step))
+        return TensorRows(self._whole(), entry, chosen)
 
     def load_into(self, model: torch.nn.Module, step: int) -> None:
         """Load the checkpoint of `step` into `model`, on whatever device it is.
@@ -247,6 +271,14 @@ class Trajectory:
             f"{self.path}: step {step} is not stored; the nearest stored: {' and '.join(map(str, near))} "
             f"(of {len(steps)}, from {steps[0]} to {steps[-1]})"
         )
+
+    def _entry(self, name: str) -> StateEntry:
+        entries = {entry.name: entry for entry in self.manifest.state.entries}
+        if name not in entries:
+            raise TrajectoryError(
+                f"{self.path}: no tensor '{name}'; {self._known(str(name), list(entries), 'tensors')}"
+            )
+        return entries[name]
 
     def _locate_weights(self, step: int) -> tuple[Shard, int]:
         shard, row = self._locate(step)

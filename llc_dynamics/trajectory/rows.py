@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError
 from llc_dynamics.trajectory.shards import ShardList
+
+#: So many bytes of whole rows are read at a time where only a part of each row is wanted.
+_PIECE = 32 << 20
 
 
 class LazyRows:
@@ -50,8 +54,11 @@ class LazyRows:
             return self._read(chosen.reshape(1))[0][rest]
         if chosen.ndim != 1:
             raise DataError(f"{self._name}: index the checkpoints with an array of one dimension, got {chosen.ndim}")
-        read = self._read(chosen)
-        return read[(slice(None), *rest)] if rest else read
+        if not rest or not len(chosen):
+            return self._read(chosen)[(slice(None), *rest)]
+        # A slice of each row may be far smaller than the rows, which are then not all held at once.
+        pieces = np.array_split(chosen, min(len(chosen), -(-len(chosen) * self._row_bytes // _PIECE)))
+        return np.concatenate([self._read(piece)[(slice(None), *rest)].copy() for piece in pieces])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
         if copy is False:
@@ -59,20 +66,22 @@ class LazyRows:
         read = self._read(self._rows)
         return read if dtype is None else read.astype(dtype, copy=False)
 
+    @property
+    def _row_bytes(self) -> int:
+        return max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         result = np.empty((len(rows), *self.shape[1:]), np.float32)
         bounds, shards = self._shards.bounds, self._shards.shards
         owners = np.searchsorted(bounds, rows, side="right") - 1
-        for owner in np.unique(owners):
-            positions = np.flatnonzero(owners == owner)
-            shard, local = shards[owner], rows[positions] - bounds[owner]
-            if self._name not in shard.extra_shapes():
-                result[positions] = np.nan
+        # Runs of neighbouring rows of one shard are read with one call each, straight to where they belong.
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(owners) != 0)) + 1
+        for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+            if start == stop:
                 continue
-            # Runs of neighbouring rows are read with one call each.
-            wanted = np.unique(local)
-            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
-                values = shard.read(self._name, int(run[0]), int(run[-1]) + 1)
-                inside = (local >= run[0]) & (local <= run[-1])
-                result[positions[inside]] = values[local[inside] - run[0]]
+            shard, first = shards[owners[start]], int(rows[start] - bounds[owners[start]])
+            if self._name in shard.extra_shapes():
+                shard.read(self._name, first, first + int(stop - start), out=result[start:stop])
+            else:
+                result[start:stop] = np.nan
         return result

@@ -18,7 +18,6 @@ from llc_dynamics.trajectory.dtypes import (
     dtype_name,
     flat_bytes_like,
     gather,
-    restore,
     storage_dtype,
 )
 from llc_dynamics.trajectory.storage import WeightStorage, require_in_range
@@ -178,11 +177,15 @@ class StateLayout:
         return found
 
     def tensors(self, row: Mapping[str, NDArray]) -> dict[str, torch.Tensor]:
-        """New tensors by name from one row."""
-        return {
-            entry.name: restore(row[entry.dtype][entry.offset : entry.offset + entry.size], entry.dtype, entry.shape)
-            for entry in self.entries
-        }
+        """The tensors by name, in the memory of one row (which has to be the caller's to give away)."""
+        import torch
+
+        found: dict[str, torch.Tensor] = {}
+        for name, entries in self._by_format.items():
+            flat = carrier_view(row[name], name).view(getattr(torch, name))
+            parts = flat.split([math.prod(entry.shape) for entry in entries])
+            found |= {entry.name: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
+        return {entry.name: found[entry.name] for entry in self.entries}
 
     def describe_first_difference(self, stored: Mapping[str, NDArray], given: Mapping[str, NDArray]) -> str | None:
         """The first tensor whose bytes differ between two rows, None if all are the same."""
