@@ -30,18 +30,3 @@ def test_every_verb_is_named() -> None:
 
     named = set(re.findall(r"`llc-dynamics (\w+)", README.read_text()))
     assert named == set(VERBS)
-
-
-def test_format_example_reads_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The h5py example of docs/trajectory-format.md, on a run at the path that it names."""
-    document = README.parent / "docs" / "trajectory-format.md"
-    (example,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    model = torch.nn.Linear(3, 2)
-    with ld.TrajectoryWriter(tmp_path / "runs" / "demo" / "M-12", model) as writer:
-        for step in range(5):
-            writer.record(step, metrics={"ood_loss": 1.0})
-    monkeypatch.chdir(tmp_path)
-    found: dict = {}
-    exec(compile(example, "trajectory-format.md", "exec"), found)
-    np.testing.assert_array_equal(found["tensors"]["weight"], model.weight.detach().numpy())
-    np.testing.assert_array_equal(found["tensors"]["bias"], model.bias.detach().numpy())

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llc_dynamics.cli import verbs
+from llc_dynamics.cli import runs, verbs
 from llc_dynamics.errors import LLCDynamicsError
 
 _DESCRIPTION = (
@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "report": verbs.report,
     "verify": verbs.verify,
     "bench": verbs.bench,
+    **runs.VERBS,
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress, TaskID
 
+from llc_dynamics.cli.show_runs import show_archive_verification
 from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
@@ -86,7 +87,9 @@ def show_pca(folder: Path, num_components: int) -> None:
 
 
 def show_verification(folder: Path) -> int:
-    """Every run's report; 1 if anything is wrong with any of them, else 0."""
+    """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
+    if folder.is_file():
+        return show_archive_verification(folder)
     problems = 0
     for path in run_folders(folder):
         with progress_bars() as bars:

@@ -149,8 +149,15 @@ def report(
     print(f"report: {write_report(folder, out or folder / 'report.html', llc_name=name, figures=figures)}")
 
 
-def verify(folder: Folder) -> int:
-    """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong."""
+def verify(
+    folder: Annotated[
+        Positional[Path], arg(help="A run folder, a folder of runs, or a file of `export`.", metavar="FOLDER")
+    ],
+) -> int:
+    """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong.
+
+    Shards that are missing and files that do not belong to a run are listed, too.
+    """
     from llc_dynamics.cli.show import show_verification
 
     return show_verification(folder)

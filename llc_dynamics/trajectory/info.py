@@ -1,0 +1,158 @@
+"""What is in a run folder, without reading its rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llc_dynamics.errors import LLCDynamicsError
+from llc_dynamics.trajectory.complete import read_complete
+from llc_dynamics.trajectory.dtypes import STORAGE, storage_dtype
+from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LOCK, MANIFEST, RESUME, SHARDS, VIEW
+from llc_dynamics.trajectory.reader import Trajectory
+from llc_dynamics.trajectory.whole_rows import stored_outputs
+
+_POINT = re.compile(r"step-(\d+)\.h5")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `run_info` found.
+
+    Attributes
+    ----------
+    steps : stored steps, increasing.
+    weight_steps : those of them at which weights are stored.
+    storage : how weights are kept, the settings of `WeightStorage`.
+    shards : sealed files of rows.
+    complete : whether the run was marked as finished.
+    writer : who holds the run's lock, None if nobody does.
+    problems : shards that are damaged or missing, and the like; `verify` finds more.
+    tensors : number format -> {"tensors": how many, "elements": numbers, "parameters": those of parameters}.
+    shapes : shape of a row of "outputs" and of each metric's samples.
+    row_bytes : bytes of one row in the reader's number formats: "weights", "outputs", "samples".
+    disk_bytes : bytes of the files: "shards", "arrays", "resume", "llc", "view", "other".
+    curves : steps of the stored points of each LLC curve.
+    """
+
+    path: Path
+    run_id: str
+    created: str
+    steps: list[int]
+    weight_steps: list[int]
+    storage: dict[str, Any]
+    shards: int
+    complete: bool
+    writer: str | None
+    problems: list[str]
+    tensors: dict[str, dict[str, int]]
+    metrics: list[str]
+    shapes: dict[str, list[int]]
+    arrays: list[str]
+    row_bytes: dict[str, int]
+    disk_bytes: dict[str, int]
+    curves: dict[str, list[int]]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON types."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def run_info(run: str | Path) -> RunInfo:
+    """Describe a run: manifest, headers and sizes are read, rows are not.
+
+    Raises `TrajectoryError` if the folder is no run, `CorruptRunError` if its manifest is damaged. Damaged shards are
+    listed in `problems`.
+    """
+    opened = Trajectory(run, skip_damaged=True)
+    path, layout = opened.path, opened.manifest.state
+    problems: list[str] = []
+    complete = False
+    try:
+        Trajectory(path).require_whole()
+    except LLCDynamicsError as error:
+        problems.append(str(error))
+    try:
+        mark = read_complete(path, opened.manifest.run_id)
+        complete = mark is not None
+        if mark is not None and mark["rows"] != len(opened):
+            problems.append(f"{path}: finished with {mark['rows']} checkpoints, but {len(opened)} are there")
+    except LLCDynamicsError as error:
+        problems.append(str(error))
+    metrics: list[str] = []
+    shapes: dict[str, list[int]] = {}
+    try:
+        metrics = opened.metric_names
+        shapes = {name: list(opened.sample_rows(name).shape[1:]) for name in opened.sample_names}
+        if (outputs := stored_outputs(opened)) is not None:
+            shapes["outputs"] = list(outputs.shape[1:])
+    except LLCDynamicsError as error:
+        problems.append(str(error))
+    tensors = {
+        dtype: {
+            "tensors": sum(entry.dtype == dtype for entry in layout.entries),
+            "elements": size // STORAGE[dtype][1],
+            "parameters": sum(
+                math.prod(entry.shape) for entry in layout.entries if entry.dtype == dtype and entry.kind == "parameter"
+            ),
+        }
+        for dtype, size in layout.sizes().items()
+    }
+    functions = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+    return RunInfo(
+        path=path,
+        run_id=opened.manifest.run_id,
+        created=opened.manifest.created,
+        steps=opened.steps.tolist(),
+        weight_steps=opened.weight_steps.tolist(),
+        storage=opened.manifest.storage.to_json(),
+        shards=len(list((path / SHARDS).glob("shard-*.h5"))),
+        complete=complete,
+        writer=_holder(path / LOCK),
+        problems=problems,
+        tensors=tensors,
+        metrics=metrics,
+        shapes=shapes,
+        arrays=opened.array_names,
+        row_bytes={
+            "weights": sum(size * storage_dtype(dtype).itemsize for dtype, size in layout.sizes().items()),
+            "outputs": functions.pop("outputs", 0),
+            "samples": sum(functions.values()),
+        },
+        disk_bytes=_disk_bytes(path),
+        curves=curve_steps(path),
+        config=opened.config,
+        provenance=opened.provenance,
+    )
+
+
+def curve_steps(run: Path) -> dict[str, list[int]]:
+    """The steps of the points of every LLC curve that is stored beside a run."""
+    folders = sorted(entry for entry in (run / "llc").iterdir() if entry.is_dir()) if (run / "llc").is_dir() else []
+    return {
+        folder.name: sorted(int(match[1]) for entry in folder.iterdir() if (match := _POINT.fullmatch(entry.name)))
+        for folder in folders
+    }
+
+
+def _holder(lock: Path) -> str | None:
+    """Who holds a lock, as the holder wrote it there."""
+    if not is_locked(lock):
+        return None
+    return lock.read_bytes()[:200].decode(errors="replace").strip() or "another process"
+
+
+def _disk_bytes(run: Path) -> dict[str, int]:
+    kinds = {SHARDS: "shards", ARRAYS: "arrays", RESUME: "resume", "llc": "llc", VIEW: "view"}
+    kinds |= dict.fromkeys((MANIFEST, COMPLETE, LOCK), "manifest")
+    sizes = dict.fromkeys(("shards", "arrays", "resume", "llc", "view", "manifest", "other"), 0)
+    for entry in run.iterdir():
+        files = [entry] if entry.is_file() else [each for each in entry.rglob("*") if each.is_file()]
+        sizes[kinds.get(entry.name, "other")] += sum(each.lstat().st_size for each in files)
+    return {kind: size for kind, size in sizes.items() if size}
