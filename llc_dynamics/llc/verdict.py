@@ -143,7 +143,8 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[str]:
     elif excess > limits.virial_high - 1 or 0 < limits.heating * share < min(excess, value - 1 - _SURE * error):
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
         yield f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size"
-    elif not error <= limits.max_virial_error:
+    elif not (error <= limits.max_virial_error and limits.virial_low <= value - heat <= limits.virial_high):
+        # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
         yield f"cannot tell whether the chains explored: {shown}; more draws or a larger batch_size"
 
 
