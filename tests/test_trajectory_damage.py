@@ -13,7 +13,7 @@ from trajectory_runs import read_all, train
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.trajectory import verify_run
-from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.checksum import row_checksum, row_checksums
 from llc_dynamics.trajectory.sealed import digest_outside, encode_header
 
 SHARD = "shards/shard-000001.h5"
@@ -366,6 +366,16 @@ def test_the_second_row_checksum_against_a_slow_twin():
         for offset in (0, 3):
             row = np.frombuffer(b"x" * offset + raw, np.uint8)[offset:]
             assert row_checksum(12, "outputs", row) == slow_checksum(12, "outputs", raw)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_checksums_of_many_rows_are_those_of_each(version):
+    generator = np.random.default_rng(3)
+    for shape in ((0, 5), (3, 0), (1, 1), (70, 3), (5, 1024), (40, 2, 1025), (7, 8192), (2, 40_000), (2, 70_001)):
+        rows = generator.standard_normal(shape).astype(np.float64 if shape[-1] % 2 else np.float32)
+        steps = list(range(4, 4 + shape[0]))
+        each = [row_checksum(step, "outputs", row, version) for step, row in zip(steps, rows, strict=True)]
+        assert row_checksums(steps, "outputs", rows, version) == each
 
 
 def test_the_second_row_checksum_finds_what_disks_do():

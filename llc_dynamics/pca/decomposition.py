@@ -18,8 +18,10 @@ from llc_dynamics.seeding import numpy_generator
 
 SOLVERS = ("auto", "gram", "covariance", "randomized")
 
-# Below this size of the smaller side the dense eigenproblem takes a few seconds at most.
+# Below this size of the smaller side the dense eigenproblem takes a few seconds at most, and a fifth of a gigabyte.
 _DENSE_LIMIT = 3000
+# The Gram matrix meets every block with every other one; the iteration needs some ten passes over all of them.
+_GRAM_BLOCKS = 16
 
 
 class Decomposition(NamedTuple):
@@ -30,11 +32,17 @@ class Decomposition(NamedTuple):
     total: float
 
 
-def choose_solver(num_rows: int, num_features: int) -> str:
-    """`gram` or `covariance`, whichever matrix is smaller; `randomized` where both are too large."""
+def choose_solver(num_rows: int, num_features: int, block_rows: int | None = None) -> str:
+    """`gram` or `covariance`, whichever matrix is smaller; `randomized` where that is too large.
+
+    Too large is a smaller side beyond 3000, or a Gram matrix of rows so wide that only a small part of them,
+    `block_rows`, is in memory at a time: each block would be read again for every other one.
+    """
     if min(num_rows, num_features) > _DENSE_LIMIT:
         return "randomized"
-    return "gram" if num_rows <= num_features else "covariance"
+    if num_rows > num_features:
+        return "covariance"
+    return "randomized" if block_rows is not None and num_rows > _GRAM_BLOCKS * block_rows else "gram"
 
 
 def decompose(rows: StackedRows, num_components: int, solver: str, seed: int) -> Decomposition:
@@ -97,12 +105,13 @@ def _by_block_krylov(
     generator = numpy_generator(seed, "trajectory PCA", rows.num_features)
     newest = np.linalg.qr(generator.standard_normal((rows.num_features, width)))[0]
     basis, images = newest, np.empty((rows.num_features, 0))
-    previous = None
-    for _ in range(max_passes):
-        image, total = np.zeros_like(newest), 0.0
+    previous, total = None, 0.0
+    for number in range(max_passes):
+        image = np.zeros_like(newest)
         for _, block in rows.blocks():
             image += block.T @ (block @ newest)
-            total += float(np.vdot(block, block))
+            if number == 0:
+                total += float(np.vdot(block, block))
         images = np.hstack([images, image])
         projected = basis.T @ images
         squares, ritz = _leading((projected + projected.T) / 2, num_components)

@@ -35,8 +35,10 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
     n_components : number of components to keep, at most min(rows, features).
     solver : "gram" (from the products of rows with rows), "covariance" (of features with features), "randomized" (block
         Krylov iteration, repeated passes until the values change by less than 1e-8), or "auto": by shape.
-    block_megabytes : largest float64 block of rows held at a time; the solvers hold two such blocks besides the smaller
-        of the two product matrices (randomized: a few dozen vectors per pass).
+    block_megabytes : largest float64 block of rows held at a time. Function vectors are read and checked block by
+        block, several times; besides the result the fit needs some four such blocks, and the smaller of the two product
+        matrices twice (72 MB each at most with "auto"; randomized: a few dozen vectors per pass instead). With the
+        default it stays below 1 GB whatever the number of runs.
     seed : seed of the randomized solver.
 
     Attributes
@@ -96,7 +98,7 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
                 f"{min(num_rows, num_features)}; ask for fewer, or store more checkpoints"
             )
         rows = StackedRows(runs, block_bytes=int(self.block_megabytes * 2**20))
-        solver = choose_solver(num_rows, num_features) if self.solver == "auto" else self.solver
+        solver = choose_solver(num_rows, num_features, rows.block_rows) if self.solver == "auto" else self.solver
         found = decompose(rows, int(self.n_components), solver, self.seed)
 
         largest = np.abs(found.components).argmax(axis=1)

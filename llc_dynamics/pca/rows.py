@@ -58,7 +58,10 @@ class RunRows:
         if block.dtype.kind not in "fiub":
             raise DataError(f"{self.label} holds {block.dtype} values; function vectors must be real numbers")
         block = block.reshape(stop - start, self.num_features).astype(np.float64)
-        bad = ~np.isfinite(block).all(axis=1)
+        # A single NaN or infinity spoils the sum, which is quicker to take than to look at every number.
+        with np.errstate(over="ignore", invalid="ignore"):
+            sound = np.isfinite(block.sum())
+        bad = np.zeros(len(block), bool) if sound else ~np.isfinite(block).all(axis=1)
         if bad.any():
             row = start + int(np.argmax(bad))
             where = f"step {self.steps[row]}" if self.steps is not None else f"checkpoint {row}"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,29 @@ def row_checksum(step: int, dataset: str, row: NDArray, version: int = NEWEST) -
     """The checksum of `row`, which lies in `dataset` (its path in the file) and belongs to `step`."""
     content = np.ascontiguousarray(row).reshape(-1).view(np.uint8)
     return _sum_and_crc(step, dataset, content) if version == 1 else _two_sums(step, dataset, content)
+
+
+def row_checksums(steps: Sequence[int], dataset: str, rows: NDArray, version: int = NEWEST) -> list[int]:
+    """`row_checksum` of each of the C-contiguous `rows` [R, ...]; many small ones take less time than one by one."""
+    count = len(rows)
+    row_bytes = rows.nbytes // count if count else 0
+    if version == 1 or row_bytes % 8 or not 0 < row_bytes <= 8 * _WIDTH * _PIECE:
+        return [row_checksum(step, dataset, row, version) for step, row in zip(steps, rows, strict=True)]
+    words = rows.reshape(count, -1).view("<u8")
+    whole = words.shape[1] // _WIDTH
+    at_once = max(1, _WIDTH * _PIECE // words.shape[1])
+    found = []
+    for start in range(0, count, at_once):
+        group = words[start : start + at_once]
+        matrices, tails = group[:, : whole * _WIDTH].reshape(len(group), whole, _WIDTH), group[:, whole * _WIDTH :]
+        columns, sums = np.add.reduce(matrices, axis=1), np.add.reduce(matrices, axis=2)
+        if tails.shape[1]:
+            columns[:, : tails.shape[1]] += tails
+            sums = np.concatenate([sums, np.add.reduce(tails, axis=1, keepdims=True)], axis=1)
+        columns = np.ascontiguousarray(columns[:, : words.shape[1]])
+        for step, column, row_sums in zip(steps[start : start + at_once], columns, sums, strict=True):
+            found.append(_digest(int(step), dataset, row_bytes, column, row_sums))
+    return found
 
 
 def _two_sums(step: int, dataset: str, content: NDArray[np.uint8]) -> int:
@@ -52,10 +76,14 @@ def _two_sums(step: int, dataset: str, content: NDArray[np.uint8]) -> int:
         words.view(np.uint8)[: tail.size] = tail
         columns[: words.size] += words
         rows[whole] = np.add.reduce(words)
-    prefix = int(step).to_bytes(8, "little", signed=True) + content.size.to_bytes(8, "little")
+    return _digest(step, dataset, content.size, columns[: -(-content.size // 8)], rows[: whole + bool(tail.size)])
+
+
+def _digest(step: int, dataset: str, size: int, columns: NDArray, rows: NDArray) -> int:
+    prefix = int(step).to_bytes(8, "little", signed=True) + size.to_bytes(8, "little")
     digest = hashlib.sha256(prefix + dataset.encode() + b"\0")
-    digest.update(columns[: -(-content.size // 8)].data)
-    digest.update(rows[: whole + bool(tail.size)].data)
+    digest.update(columns.data)
+    digest.update(rows.data)
     return int.from_bytes(digest.digest()[:8], "little")
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError
 from llc_dynamics.trajectory.bulk import BulkDataset, PackedDataset
-from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.checksum import row_checksum, row_checksums
 from llc_dynamics.trajectory.dtypes import storage_dtype
 from llc_dynamics.trajectory.manifest import Manifest
 from llc_dynamics.trajectory.names import SHARDS, from_link, shard_name, to_link
@@ -194,9 +194,9 @@ class Shard:
             rows = dataset.read(start, stop, out)
         else:
             rows = self._undo(dataset, start, stop)
-        for position in range(start, stop):
-            found = row_checksum(int(steps[position]), name, rows[position - start], self._header.version)
-            if found != int(sums[position]):
+        found = row_checksums(steps[start:stop].tolist(), name, rows, self._header.version)
+        for position, checksum in zip(range(start, stop), found, strict=True):
+            if checksum != int(sums[position]):
                 raise CorruptRunError(
                     f"{self.path}: step {steps[position]}: the stored {name.split('/')[0]} do not match their "
                     "checksum; the file is damaged. Restore it from a copy; `llc-dynamics verify` lists "
