@@ -48,7 +48,8 @@ def run_folders(folder: str | Path) -> list[Path]:
     if is_run(folder):
         return [folder]
     with storage_errors(folder, "read"):
-        children = [child for child in sorted(folder.iterdir()) if is_run(child)]
+        # A hidden folder is a run that is being built, or was when its process died.
+        children = [child for child in sorted(folder.iterdir()) if is_run(child) and not child.name.startswith(".")]
     if not children:
         raise TrajectoryError(
             f"{folder}: neither a run nor a folder of runs (there is no manifest.json in it or in its subfolders); "
