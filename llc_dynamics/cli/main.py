@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llc_dynamics.cli import runs, verbs
+from llc_dynamics.cli import runs, verbs, watch
 from llc_dynamics.errors import LLCDynamicsError
 
 _DESCRIPTION = (
@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "verify": verbs.verify,
     "bench": verbs.bench,
     **runs.VERBS,
+    "watch": watch.watch,
 }
 
 

@@ -95,6 +95,14 @@ class Trajectory:
         return self._whole().state_steps
 
     @property
+    def sealed_times(self) -> NDArray[np.float64]:
+        """float64 [C], when each checkpoint was sealed, in seconds since 1970 by the date of its file.
+
+        A run that was copied without its dates has those of the copy; a clock that was set back shows in them.
+        """
+        return self._whole().sealed_times()
+
+    @property
     def complete(self) -> bool:
         """Whether the run was marked as finished. Raises `CorruptRunError` if rows of a finished run are missing."""
         mark = read_complete(self.path, self.manifest.run_id)

@@ -24,6 +24,7 @@ class ShardList:
         self.damage: list[CorruptRunError] = []
         self._steps: NDArray[np.int64] = np.empty(0, np.int64)
         self._state_steps: NDArray[np.int64] = np.empty(0, np.int64)
+        self._times: list[float] = []
         #: First row of every shard, and the end.
         self.bounds: NDArray[np.int64] = np.zeros(1, np.int64)
 
@@ -96,6 +97,15 @@ class ShardList:
             return None
         shard = int(np.searchsorted(self.bounds, row, side="right")) - 1
         return self.shards[shard], row - int(self.bounds[shard])
+
+    def sealed_times(self) -> NDArray[np.float64]:
+        """For every row the date of its file, NaN for a file that is gone; each file is asked once."""
+        for shard in self.shards[len(self._times) :]:
+            try:
+                self._times.append(shard.path.stat().st_mtime)
+            except OSError:
+                self._times.append(np.nan)
+        return np.repeat(np.array(self._times), np.diff(self.bounds))
 
     def extra_shapes(self) -> dict[str, tuple[int, ...]]:
         """Row shapes of "outputs" and "samples/..." over all shards; `CorruptRunError` if two shards disagree."""

@@ -1,0 +1,260 @@
+"""What can be said of a run while it is being written, at little cost: only what was sealed since is read."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
+from llc_dynamics.llc.storage import read_point, stored_points
+from llc_dynamics.report.reading import ideal_levels
+from llc_dynamics.stages import TransienceVerdict, detect_transience
+from llc_dynamics.training import number_of_tasks
+from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.names import LOCK, classify, is_run
+
+#: Rows with samples that are kept for each unit of log(step + 1): some 150 over a run of 150,000 steps.
+_PER_LOG_UNIT = 12
+_CURVES = ("ood_loss", "ridge_distance_ood", "dmmse_distance_ood")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric so far: `values` [C] with NaN where it was not recorded, and its last finite value."""
+
+    name: str
+    values: NDArray[np.float64]
+    latest: float
+    least: float
+    least_step: int
+
+
+@dataclass(frozen=True)
+class LatestLLC:
+    """The last point of a stored curve, and how many points it has."""
+
+    curve: str
+    points: int
+    step: int
+    value: float
+    standard_error: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment.
+
+    Attributes
+    ----------
+    state : "complete", "being written", or "not being written" (stopped, or not yet gone on with).
+    steps : int64 [C]; num_weights of them have weights. last_step : None where the configuration does not say.
+    metrics : in the order of their names.
+    stage : in words, what the run seems to be doing; None for a run without distances to ideal predictors.
+    age : seconds since the last row was sealed, None before the first. steps_per_second : over the last shards, None if
+        the dates of the files do not tell.
+    """
+
+    name: str
+    state: str
+    steps: NDArray[np.int64]
+    num_weights: int
+    last_step: int | None
+    metrics: tuple[Metric, ...]
+    llc: tuple[LatestLLC, ...]
+    stage: str | None
+    age: float | None
+    rows_per_second: float | None
+    steps_per_second: float | None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate; None where that is not known."""
+        if self.last_step is None or not self.steps_per_second or not len(self.steps):
+            return None
+        return max(0.0, (self.last_step - int(self.steps[-1])) / self.steps_per_second)
+
+
+class LiveRun:
+    """A run that is looked at again and again.
+
+    Raises `TrajectoryError` for a folder that is no run, and `CorruptRunError` later on for damage.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if classify(path) == "foreign":
+            runs = sorted(child.name for child in path.iterdir() if is_run(child))
+            if runs:
+                raise TrajectoryError(f"{path}: a folder of runs; watch one of them: {', '.join(runs)}")
+        self._run = Trajectory(path)
+        self._tasks = number_of_tasks(self._run.config)
+        self._last_step = _last_step(self._run)
+        self._seen = 0
+        #: One row for each stretch of log(step + 1), the first one in it, and its samples by metric.
+        self._rows: list[int] = []
+        self._samples: dict[str, list[NDArray[np.float32]]] = {}
+        self._gap: float | None = None
+        self._points: dict[Path, LatestLLC] = {}
+        self._stage: str | None = None
+
+    def look(self) -> Snapshot:
+        """See what was sealed since the last look."""
+        run = self._run
+        run.refresh()
+        steps = run.steps
+        if len(steps) > self._seen:
+            self._take_in(steps)
+            self._stage = self._describe_stage(steps)
+        being_written = is_locked(run.path / LOCK)
+        state = "complete" if run.complete else "being written" if being_written else "not being written"
+        age, rows_per_second, steps_per_second = _rate(run.sealed_times, steps)
+        return Snapshot(
+            name=run.path.name,
+            state=state,
+            steps=steps,
+            num_weights=len(run.weight_steps),
+            last_step=self._last_step,
+            metrics=tuple(_metrics(run)),
+            llc=tuple(self._latest_points()),
+            stage=self._stage,
+            age=age,
+            rows_per_second=rows_per_second,
+            steps_per_second=steps_per_second,
+        )
+
+    def _take_in(self, steps: NDArray[np.int64]) -> None:
+        """Read the samples of those new rows that are kept."""
+        stretch = (np.log1p(steps) * _PER_LOG_UNIT).astype(int)
+        first = np.flatnonzero(np.diff(stretch, prepend=-1))
+        fresh = [int(row) for row in first if row >= self._seen]
+        for name in _CURVES:
+            if name in self._run.sample_names and fresh:
+                self._samples.setdefault(name, []).extend(np.asarray(self._run.sample_rows(name)[fresh]))
+        self._rows += fresh
+        self._seen = len(steps)
+
+    def _curve(self, name: str, steps: NDArray[np.int64]) -> Curve | None:
+        """The kept rows and the last one of a metric."""
+        if name not in self._run.metric_names or not np.isfinite(self._run.metrics(name)).any():
+            return None
+        last = len(steps) - 1
+        rows = [*self._rows, *([] if self._rows[-1:] == [last] else [last])]
+        values = self._run.metrics(name)[rows]
+        kept = self._samples.get(name)
+        if kept is None or len(kept) != len(self._rows):
+            return Curve(steps[rows], values, name=name)
+        samples = kept if len(rows) == len(kept) else [*kept, np.asarray(self._run.sample_rows(name)[last])]
+        return Curve(steps[rows], values, name=name, samples=np.stack(samples))
+
+    def _describe_stage(self, steps: NDArray[np.int64]) -> str | None:
+        loss, general, specialised = (self._curve(name, steps) for name in _CURVES)
+        if loss is None or general is None:
+            return None
+        if specialised is not None and self._gap is None and "evaluation" in self._run.array_names:
+            level = ideal_levels(self._run.arrays("evaluation")).get("gap_ood")
+            self._gap = None if level is None or not level.value > 0 else level.value
+        try:
+            verdict = detect_transience(
+                general=general, specialised=specialised, ood_loss=loss, reference_distance=self._gap, num_bootstrap=100
+            )
+        except DataError as error:
+            return f"too early to tell ({error})"
+        return stage_in_words(verdict, general, specialised, self._tasks)
+
+    def _latest_points(self) -> list[LatestLLC]:
+        folder = self._run.path / "llc"
+        found = []
+        for curve in sorted(folder.iterdir()) if folder.is_dir() else ():
+            points = stored_points(curve)
+            if not points:
+                continue
+            step = max(points)
+            known = self._points.get(curve)
+            if known is None or known.step != step or known.points != len(points):
+                try:
+                    result, _ = read_point(points[step])
+                except (CorruptRunError, TrajectoryError):
+                    continue
+                known = LatestLLC(
+                    curve.name, len(points), step, result.llc, result.standard_error, bool(result.converged)
+                )
+                self._points[curve] = known
+            found.append(known)
+        return found
+
+
+def stage_in_words(
+    verdict: TransienceVerdict, general: Curve, specialised: Curve | None, num_tasks: float | None
+) -> str:
+    """What a run seems to be doing, from its verdict so far and its distances at the last checkpoint."""
+    if verdict.transient:
+        return f"past the transient: {verdict.summary()}"
+    near = float(general.values[-1])
+    place = f"at distance {near:.3g} from ridge"
+    if specialised is not None:
+        far = float(specialised.values[-1])
+        name = "dMMSE" if num_tasks is None or math.isinf(num_tasks) else f"dMMSE_{int(num_tasks)}"
+        nearer = ("ridge", near, name, far) if near <= far else (name, far, "ridge", near)
+        place = f"nearer to {nearer[0]} (distance {nearer[1]:.3g}) than to {nearer[2]} ({nearer[3]:.3g})"
+    if verdict.minimum_step >= int(general.steps[-1]):
+        return f"the out-of-distribution loss still falls; {place}"
+    reason = verdict.reasons[0] if verdict.reasons else "nothing speaks for a transient"
+    return f"least out-of-distribution loss so far at step {verdict.minimum_step:,}; {place}. Not transient: {reason}"
+
+
+def _metrics(run: Trajectory) -> list[Metric]:
+    found = []
+    steps = run.steps
+    for name in run.metric_names:
+        values = run.metrics(name)
+        finite = np.flatnonzero(np.isfinite(values))
+        if len(finite):
+            least = int(finite[np.argmin(values[finite])])
+            found.append(Metric(name, values, float(values[finite[-1]]), float(values[least]), int(steps[least])))
+    return found
+
+
+def _rate(times: NDArray[np.float64], steps: NDArray[np.int64]) -> tuple[float | None, float | None, float | None]:
+    """Age of the last row, rows and steps a second over the last shards (five at most); None where dates do not tell.
+
+    The rows of a shard share a date, that of its end; the time between two dates belongs to the rows after the first.
+    """
+    if not len(times):
+        return None, None, None
+    age = max(0.0, time.time() - float(times[-1]))
+    seals = np.flatnonzero(np.diff(times, append=np.inf))[-6:]
+    if len(seals) < 2:
+        return age, None, None
+    spent = float(times[seals[-1]] - times[seals[0]])
+    if not spent > 0:
+        return age, None, None
+    return age, float(seals[-1] - seals[0]) / spent, float(steps[seals[-1]] - steps[seals[0]]) / spent
+
+
+def _last_step(run: Trajectory) -> int | None:
+    """The step at which training ends, where the configuration is one of ours."""
+    training = run.config.get("training")
+    steps = training.get("num_steps") if isinstance(training, dict) else None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None
+
+
+def sparkline(values: Sequence[float] | NDArray[np.float64], width: int) -> str:
+    """Values as a row of block characters, each the mean of its share of the points; blanks where none is finite."""
+    numbers = np.asarray(values, np.float64)
+    if not np.isfinite(numbers).any() or width < 1:
+        return " " * max(width, 0)
+    pieces = np.array_split(numbers, min(width, len(numbers)))
+    means = np.array([piece[np.isfinite(piece)].mean() if np.isfinite(piece).any() else np.nan for piece in pieces])
+    low, high = np.nanmin(means), np.nanmax(means)
+    share = (means - low) / (high - low) if high > low else np.where(np.isnan(means), np.nan, 0.0)
+    blocks = "▁▂▃▄▅▆▇█"
+    return "".join(" " if np.isnan(x) else blocks[min(7, int(x * 8))] for x in share).ljust(width)
