@@ -109,13 +109,15 @@ class LiveRun:
     def look(self) -> Snapshot:
         """See what was sealed since the last look."""
         run = self._run
+        # Asked first, because it may look for shards itself: from here on all that is read has the same rows.
+        complete = run.complete
         run.refresh()
         steps = run.steps
         if len(steps) > self._seen:
             self._take_in(steps)
             self._stage = self._describe_stage(steps)
         being_written = is_locked(run.path / LOCK)
-        state = "complete" if run.complete else "being written" if being_written else "not being written"
+        state = "complete" if complete else "being written" if being_written else "not being written"
         age, rows_per_second, steps_per_second = _rate(run.sealed_times, steps)
         return Snapshot(
             name=run.path.name,
