@@ -233,6 +233,8 @@ def check_structure(path: Path, header: Header) -> None:
     try:
         with path.open("rb", buffering=0) as stream:
             digest = digest_outside(stream, header.user_block, header.size, header.bulk)
+    except FileNotFoundError:
+        raise CorruptRunError(f"{path}: the file is gone. If the run was moved, open it at its new place") from None
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
     if digest != header.digest:
