@@ -1,6 +1,7 @@
 """Runs of every kind and kills at every step, for the tests of what moves and keeps runs."""
 
 import os
+import shutil
 
 import numpy as np
 import torch
@@ -41,14 +42,18 @@ def add_curve(path, steps, name="llc", num_draws=8):
     with ld.TrajectoryWriter(store, model) as writer:
         for step in steps:
             writer.record(step)
-    loss = lambda model, batch: (model(batch[0]) - batch[0]).square().mean(1)
+
+    def loss_fn(model, batch):
+        return (model(batch[0]) - batch[0]).square().mean(1)
+
     sampler = ld.SGLD(step_size=1e-3, localization=10.0)
-    ld.llc_curve(store, model, loss, (x,), sampler=sampler, num_chains=2, num_draws=num_draws, num_burnin=2)
+    ld.llc_curve(store, model, loss_fn, (x,), sampler=sampler, num_chains=2, num_draws=num_draws, num_burnin=2)
     folder = path / "llc" / name
     folder.mkdir(parents=True, exist_ok=True)
     for step in steps:
         content = point_file(store / "llc" / "llc", step).read_bytes()
         point_file(folder, step).write_bytes(content)
+    shutil.rmtree(store)
 
 
 def read_sparse(run):
@@ -66,13 +71,13 @@ def bits(tensor):
     return tensor.dtype, tuple(tensor.shape), tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def kill_at_each_change(work, check, first=1, most=400):
-    """Fork `work`, killed at the n-th change that it makes in a file system, for n = first, ...; check after each kill.
+def kill_at_each_change(work, check, first=1, every=1, most=400):
+    """Fork `work`, killed at the n-th change that it makes in a file system, n = first, first + every, ...; check.
 
-    Changes are opening for writing, renaming, removing, making a folder and fsync: between two of them nothing that
-    another process can see happens but writing into a file that has its temporary name.
+    Changes are opening for writing, renaming, removing, making a folder and exchanging: between two of them nothing
+    that another process can see happens but writing into a file that has its temporary name.
     """
-    for number in range(first, most):
+    for number in range(first, most, every):
         child = os.fork()
         if child == 0:
             try:

@@ -22,6 +22,8 @@ from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
 from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory, verify_run
+from llc_dynamics.trajectory.atomic import is_temporary
+from llc_dynamics.trajectory.info import curve_folders
 
 
 def show_findings(folder: Path, seed: int = 0) -> None:
@@ -97,13 +99,17 @@ def show_verification(folder: Path) -> int:
             report = verify_run(path, partial(_advance, bars, bar))
         print(report)
         problems += len(report.problems)
-        for curve in sorted((path / "llc").glob("*")) if (path / "llc").is_dir() else []:
+        for curve in curve_folders(path):
             points = stored_points(curve_folder(path, curve.name))
             damaged = damaged_points(points.values())
             print(f"  LLC '{curve.name}': {len(points) - len(damaged)} of {len(points)} points in order")
-            for message in damaged:
+            known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
+            foreign = [
+                f"{entry}: not a point of an LLC curve; move it elsewhere" for entry in {*curve.iterdir()} - known
+            ]
+            for message in [*damaged, *sorted(foreign)]:
                 print(f"  {message}")
-            problems += len(damaged)
+            problems += len(damaged) + len(foreign)
     if (folder / SWEEP_FILE).exists():
         stored_sweep(folder)
     return 1 if problems else 0

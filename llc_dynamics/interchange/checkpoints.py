@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.interchange.state_files import INDEX, PICKLED, SAFETENSORS
+from llc_dynamics.trajectory.names import is_run
 
 _SUFFIXES = (*SAFETENSORS, *PICKLED)
 #: What a folder of one checkpoint keeps its weights in, in the order of preference.
@@ -49,6 +50,8 @@ def find_checkpoints(folder: Path, pattern: str | None = None) -> dict[int, Path
     if not folder.is_dir():
         what = "a file" if folder.exists() else "no such folder"
         raise TrajectoryError(f"{folder}: {what}; give a folder of checkpoints, or a file of `llc-dynamics export`")
+    if is_run(folder):
+        raise TrajectoryError(f"{folder}: this is a run already; copy or move the folder as it is")
     found = _matching(folder, pattern) if pattern is not None else _guessed(folder)
     steps: dict[int, Path] = {}
     for step, path in found:

@@ -18,6 +18,7 @@ from llc_dynamics.provenance import provenance
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.dtypes import STORAGE, storage_dtype
 from llc_dynamics.trajectory.holder import StateHolder
+from llc_dynamics.trajectory.info import curve_folders
 from llc_dynamics.trajectory.names import RESUME, is_run, to_link
 from llc_dynamics.trajectory.rows import LazyRows
 from llc_dynamics.trajectory.staging import current_manifest
@@ -62,8 +63,7 @@ def export_run(run: str | Path | Trajectory, out: str | Path, *, progress: Progr
         raise TrajectoryError(f"{path}: no checkpoint has been sealed yet, so there is nothing to export")
     steps = run.steps
     arrays = {name: run.arrays(name) for name in run.array_names}
-    curves = sorted(folder.name for folder in (path / "llc").iterdir()) if (path / "llc").is_dir() else []
-    points = {curve: stored_points(path / "llc" / curve) for curve in curves}
+    points = {folder.name: stored_points(folder) for folder in curve_folders(path)}
     description = {
         "complete": run.complete,
         "arrays": {

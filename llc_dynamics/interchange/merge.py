@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llc_dynamics.errors import CorruptRunError, RunLockedError, TrajectoryError
+from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError
 from llc_dynamics.llc.storage import curve_differences, read_point, stored_points
 from llc_dynamics.sweeps.folders import SWEEP_FILE, read_sweep_file, run_folders
 from llc_dynamics.trajectory import Trajectory, verify_run
 from llc_dynamics.trajectory.atomic import fsync_folder, is_temporary, storage_errors, write_whole
 from llc_dynamics.trajectory.exchange import exchange
+from llc_dynamics.trajectory.info import curve_folders
 from llc_dynamics.trajectory.lock import RunLock, is_locked
 from llc_dynamics.trajectory.manifest import config_difference
 from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LOCK, MANIFEST, RESUME, SHARDS, is_run
-from llc_dynamics.trajectory.staging import clear, copy_through, remove, staging_folder
+from llc_dynamics.trajectory.staging import claim, clear, copy_through, remove, staging_folder
 from llc_dynamics.trajectory.whole_rows import row_difference, whole_rows
 
 #: The manifest last: only with it a folder is a run.
@@ -86,7 +87,11 @@ def merge_runs(
         raise TrajectoryError(
             f"{out}: {'a run' if out.is_dir() else 'a file'}; give a folder that holds runs, or a new one"
         )
-    present = [out] if out.is_dir() and any(is_run(child) for child in out.iterdir() if child.is_dir()) else []
+    present = (
+        [out]
+        if out.is_dir() and any(is_run(child) for child in out.iterdir() if not child.name.startswith("."))
+        else []
+    )
     if out.is_dir() and not present and any(not _is_leftover(entry) for entry in out.iterdir()):
         raise TrajectoryError(f"{out}: not empty and holds no run; nothing in it was changed. Give a new folder")
     copies = _compare([*present, *folders])
@@ -175,7 +180,7 @@ def _contradiction(first: Trajectory, second: Trajectory) -> str | None:
 def _add_points(copies: _Copies, path: Path) -> list[str]:
     """Unite the points of all LLC curves; what contradicts what is there, in words."""
     conflicts = []
-    for folder in sorted((path / "llc").iterdir()) if (path / "llc").is_dir() else []:
+    for folder in curve_folders(path):
         known = copies.points.setdefault(folder.name, {})
         for step, file in stored_points(folder).items():
             if step in known:
@@ -195,9 +200,7 @@ def _add_points(copies: _Copies, path: Path) -> list[str]:
 def _bring(found: _Copies, place: Path, replace: bool) -> None:
     """Copy a run beside its place, check it, and give it its name."""
     stage = staging_folder(place)
-    with storage_errors(stage, "make the folder"):
-        stage.mkdir(exist_ok=True)
-    lock = RunLock(stage / LOCK)
+    lock = claim(stage)
     old = RunLock(place / LOCK) if replace else None
     try:
         clear(stage)
@@ -219,7 +222,6 @@ def _bring(found: _Copies, place: Path, replace: bool) -> None:
         report = verify_run(stage)
         broken = [problem for problem in report.problems if "does not belong" not in problem]
         if broken:
-            remove(stage)
             raise CorruptRunError(f"{source}: {broken[0].replace(str(stage), str(source))}")
         if replace:
             exchange(stage, place)
@@ -228,6 +230,9 @@ def _bring(found: _Copies, place: Path, replace: bool) -> None:
         with storage_errors(place, "give the finished run its name"):
             os.rename(stage, place)
             fsync_folder(place.parent)
+    except LLCDynamicsError:
+        remove(stage)
+        raise
     finally:
         lock.release()
         if old is not None:

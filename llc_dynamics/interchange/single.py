@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from llc_dynamics.errors import DataError, TrajectoryError
 from llc_dynamics.interchange.archive import require_absent
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import replacing, storage_errors
+from llc_dynamics.trajectory.atomic import storage_errors, write_whole
 
 
 def export_checkpoint(run: str | Path | Trajectory, step: int, out: str | Path) -> Path:
@@ -34,7 +33,7 @@ def export_checkpoint(run: str | Path | Trajectory, step: int, out: str | Path) 
         The checkpoint does not match its checksum.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     out = Path(out)
     if out.suffix != ".safetensors":
@@ -45,15 +44,11 @@ def export_checkpoint(run: str | Path | Trajectory, step: int, out: str | Path) 
     metadata = {"format": "pt", "step": str(int(step)), "llc_dynamics_run_id": run.manifest.run_id}
     with storage_errors(out, "make the folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except (KeyError, ValueError) as error:
-            formats = ", ".join(sorted({entry.dtype for entry in run.manifest.state.entries}))
-            raise DataError(f"{run.path}: step {step} holds {formats}; safetensors cannot store it ({error})") from None
-        except SafetensorError as error:
-            raise OSError(None, str(error)) from None
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        require_absent(out)
+    try:
+        content = save(tensors, metadata)
+    except (KeyError, ValueError, SafetensorError) as error:
+        formats = ", ".join(sorted({entry.dtype for entry in run.manifest.state.entries}))
+        raise DataError(f"{run.path}: step {step} holds {formats}; safetensors cannot store it ({error})") from None
+    require_absent(out)
+    write_whole(out, content)
     return out

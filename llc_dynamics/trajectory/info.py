@@ -134,11 +134,15 @@ def run_info(run: str | Path) -> RunInfo:
 
 def curve_steps(run: Path) -> dict[str, list[int]]:
     """The steps of the points of every LLC curve that is stored beside a run."""
-    folders = sorted(entry for entry in (run / "llc").iterdir() if entry.is_dir()) if (run / "llc").is_dir() else []
     return {
         folder.name: sorted(int(match[1]) for entry in folder.iterdir() if (match := _POINT.fullmatch(entry.name)))
-        for folder in folders
+        for folder in curve_folders(run)
     }
+
+
+def curve_folders(run: Path) -> list[Path]:
+    """The folders of LLC curves, by name."""
+    return sorted(entry for entry in (run / "llc").iterdir() if entry.is_dir()) if (run / "llc").is_dir() else []
 
 
 def _holder(lock: Path) -> str | None:

@@ -135,10 +135,7 @@ def staged_run(
         The disk is full, the folder read-only, ...
     """
     stage = staging_folder(target)
-    with storage_errors(stage, "make the folder"):
-        stage.parent.mkdir(parents=True, exist_ok=True)
-        stage.mkdir(exist_ok=True)
-    lock = RunLock(stage / LOCK)
+    lock = claim(stage)
     try:
         if not replace:
             require_free(target)
@@ -162,13 +159,23 @@ def staged_run(
             staged.close()
 
 
+def claim(stage: Path) -> RunLock:
+    """Make the folder of an attempt, or take over the one that an attempt left, and lock it.
+
+    Raises `RunLockedError` if another process is at it, `TrajectoryError` if the folder is somebody else's.
+    """
+    with storage_errors(stage, "make the folder"):
+        stage.parent.mkdir(parents=True, exist_ok=True)
+        stage.mkdir(exist_ok=True)
+        if any(stage.iterdir()) and not (stage / LOCK).exists():
+            raise TrajectoryError(f"{stage}: in the way, and not left by an interrupted attempt; move it elsewhere")
+    return RunLock(stage / LOCK)
+
+
 def clear(stage: Path) -> None:
-    """Remove everything but the lock from a folder that an earlier attempt left; `TrajectoryError` if it is none."""
-    if classify(stage) == "foreign":
-        raise TrajectoryError(f"{stage}: in the way, and not left by an interrupted attempt; move it elsewhere")
+    """Remove everything but the lock from a claimed folder."""
     with storage_errors(stage, "remove what an interrupted attempt left"):
-        # The manifest last: while it is there, the folder is known for what it is.
-        for entry in sorted(stage.iterdir(), key=lambda entry: entry.name == MANIFEST):
+        for entry in stage.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name != LOCK:
@@ -177,9 +184,11 @@ def clear(stage: Path) -> None:
 
 def remove(stage: Path) -> None:
     """Remove the folder of an attempt; nothing is said if that fails, the next attempt begins with it."""
-    with contextlib.suppress(LLCDynamicsError):
-        clear(stage)
-        shutil.rmtree(stage, ignore_errors=True)
+    with contextlib.suppress(LLCDynamicsError, OSError):
+        if (stage / LOCK).exists() or not any(stage.iterdir()):
+            # The lock goes last: by it the next attempt knows what the folder is.
+            clear(stage)
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def copy_through(source: Path, place: Path) -> None:

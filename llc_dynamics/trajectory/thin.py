@@ -43,6 +43,8 @@ class ThinReport:
     orphans: dict[str, list[int]]
 
     def __str__(self) -> str:
+        if not len(self.removed):
+            return f"{self.path}: thinned by this rule before; nothing was done"
         lines = [
             f"{self.path}: {len(self.kept)} of {len(self.kept) + len(self.removed)} checkpoints kept; shards took "
             f"{self.bytes_before / 1e6:.1f} MB and take {self.bytes_after / 1e6:.1f} MB"
