@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError
 
+#: Bytes that are read at a time, before they become a part of a float64 block.
+_PIECE = 4 << 20
+
 
 def is_trajectory(item: Any) -> bool:
     """True for anything that stores function vectors like `llc_dynamics.Trajectory` (it has a method `outputs`)."""
@@ -51,13 +54,21 @@ class RunRows:
         self.feature_shape = shape[1:]
         self.num_features = int(np.prod(shape[1:]))
 
-    def read(self, start: int, stop: int) -> NDArray[np.float64]:
-        """Rows `start` to `stop` as float64 [row, feature]; a `DataError` names the step of a NaN or infinity."""
+    def read(self, start: int, stop: int, room: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Rows `start` to `stop` as float64 [row, feature]; a `DataError` names the step of a NaN or infinity.
+
+        They are put into `room`, if it is given, which saves asking the system for fresh memory again and again.
+        """
         stop = min(stop, self.num_rows)
-        block = np.asarray(self.item[start:stop])
-        if block.dtype.kind not in "fiub":
-            raise DataError(f"{self.label} holds {block.dtype} values; function vectors must be real numbers")
-        block = block.reshape(stop - start, self.num_features).astype(np.float64)
+        room = np.empty((stop - start, self.num_features)) if room is None else room
+        block = room[: stop - start]
+        at_once = max(1, _PIECE // (8 * self.num_features))
+        for first in range(start, stop, at_once):
+            last = min(first + at_once, stop)
+            piece = np.asarray(self.item[first:last])
+            if piece.dtype.kind not in "fiub":
+                raise DataError(f"{self.label} holds {piece.dtype} values; function vectors must be real numbers")
+            block[first - start : last - start] = piece.reshape(last - first, self.num_features)
         # A single NaN or infinity spoils the sum, which is quicker to take than to look at every number.
         with np.errstate(over="ignore", invalid="ignore"):
             sound = np.isfinite(block.sum())
@@ -127,16 +138,19 @@ class StackedRows:
         return total / self.num_rows
 
     def _raw(self, first: int = 0) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        offset = 0
+        offset, room = 0, np.empty((min(self.block_rows, self.num_rows), self.num_features))
         for run in self.runs:
             for start in range(0, run.num_rows, self.block_rows):
                 stop = min(start + self.block_rows, run.num_rows)
                 if offset + start >= first:
-                    yield offset + start, run.read(start, stop)
+                    yield offset + start, run.read(start, stop, room)
             offset += run.num_rows
 
     def blocks(self, first: int = 0) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """`(index of the first row, centred rows)`, for the blocks that begin at or after row `first`."""
+        """`(index of the first row, centred rows)`, for the blocks that begin at or after row `first`.
+
+        A block lies where the one before it lay: it is good until the next one is asked for.
+        """
         for start, block in self._raw(first):
             block -= self.mean
             yield start, block
