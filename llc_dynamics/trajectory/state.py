@@ -87,10 +87,7 @@ class StateLayout:
 
     def sizes(self) -> dict[str, int]:
         """Stored elements of a row by number format."""
-        sizes: dict[str, int] = {}
-        for entry in self.entries:
-            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.size
-        return sizes
+        return {name: sum(entry.size for entry in entries) for name, entries in self._by_format.items()}
 
     def num_elements(self, kind: str) -> int:
         """Numbers in the tensors of a kind, "parameter" or "buffer"."""
@@ -131,7 +128,7 @@ class StateLayout:
         import torch
 
         tensors, kept_as = tensors_of(model), WeightStorage.of(storage)
-        if not self._describes(tensors):
+        if not self.describes(tensors):
             raise ManifestMismatchError(
                 f"the model changed while it was recorded: {self.difference(StateLayout.of(model))}. A run holds one "
                 "model; record the changed one into another folder"
@@ -149,7 +146,7 @@ class StateLayout:
                 if kept == "float16":
                     require_in_range(row[name][part], tensor, entry.name)
 
-    def _describes(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+    def describes(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether these are the tensors of this layout; recording asks it at every checkpoint."""
         import torch
 
@@ -272,6 +269,8 @@ def load_problem(model: torch.nn.Module, layout: StateLayout) -> str | None:
     import torch
 
     own = tensors_of(model)
+    if layout.describes(own):
+        return None
     widened = []
     for entry in layout.entries:
         dtype = entry.dtype
