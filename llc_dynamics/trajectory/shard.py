@@ -39,6 +39,9 @@ from llc_dynamics.trajectory.storage import WeightStorage, from_differences, wid
 if TYPE_CHECKING:
     import torch
 
+#: So many bytes of differences are held while they are undone.
+_DIFFERENCES = 16 << 20
+
 
 class RowBuffer:
     """The rows that are recorded and not yet sealed, copied out of the model when they were recorded.
@@ -232,11 +235,14 @@ class Shard:
         at, former = self._undone.get(dataset.name, (-1, None))
         if at >= start:
             at, former = -1, None
+        at_once = max(1, _DIFFERENCES // max(1, dataset.shape[1] * dtype.itemsize))
         while at + 1 < stop:
-            at += 1
-            former = from_differences(dataset.read(at, at + 1)[0], former, dtype)
-            if at >= start:
-                rows[at - start] = former
+            # Several at a time, because HDF5 has to open the file for each read.
+            for stored in dataset.read(at + 1, min(at + 1 + at_once, stop)):
+                at += 1
+                former = from_differences(stored, former, dtype)
+                if at >= start:
+                    rows[at - start] = former
         if former is not None:
             self._undone = {**self._undone, dataset.name: (at, former)}
         return rows
