@@ -105,9 +105,12 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
     try:
         if (run / RESUME).exists():
             _, details = read_nested(run / RESUME, "resume", manifest.run_id)
-            if details.get("rows", 0) > shards.num_rows and not being_written:
+            continues_after = details.get("rows")
+            if not isinstance(continues_after, int):
+                problems.append(f"{run / RESUME}: not a resume state; restore it from a copy")
+            elif continues_after > shards.num_rows and not being_written:
                 problems.append(
-                    f"{run / RESUME}: continues after {details['rows']} checkpoints, {shards.num_rows} are there"
+                    f"{run / RESUME}: continues after {continues_after} checkpoints, {shards.num_rows} are there"
                 )
         mark = read_complete(run, manifest.run_id)
         complete = mark is not None

@@ -1,0 +1,547 @@
+"""Mutate the files of small runs and read each mutant in full: refused by name or read exactly right, and nothing else.
+
+    OMP_NUM_THREADS=1 python experiments/benchmarks/fuzz.py [--mutants N] [--seed S] [--keep DIR]
+
+A mutant is a run of which one file was changed in one of the ways of `WAYS`:
+
+- `bytes`: flips, overwritten, cut, inserted, doubled or moved pieces anywhere, as a disk or a network may leave them;
+- `sealed`: the same, behind a valid seal: whoever makes a file can compute its SHA-256, so HDF5 gets to see the damage;
+- `structure`: fields of HDF5's own structures set to numbers that hurt (0, 2^63, the size of the file, ...), with the
+  checksums that HDF5 keeps over them computed anew, behind a valid seal;
+- `header`: values of the JSON in the header replaced, behind a valid seal;
+- `manifest`: values of `manifest.json` or `complete.json` replaced, with a valid checksum.
+
+Everything of the run is read: rows, metrics, samples, function vectors, arrays, resume state, verification. Reading
+happens in processes of its own, so that a crash of a library is seen and counted. A mutant fails if the reader crashes,
+raises anything but an error of this package, takes longer than `--patience` seconds or more than 256 MiB, or gives any
+value that was not stored at that place. (Behind a valid seal a metric may go by another name: names are its author's.)
+
+Mutants are drawn from (seed, number), so `--only NUMBER` makes one again. Failures are kept in DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import mmap
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llc_dynamics.errors import LLCDynamicsError
+from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
+from llc_dynamics.trajectory.manifest import _checksum as json_checksum
+from llc_dynamics.trajectory.sealed import digest_outside, encode_header
+
+MEMORY = 256 << 20
+#: Room for the libraries themselves, beside what a mutant may take.
+ADDRESS_SPACE = 3 << 30
+BATCH = 250
+HURTFUL = (0, 1, 2, 3, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 1 << 20, 1 << 31, (1 << 31) - 1, (1 << 32) - 1)
+HURTFUL_LONG = (1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 2)
+
+
+# --- runs to be mutated -----------------------------------------------------------------------------------------------
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("narrow", torch.zeros(3, dtype=torch.bfloat16))
+
+
+def make_run(path: Path, num_metrics: int = 2, **settings: Any) -> Path:
+    """Five rows in two shards, with all that a run can hold."""
+    torch.manual_seed(0)
+    model = Tiny()
+    arrays = {"evaluation": {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "mask": np.array([True, False])}}
+    with TrajectoryWriter(
+        path, model, {"seed": 1, "nested": {"a": [1, 2.5, None, "b"]}}, rows_per_shard=3, arrays=arrays, **settings
+    ) as writer:
+        for step in range(5):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+                model.count += 1
+            metrics = {f"metric {number}": float(step + number) for number in range(num_metrics)}
+            samples = {"loss": torch.arange(4.0) * step}
+            writer.record(step, metrics, outputs=torch.randn(2, 3), samples=samples)
+            if step == 2:
+                writer.seal({"step": step, "model": dict(model.state_dict()), "list": [1, "a", None, 2.5]})
+        writer.finish()
+    return path
+
+
+def make_runs(folder: Path) -> list[Path]:
+    """Two ways in which HDF5 keeps a group's links (few, many) and, where the package is there, compressed rows."""
+    runs = [make_run(folder / "few"), make_run(folder / "many", num_metrics=12)]
+    with contextlib.suppress(LLCDynamicsError):
+        runs.append(make_run(folder / "packed", storage={"compression": "zstd", "delta": True}))
+    return runs
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Everything that the reader gives, comparable with ==."""
+    run = Trajectory(path)
+    found: dict[str, Any] = {"steps": run.steps.tolist(), "complete": run.complete, "config": run.config}
+    for step in run.steps.tolist():
+        found["state", step] = {
+            name: (str(tensor.dtype), tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+            for name, tensor in run.state_dict(step).items()
+        }
+    found["metrics"] = {name: run.metrics(name).tobytes() for name in run.metric_names}
+    found["samples"] = {name: run.samples(name).tobytes() for name in run.sample_names}
+    found["outputs"] = np.asarray(run.outputs()).tobytes()
+    found["arrays"] = {
+        name: {key: (value.dtype.str, value.shape, value.tobytes()) for key, value in run.arrays(name).items()}
+        for name in run.array_names
+    }
+    state = run.resume_state()
+    found["resume"] = None if state is None else plain(state)
+    return found
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# --- seals ------------------------------------------------------------------------------------------------------------
+
+
+def split_header(content: bytes) -> tuple[int, dict[str, Any]]:
+    """The size of the user block, and what the header says."""
+    head, _, rest = content.partition(b"\n")
+    return int(head.split(b" ")[3]), json.loads(rest.partition(b"\n")[0])
+
+
+def seal_again(content: bytes, described: dict[str, Any], user_block: int) -> bytes:
+    """`content` with a header that says `described`, and a valid SHA-256 over it; the digest is that of `content`."""
+    described = dict(described)
+    with contextlib.suppress(Exception):
+        extents = [(int(offset), int(length)) for offset, length in described["bulk"]]
+        with tempfile.TemporaryFile() as stream:
+            stream.write(content)
+            described["digest"] = digest_outside(stream, user_block, len(content), extents)
+    try:
+        block = encode_header(described, user_block)
+    except AssertionError:
+        block = encode_header(described, 1 << (len(json.dumps(described)) + 200).bit_length())[:user_block]
+    return block + content[user_block:]
+
+
+@functools.cache
+def checksummed_blocks(content: bytes) -> tuple[tuple[int, int], ...]:
+    """(start, length) of the pieces of an HDF5 file that are followed by a checksum of their own."""
+    found = []
+    for signature in (b"\x89HDF\r\n\x1a\n", b"OHDR", b"OCHK", b"FRHP", b"FHDB", b"FHIB", b"BTHD", b"BTLF", b"BTIN"):
+        start = content.find(signature)
+        while start >= 0:
+            length = _length_of_block(content, start)
+            if length is not None:
+                found.append((start, length))
+            start = content.find(signature, start + 1)
+    return tuple(sorted(found))
+
+
+def _length_of_block(content: bytes, start: int) -> int | None:
+    """The length after which the checksum of what came before stands; None if there is no such block."""
+    lengths: Iterable[int] = range(8, min(600, len(content) - start - 4))
+    if content.startswith(b"OHDR", start):
+        flags = content[start + 5]
+        fixed = 6 + 16 * (flags >> 5 & 1) + 4 * (flags >> 4 & 1)
+        width = 1 << (flags & 3)
+        lengths = [fixed + width + int.from_bytes(content[start + fixed : start + fixed + width], "little")]
+    for length in lengths:
+        (stored,) = struct.unpack_from("<I", content, start + length)
+        if stored and lookup3(content[start : start + length]) == stored:
+            return length
+    return None
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' lookup3 hash (hashlittle, initial value 0), the checksum of HDF5's structures."""
+    mask = 0xFFFFFFFF
+    a = b = c = (0xDEADBEEF + len(data)) & mask
+    length, place = len(data), 0
+
+    def rotate(value: int, by: int) -> int:
+        return ((value << by) | (value >> (32 - by))) & mask
+
+    while length > 12:
+        x, y, z = struct.unpack_from("<III", data, place)
+        a, b, c = (a + x) & mask, (b + y) & mask, (c + z) & mask
+        a = ((a - c) & mask) ^ rotate(c, 4)
+        c = (c + b) & mask
+        b = ((b - a) & mask) ^ rotate(a, 6)
+        a = (a + c) & mask
+        c = ((c - b) & mask) ^ rotate(b, 8)
+        b = (b + a) & mask
+        a = ((a - c) & mask) ^ rotate(c, 16)
+        c = (c + b) & mask
+        b = ((b - a) & mask) ^ rotate(a, 19)
+        a = (a + c) & mask
+        c = ((c - b) & mask) ^ rotate(b, 4)
+        b = (b + a) & mask
+        length, place = length - 12, place + 12
+    if length == 0:
+        return c
+    x, y, z = struct.unpack("<III", data[place:].ljust(12, b"\0"))
+    a, b, c = (a + x) & mask, (b + y) & mask, (c + z) & mask
+    for first, second, by in (("c", "b", 14), ("a", "c", 11), ("b", "a", 25), ("c", "b", 16), ("a", "c", 4)):
+        values = {"a": a, "b": b, "c": c}
+        values[first] = ((values[first] ^ values[second]) - rotate(values[second], by)) & mask
+        a, b, c = values["a"], values["b"], values["c"]
+    b = ((b ^ a) - rotate(a, 14)) & mask
+    return ((c ^ b) - rotate(b, 24)) & mask
+
+
+# --- mutations --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed file of one run."""
+
+    way: str
+    run: int
+    file: str
+    content: bytes
+
+
+def change_bytes(content: bytes, draw: random.Random, start: int = 0) -> bytes:
+    """Damage one to four places from `start` on."""
+    changed = bytearray(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        place = draw.randrange(start, max(start + 1, len(changed)))
+        size = min(draw.choice((1, 2, 4, 8, 16, 64, 512)), max(1, len(changed) - place))
+        what = draw.randrange(7)
+        if what == 0 and place < len(changed):
+            changed[place] ^= 1 << draw.randrange(8)
+        elif what == 1:
+            changed[place : place + size] = draw.randbytes(size)
+        elif what == 2:
+            value = draw.choice(HURTFUL + HURTFUL_LONG) & ((1 << 8 * min(size, 8)) - 1)
+            changed[place : place + min(size, 8)] = value.to_bytes(min(size, 8), draw.choice(("little", "big")))
+        elif what == 3:
+            changed[place : place + size] = bytes(size)
+        elif what == 4:
+            other = draw.randrange(start, max(start + 1, len(changed)))
+            changed[place : place + size] = changed[other : other + size]
+        elif what == 5 and draw.random() < 0.3:
+            del changed[place : place + size]
+        elif what == 6 and draw.random() < 0.3:
+            changed[place:place] = draw.randbytes(size)
+    return bytes(changed)
+
+
+def change_structure(content: bytes, draw: random.Random) -> bytes:
+    """Fields of HDF5's structures, with valid checksums."""
+    changed = bytearray(content)
+    blocks = checksummed_blocks(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        start, length = blocks[draw.randrange(len(blocks))]
+        size = draw.choice((1, 1, 2, 4, 8))
+        # Signatures are rarely worth a change; the fields behind them are.
+        place = start + draw.randrange(min(4, length - 1), max(5, length - size + 1))
+        values = [value for value in HURTFUL + HURTFUL_LONG if value < 1 << 8 * size]
+        old = int.from_bytes(changed[place : place + size], "little")
+        value = draw.choice((*values, len(content), old + 1, old - 1, old ^ 1 << draw.randrange(8 * size), start))
+        changed[place : place + size] = (value % (1 << 8 * size)).to_bytes(size, "little")
+        if draw.random() < 0.97:
+            struct.pack_into("<I", changed, start + length, lookup3(bytes(changed[start : start + length])))
+    return bytes(changed)
+
+
+def change_json(value: Any, draw: random.Random, depth: int = 0) -> Any:
+    """One value somewhere in a JSON tree replaced, removed or moved."""
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        key = draw.choice(sorted(value))
+        if draw.random() < 0.1:
+            return {name: item for name, item in value.items() if name != key}
+        if draw.random() < 0.05:
+            return value | {hurtful_text(draw): value[key]}
+        return value | {key: change_json(value[key], draw, depth + 1)}
+    if isinstance(value, list) and value and draw.random() < 0.9:
+        place = draw.randrange(len(value))
+        what = draw.randrange(8)
+        if what == 0:
+            return value[:place] + value[place + 1 :]
+        if what == 1:
+            return [*value, value[place]]
+        if what == 2:
+            return value[::-1]
+        return [*value[:place], change_json(value[place], draw, depth + 1), *value[place + 1 :]]
+    if isinstance(value, int) and not isinstance(value, bool) and draw.random() < 0.6:
+        return draw.choice((value + 1, value - 1, -value, *HURTFUL, *HURTFUL_LONG, 10**30, -1, float(value)))
+    deep: Any = 0
+    for _ in range(draw.choice((2, 50, 900))):
+        deep = [deep]
+    texts = (hurtful_text(draw), str(value), value[:-1] if isinstance(value, str) else "x")
+    return draw.choice((*texts, None, True, [], {}, [value], {"a": value}, 1e308, -0.5, deep, 10**400))
+
+
+def hurtful_text(draw: random.Random) -> str:
+    return draw.choice(
+        (
+            "",
+            "../../outside",
+            "/etc/passwd",
+            "a/b",
+            "\0",
+            "\ud800",
+            "nan",
+            "é" * 300,
+            "x" * 5000,
+            "%2e%2e%2f",
+            "float32",
+        )
+    )
+
+
+def mutant(number: int, seed: int, runs: list[Path]) -> Mutant:
+    """Mutant `number` of `seed`."""
+    return draw_mutant(random.Random(f"{seed} {number}"), runs)
+
+
+def draw_mutant(draw: random.Random, runs: list[Path]) -> Mutant:
+    """A mutant; `draw` is anything with the methods of `random.Random`."""
+    which = draw.randrange(len(runs))
+    way = draw.choice(("bytes", "sealed", "structure", "structure", "header", "manifest"))
+    if way == "manifest":
+        file = draw.choice(("manifest.json", "manifest.json", "complete.json"))
+        content = json.loads(runs[which].joinpath(file).read_text())
+        content.pop("checksum")
+        for _ in range(draw.choice((1, 1, 2))):
+            content = change_json(content, draw)
+        if isinstance(content, dict):
+            with contextlib.suppress(ValueError, RecursionError):
+                content["checksum"] = json_checksum(content)
+        with contextlib.suppress(ValueError, RecursionError):
+            return Mutant(way, which, file, json.dumps(content).encode())
+        return Mutant(way, which, file, b"[" * draw.choice((10, 10**5)))
+    files = ["shards/shard-000000.h5", "shards/shard-000001.h5", "resume.h5", "arrays/evaluation.h5"]
+    file = draw.choice([files[0], *files])
+    content = original(runs[which] / file)
+    if way == "bytes":
+        return Mutant(way, which, file, change_bytes(content, draw))
+    user_block, described = split_header(content)
+    if way == "header":
+        for _ in range(draw.choice((1, 1, 2))):
+            changed = change_json(described, draw)
+            described = changed if isinstance(changed, dict) else described
+    else:
+        content = change_structure(content, draw) if way == "structure" else change_bytes(content, draw, user_block)
+        if "size" in described:
+            described["size"] = len(content)
+    try:
+        return Mutant(way, which, file, seal_again(content, described, user_block))
+    except (ValueError, RecursionError, TypeError):
+        return Mutant(way, which, file, change_bytes(content, draw))
+
+
+@functools.cache
+def original(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def judge(path: Path, mutant: Mutant, expected: dict[str, Any]) -> str:
+    """Give "refused" or "exact" or "renamed"; anything else is a failure, in words."""
+    target = path / mutant.file
+    before = original(target)
+    target.write_bytes(mutant.content)
+    try:
+        # Verification reads all once more; one mutant in four is enough for it.
+        checked = zlib.crc32(mutant.content) % 4 == 0
+        try:
+            report = Trajectory(path).verify() if checked else None
+        except LLCDynamicsError:
+            report = None
+        try:
+            found = contents(path)
+        except LLCDynamicsError as error:
+            return "refused" if str(path) in str(error) else f"refused without naming a file: {error}"
+        if checked and report is None:
+            return "verify refuses what the reader reads"
+        if found == expected:
+            return "exact"
+        if mutant.way in ("sealed", "structure", "header", "manifest") and authored(found, expected, mutant):
+            return "renamed"
+        return f"wrong data: {[key for key in expected if found.get(key) != expected[key]]}"
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
+    finally:
+        target.write_bytes(before)
+
+
+def authored(found: dict[str, Any], expected: dict[str, Any], mutant: Mutant) -> bool:
+    """Whether all that differs is what only its author can say: names, and what the manifest itself holds."""
+    free = {"metrics", "samples", "arrays", "resume"}
+    if mutant.file == "manifest.json":
+        # Names of tensors, their kinds, shapes of the same size: there is nothing else that could say them.
+        free |= {"config", *(key for key in expected if isinstance(key, tuple))}
+    if any(found.get(key) != value for key, value in expected.items() if key not in free):
+        return False
+    same_values = all(sorted(found[key].values()) == sorted(expected[key].values()) for key in ("metrics", "samples"))
+    return same_values and all(
+        key in free or found[key] == value or mutant.file == "manifest.json" for key, value in expected.items()
+    )
+
+
+def read_batch(
+    runs: list[Path], numbers: list[int], seed: int, progress: mmap.mmap, report: Callable[..., None]
+) -> None:
+    """In a child: judge mutants one after the other; the number of the one in hand stands in `progress`."""
+    expected = [contents(run) for run in runs]
+    for run in runs:
+        for file in run.rglob("*"):
+            if file.is_file():
+                original(file)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + ADDRESS_SPACE, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in numbers:
+        struct.pack_into("<q", progress, 0, number)
+        case = mutant(number, seed, runs)
+        high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        verdict = judge(runs[case.run], case, expected[case.run])
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - high) << 10
+        if grown > MEMORY and verdict in ("refused", "exact", "renamed"):
+            verdict = f"took {grown >> 20} MiB"
+        report(number, case.way, verdict)
+
+
+def address_space() -> int:
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return 4 << 30
+
+
+def run_batch(runs: list[Path], numbers: list[int], seed: int, patience: float) -> list[tuple[int, str, str]]:
+    """Verdicts on the mutants, in as many processes as it takes: each crash or hang ends one."""
+    verdicts: list[tuple[int, str, str]] = []
+    progress = mmap.mmap(-1, 8)
+    while numbers:
+        struct.pack_into("<q", progress, 0, -1)
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as results:
+            copies = [Path(shutil.copytree(run, Path(folder) / run.name)) for run in runs]
+            child = os.fork()
+            if child == 0:
+                # HDF5's own complaints, and those of a library that aborts.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+                def report(*entry: Any, results: Any = results) -> None:
+                    results.write(json.dumps(entry) + "\n")
+                    results.flush()
+
+                try:
+                    read_batch(copies, numbers, seed, progress, report)
+                    os._exit(0)
+                except BaseException:
+                    results.write(json.dumps([-1, "", traceback.format_exc()]) + "\n")
+                    results.flush()
+                    os._exit(1)
+            ended = wait_or_kill(child, progress, patience)
+            results.seek(0)
+            done = [tuple(json.loads(line)) for line in results.read().splitlines()]
+        broken = [verdict for number, _, verdict in done if number == -1]
+        if broken:
+            raise RuntimeError(f"the fuzzer itself failed: {broken[0]}")
+        verdicts += done
+        numbers = numbers[len(done) :]
+        if ended is not None and numbers:
+            (number,) = struct.unpack_from("<q", progress, 0)
+            assert number == numbers[0], (number, numbers[0])
+            verdicts.append((number, mutant(number, seed, runs).way, ended))
+            numbers = numbers[1:]
+    return verdicts
+
+
+def wait_or_kill(child: int, progress: mmap.mmap, patience: float) -> str | None:
+    """How the child ended if not by itself, in words."""
+    at, since = -2, time.monotonic()
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            code = os.waitstatus_to_exitcode(status)
+            return None if code >= 0 else f"crash: {signal.Signals(-code).name}"
+        (number,) = struct.unpack_from("<q", progress, 0)
+        if number != at:
+            at, since = number, time.monotonic()
+        elif time.monotonic() - since > patience * (10 if number < 0 else 1):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return f"hang: more than {patience:g} s"
+        time.sleep(0.01)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds for one mutant")
+    parser.add_argument("--keep", type=Path, help="where to put the files of mutants that failed")
+    parser.add_argument("--only", type=int, nargs="+", help="these mutants alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    numbers = arguments.only or list(range(arguments.first, arguments.first + arguments.mutants))
+    tally: Counter[tuple[str, str]] = Counter()
+    failures = []
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = make_runs(Path(folder))
+        for run in runs:
+            contents(run)
+            # Before the children are forked, so that each need not do it again.
+            for file in run.rglob("*.h5"):
+                checksummed_blocks(original(file))
+        for start in range(0, len(numbers), BATCH):
+            for number, way, verdict in run_batch(
+                runs, numbers[start : start + BATCH], arguments.seed, arguments.patience
+            ):
+                good = verdict in ("refused", "exact", "renamed")
+                tally[way, verdict if good else "FAILED"] += 1
+                if not good:
+                    failures.append(number)
+                    print(f"mutant {number} ({way}): {verdict}", flush=True)
+                    if arguments.keep is not None:
+                        case = mutant(number, arguments.seed, runs)
+                        place = arguments.keep / f"{number}-{runs[case.run].name}-{Path(case.file).name}"
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        place.write_bytes(case.content)
+            done = start + BATCH
+            if done % (BATCH * 20) == 0 or done >= len(numbers):
+                counts = ", ".join(f"{way} {verdict} {count}" for (way, verdict), count in sorted(tally.items()))
+                print(f"{min(done, len(numbers))} mutants, {time.monotonic() - began:.0f} s: {counts}", flush=True)
+    print(f"{len(numbers)} mutants, {len(failures)} failures")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
