@@ -240,12 +240,8 @@ def rescaling(seed: int) -> list[Row]:
             "metric": "curvature",
         },
         "RMSprop-SGLD, curvature metric": {
-            "sampler": ld.RMSpropSGLD(2e-4, nbeta=nbeta, localization=gamma, stability=1.0), "num_draws": 1000,
-            "num_burnin": 2000, "steps_per_draw": 20, "metric": "curvature",
-        },
-        "SGLD, curvature metric": {
-            "sampler": ld.SGLD(2e-4, nbeta=nbeta, localization=gamma), "num_draws": 1000, "num_burnin": 2000,
-            "steps_per_draw": 20, "metric": "curvature",
+            "sampler": ld.RMSpropSGLD(1e-3, nbeta=nbeta, localization=gamma, stability=1.0), "num_draws": 800,
+            "num_burnin": 1000, "steps_per_draw": 8, "metric": "curvature",
         },
         "MALT, as the weights are": {
             "sampler": ld.MALT(nbeta=nbeta, localization=1.0, num_steps=8), "num_draws": 300, "num_burnin": 100

@@ -97,17 +97,14 @@ class Chains:
     @property
     def blocks_without_gradient(self) -> tuple[str, ...]:
         """Parameter tensors whose gradient was exactly zero at the last draw of every chain that is alive."""
-        last = [
-            group.pending.gradient[row]
-            for group in self._groups
-            if group.pending is not None
-            for row, chain in enumerate(group.chains)
-            if chain in group.alive
-        ]
-        if not last:
-            return ()
-        largest = self._model.sum_by_block(torch.stack(last).abs().amax(0))
-        return tuple(name for name, size in zip(self._model.names, largest, strict=True) if size == 0)
+        largest = np.zeros(len(self._model.names))
+        looked = False
+        for group in self._groups:
+            for row, chain in enumerate(group.chains):
+                if group.pending is not None and chain in group.alive:
+                    looked = True
+                    largest = np.maximum(largest, self._model.largest_by_block(group.pending.gradient[row]))
+        return tuple(name for name, size in zip(self._model.names, largest, strict=True) if looked and size == 0)
 
     def advance(self, num_draws: int, progress: Progress | None = None) -> ChainTraces:
         """So many more draws of every chain; all draws so far."""
@@ -145,8 +142,10 @@ class Chains:
             if not group.alive:
                 break
             if group.step == last:
-                # kept for the update that comes if there are more draws; the memory of a gradient is shared
-                group.pending = Evaluation(coming.losses, coming.gradient.clone())
+                # kept for the update that comes if there are more draws; the memory of a gradient is shared, unless
+                # it is the kernel's own
+                own = coming is getattr(group.state, "here", None)
+                group.pending = coming if own else Evaluation(coming.losses, coming.gradient.clone())
                 break
             self._move(group, coming)
             count()

@@ -148,8 +148,10 @@ class Recorder:
         baseline = float(at_origin.mean())
         displacement = position - self._target.origin
         distance = float(torch.dot(displacement, displacement))
-        force = torch.add(displacement * self._target.localization, gradient, alpha=self._target.nbeta)
+        # two vectors of working memory, not three: of a large model each is as much as its gradient
+        force = (gradient * self._target.nbeta).add_(displacement, alpha=self._target.localization)
         by_block = self._model.sum_by_block(force.mul_(displacement))
+        del force, displacement
         virial = float(by_block.sum()) / self._model.dimension
         if not math.isfinite(baseline):
             return "the loss at w* is not finite on this batch: look for NaN in the data"
