@@ -20,6 +20,7 @@ _ADVICE = {
     errno.EFBIG: "raise the file size limit (ulimit -f) or use a smaller rows_per_shard",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "make the folder writable for this user, or choose another folder",
+    errno.ELOOP: "it is a link, which a writer does not follow: remove it",
     errno.EPERM: "make the folder writable for this user, or choose another folder",
 }
 

@@ -13,6 +13,7 @@ from llc_dynamics.trajectory.complete import read_complete
 from llc_dynamics.trajectory.dtypes import STORAGE, storage_dtype
 from llc_dynamics.trajectory.lock import is_locked
 from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LOCK, MANIFEST, RESUME, SHARDS, VIEW
+from llc_dynamics.trajectory.opening import read_at_most
 from llc_dynamics.trajectory.reader import Trajectory
 from llc_dynamics.trajectory.whole_rows import stored_outputs
 
@@ -149,7 +150,7 @@ def _holder(lock: Path) -> str | None:
     """Who holds a lock, as the holder wrote it there."""
     if not is_locked(lock):
         return None
-    return lock.read_bytes()[:200].decode(errors="replace").strip() or "another process"
+    return (read_at_most(lock, 200) or b"").decode(errors="replace").strip() or "another process"
 
 
 def _disk_bytes(run: Path) -> dict[str, int]:

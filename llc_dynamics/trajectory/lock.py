@@ -10,6 +10,8 @@ from pathlib import Path
 from llc_dynamics.errors import RunLockedError, TrajectoryError
 from llc_dynamics.trajectory.atomic import storage_errors
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
 
 class RunLock:
     """Holds `path` locked until `release`; the holder's process number and host are written into the file.
@@ -21,7 +23,8 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         with storage_errors(path, "open the lock"):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            # Not through a link: what it leads to would be overwritten.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
         try:
             if not _try_lock_patiently(descriptor):
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() if os.name != "nt" else ""
@@ -47,7 +50,7 @@ class RunLock:
 def is_locked(path: Path) -> bool:
     """Whether some process holds the lock now; false if there is no lock file."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR | _NO_LINK)
     except OSError:
         return False
     try:

@@ -17,12 +17,14 @@ import numpy as np
 from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
 from llc_dynamics.trajectory.atomic import write_whole
 from llc_dynamics.trajectory.names import MANIFEST, arrays_file
+from llc_dynamics.trajectory.opening import read_at_most
 from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, newer_schema
 from llc_dynamics.trajectory.state import StateLayout
 from llc_dynamics.trajectory.storage import WeightStorage
 
 FORMAT = "llc_dynamics trajectory"
-_LARGEST = 1 << 28
+#: Bytes of a file. What JSON of a few bytes becomes in memory takes up to twenty times as many.
+_LARGEST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,25 @@ def new_run_id() -> str:
 def write_signed(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with a checksum of itself."""
     signed = content | {"checksum": _checksum(content)}
-    write_whole(path, (json.dumps(signed, indent=1, allow_nan=False) + "\n").encode())
+    text = (json.dumps(signed, indent=1, allow_nan=False) + "\n").encode()
+    if len(text) > _LARGEST:
+        raise ConfigError(
+            f"{path}: {len(text) >> 20} MiB, and at most {_LARGEST >> 20} are read back; keep large tables out of the "
+            "configuration, as arrays="
+        )
+    write_whole(path, text)
 
 
 def read_signed(path: Path, expected_format: str) -> dict[str, Any]:
     """Read what `write_signed` wrote; the checksum is of the content, so a change of white space does not matter."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise CorruptRunError(f"{path}: larger than any such file can be; restore it from a copy")
-        text = path.read_bytes()
+        text = read_at_most(path, _LARGEST)
     except FileNotFoundError:
         raise TrajectoryError(f"{path.parent}: not a run folder (it has no {path.name})") from None
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
+    if text is None:
+        raise CorruptRunError(f"{path}: more than {_LARGEST >> 20} MiB, which no such file has; restore it from a copy")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.trajectory.atomic import replacing
 from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.opening import open_regular
 from llc_dynamics.trajectory.packed import PackedRows, is_packed
 from llc_dynamics.trajectory.sink import ErrorKeepingFile, start_writeback, write_at
 
@@ -164,7 +165,7 @@ def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
     `TrajectoryError` if it was written by a newer version or cannot be read at all.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             actual = os.fstat(stream.fileno()).st_size
             block = stream.read(512)
             head, _, rest = block.partition(b"\n")

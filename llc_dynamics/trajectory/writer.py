@@ -261,6 +261,12 @@ class TrajectoryWriter:
             raise TrajectoryError(
                 f"{self.path}: the folder holds a run already; continue it with resume=True, or give another folder"
             )
+        for folder in (SHARDS, ARRAYS):
+            if (self.path / folder).is_symlink():
+                raise TrajectoryError(
+                    f"{self.path / folder}: a link, and a writer changes no folder that lies elsewhere; put the folder "
+                    "itself in its place"
+                )
         return content
 
     def _begin(
