@@ -298,7 +298,7 @@ def change_json(value: Any, draw: random.Random, depth: int = 0) -> Any:
             return value[::-1]
         return [*value[:place], change_json(value[place], draw, depth + 1), *value[place + 1 :]]
     if isinstance(value, int) and not isinstance(value, bool) and draw.random() < 0.6:
-        return draw.choice((value + 1, value - 1, -value, *HURTFUL, *HURTFUL_LONG, 10**30, -1, float(value)))
+        return draw.choice((value + 1, value - 1, -value, *HURTFUL, *HURTFUL_LONG, 10**30, -1, (value % 1024) / 2))
     deep: Any = 0
     for _ in range(draw.choice((2, 50, 900))):
         deep = [deep]
