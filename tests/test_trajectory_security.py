@@ -198,6 +198,11 @@ def pipe_for_a_manifest(run):
     os.mkfifo(run / "manifest.json")
 
 
+def a_number_out_of_a_gap(run):
+    """999,999,996 shards are missing before this one."""
+    shutil.copy(run / SHARD, run / "shards" / "shard-999999999.h5")
+
+
 def folder_for_a_shard(run):
     (run / SHARD).unlink()
     (run / SHARD).mkdir()
@@ -365,7 +370,15 @@ def names_that_climb(file):
     [
         *(huge_state, huge_first_tensor, empty_and_huge, numbers_of_a_thousand_digits, deep_nesting),
         *(deep_nesting_of_objects, huge_manifest, endless_manifest, endless_shard, pipes, pipe_for_a_manifest),
-        *(folder_for_a_shard, huge_shard, huge_user_block, huge_contiguous, huge_steps, nothing_times_huge),
+        *(
+            a_number_out_of_a_gap,
+            folder_for_a_shard,
+            huge_shard,
+            huge_user_block,
+            huge_contiguous,
+            huge_steps,
+            nothing_times_huge,
+        ),
         *(thirty_two_axes, compressed, bomb, unknown_filter, external_link, external_group, soft_link_upwards),
         *(dangling_soft_link, cycle_of_groups, external_storage_of_a_system_file, virtual_dataset_outside),
         *(*KINDS, names_that_climb),

@@ -54,22 +54,24 @@ class ShardList:
         folder = self._run / SHARDS
         while True:
             path = folder / shard_name(self._next)
-            if not path.exists() and self._highest(folder) > self._next and not path.exists():
-                # A listing may show a newer shard and not this one, so this one was looked for again after it.
+            later = None if path.exists() else self._later(folder)
+            # A listing may show a newer shard and not this one, so this one is looked for again after it.
+            if later is not None and not path.exists():
+                missing = later - self._next
+                what = "the shard is missing" if missing == 1 else f"it and {missing - 1} more shards are missing"
                 self.damage.append(
-                    CorruptRunError(
-                        f"{path}: the shard is missing, later ones are there; restore it from a copy of the run"
-                    )
+                    CorruptRunError(f"{path}: {what}, later ones are there; restore from a copy of the run")
                 )
+                # To the next that is there, not through all between: the number in a name may be anything.
+                self._next = later
             elif not path.exists():
                 break
             else:
                 try:
                     self.append(Shard(self._run, self._next, self._manifest))
-                    continue
                 except CorruptRunError as error:
                     self.damage.append(error)
-            self._next += 1
+                    self._next += 1
         return self.num_rows - before
 
     def append(self, shard: Shard) -> None:
@@ -122,11 +124,12 @@ class ShardList:
         prefix = "samples/"
         return sorted(from_link(name[len(prefix) :]) for name in self.extra_shapes() if name.startswith(prefix))
 
-    @staticmethod
-    def _highest(folder: Path) -> int:
+    def _later(self, folder: Path) -> int | None:
+        """The smallest number of a shard after the next one that is there, None if there is none."""
         try:
-            return max((shard_index(entry.name) or 0 for entry in folder.iterdir()), default=-1)
+            numbers = (shard_index(entry.name) for entry in folder.iterdir())
+            return min((number for number in numbers if number is not None and number > self._next), default=None)
         except FileNotFoundError:
-            return -1
+            return None
         except OSError as error:
             raise TrajectoryError(f"{folder}: cannot look into the folder ({error.strerror})") from error
