@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -304,3 +305,110 @@ def test_the_transformers_example(tmp_path, monkeypatch):
         assert np.isfinite(run.metrics(name)).tolist() == [step > 0 and step % 5 == 0 for step in run.steps]
     assert not any(name.endswith(("_runtime", "_per_second")) for name in run.metric_names)
     assert run.outputs().shape == (len(run), 4, 8, 16)
+
+
+# --- going back -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", [None, {"compression": "zstd", "delta": True}])
+def test_a_run_is_rewound_to_any_step(tmp_path, storage):
+    from llc_dynamics.trajectory.rewind import rewind_run
+
+    if storage is not None:
+        pytest.importorskip("hdf5plugin")
+    expected = plain_training(20, tmp_path / "whole", rows_per_shard=3, storage=storage, outputs=lambda m: m(X[:2]))
+    whole = ld.Trajectory(tmp_path / "whole")
+    for step, steps in ((20, 11), (13, 7), (10, 6), (4, 3), (0, 1)):
+        path = shutil.copytree(whole.path, tmp_path / str(step))
+        assert rewind_run(path, step) == 11 - steps
+        run = ld.Trajectory(path)
+        assert run.steps.tolist() == whole.steps.tolist()[:steps]
+        assert all(same(run.state_dict(int(held)), expected[int(held)]) for held in run.steps)
+        assert run.metrics("loss").tobytes() == whole.metrics("loss")[:steps].tobytes()
+        assert np.asarray(run.outputs()).tobytes() == whole.outputs()[:steps].tobytes()
+        assert run.verify().ok
+        assert run.complete == (steps == 11)
+        resumed = run.resume_state()
+        assert resumed is None or resumed["step"] <= max(step, 0)
+    empty = tmp_path / "late"
+    with Recorder(empty, net(), [5, 6]) as recorder:
+        recorder(5)
+        recorder(6)
+    with pytest.raises(TrajectoryError, match="nothing would be left"):
+        rewind_run(empty, 4)
+    assert ld.Trajectory(empty).steps.tolist() == [5, 6]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_a_rewinding_that_is_killed_leaves_a_sound_run(tmp_path, monkeypatch):
+    from llc_dynamics.trajectory import rewind
+
+    expected = plain_training(20, tmp_path / "whole", rows_per_shard=2)
+    honest = rewind.fsync_folder
+    for moment in range(1, 6):
+        path = shutil.copytree(tmp_path / "whole", tmp_path / str(moment))
+        child = os.fork()
+        if child == 0:
+            calls = []
+
+            def stop(folder, calls=calls, moment=moment):
+                calls.append(1)
+                honest(folder)
+                if len(calls) == moment:
+                    os._exit(9)
+
+            monkeypatch.setattr(rewind, "fsync_folder", stop)
+            rewind.rewind_run(path, 6)
+            os._exit(0)
+        os.waitpid(child, 0)
+        run = ld.Trajectory(path)
+        assert run.verify().ok
+        assert len(run) >= 4
+        assert all(same(run.state_dict(int(step)), expected[int(step)]) for step in run.steps)
+        rewind.rewind_run(path, 6)
+        assert ld.Trajectory(path).steps.tolist() == [0, 2, 4, 6]
+
+
+def test_a_training_that_cannot_repeat_itself_replaces_what_it_left_behind(tmp_path):
+    def loop(noise, start=0, weights=None, **settings):
+        model = net()
+        if start:
+            model.load_state_dict(weights)
+        with Recorder(tmp_path / "run", model, range(9), rows_per_shard=2, start=start, **settings) as recorder:
+            for step in range(start, 9):
+                if step > start:
+                    with torch.no_grad():
+                        model[0].weight.add_(noise)
+                recorder(step, {"loss": noise})
+
+    loop(0.5)
+    first = ld.Trajectory(tmp_path / "run")
+    checkpoint = first.state_dict(5)
+    with pytest.raises(ManifestMismatchError, match="step 6"):
+        loop(0.25, 5, checkpoint)
+    with pytest.raises(ManifestMismatchError, match="step 5"):
+        loop(0.25, 5, first.state_dict(4), rerun="replace")
+    with pytest.raises(TrajectoryError, match="begins anew"):
+        loop(0.25, rerun="replace")
+    with pytest.raises(ConfigError, match="rerun"):
+        loop(0.25, rerun="forget")
+    assert ld.Trajectory(tmp_path / "run").metrics("loss").tolist() == [0.5] * 9
+    loop(0.25, 5, checkpoint, rerun="replace")
+    run = ld.Trajectory(tmp_path / "run")
+    assert run.steps.tolist() == list(range(9))
+    assert run.metrics("loss").tolist() == [0.5] * 6 + [0.25] * 3
+    assert torch.equal(run.state_dict(8)["0.weight"], checkpoint["0.weight"] + 0.25 + 0.25 + 0.25)
+    assert run.verify().ok
+
+
+def test_weights_at_some_of_the_steps(tmp_path):
+    for _ in range(2):
+        with Recorder(
+            tmp_path / "run", net(), range(7), weight_steps=[0, 3, 6], outputs=lambda model: model(X[:2])
+        ) as recorder:
+            for step in range(7):
+                recorder(step)
+    run = ld.Trajectory(tmp_path / "run")
+    assert run.steps.tolist() == list(range(7))
+    assert run.weight_steps.tolist() == [0, 3, 6]
+    assert run.outputs().shape == (7, 2, 1)

@@ -28,7 +28,8 @@ class HuggingFaceCallback(TrainerRecording, _transformers.TrainerCallback):
 
     Parameters
     ----------
-    path, config, outputs, arrays, rows_per_shard, provenance, seal_seconds : as in `Recorder`.
+    path, config, weight_steps, outputs, arrays, rows_per_shard, storage, provenance, seal_seconds, rerun : as in
+        `Recorder`.
     steps : the schedule; None for `checkpoint_schedule` over all steps of the training.
 
     Raises

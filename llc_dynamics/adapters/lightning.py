@@ -41,7 +41,8 @@ class LightningCallback(TrainerRecording, *_callback_classes()):  # type: ignore
 
     Parameters
     ----------
-    path, config, outputs, arrays, rows_per_shard, provenance, seal_seconds : as in `Recorder`.
+    path, config, weight_steps, outputs, arrays, rows_per_shard, storage, provenance, seal_seconds, rerun : as in
+        `Recorder`.
     steps : the schedule; None for `checkpoint_schedule` over all steps of the training.
     module : name of the submodule to record, "model" for `self.model`; None for the whole LightningModule. `outputs`
         is given the same module.

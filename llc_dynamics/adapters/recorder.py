@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from torch import nn
 
 from llc_dynamics.adapters.function_vector import OutputFunction, function_vector
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
-from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
+from llc_dynamics.trajectory import Trajectory, TrajectoryWriter, WeightStorage
 from llc_dynamics.trajectory.recorded import step_number
+from llc_dynamics.trajectory.rewind import rewind_run
 from llc_dynamics.trajectory.state import bare
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Recorder:
 
     A run that is in the folder already is continued. Steps that it holds already are compared with the training's
     weights, buffers and function vectors, bit for bit, and otherwise left as they are (their metrics are not compared:
-    a mean over the steps since the last report may begin elsewhere after a restart).
+    a mean over the steps since the last report may begin elsewhere after a restart). A training that cannot repeat
+    itself bit for bit needs `rerun="replace"`.
 
     Parameters
     ----------
@@ -54,19 +56,26 @@ class Recorder:
     model : the module to record; wrapped or not.
     steps : the schedule, as `checkpoint_schedule` gives it: optimiser updates at which to record, 0 the initialisation.
     config : settings that made the run, of JSON types.
+    weight_steps : a sparser schedule for the weights; rows at other steps hold metrics, samples and function vectors
+        alone. None stores weights in every row.
     outputs : a function from the model to its function vector on inputs that stay the same, for example
         `lambda model: model(x)`. Called at recorded steps, in evaluation mode, without gradients.
     state : a function without arguments that gives what the loop needs to go on: nested mappings and lists of tensors
         and plain values, `{"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...}`. Stored whenever
         rows are sealed; `restored` gives the latest one back.
     arrays : fixed arrays that belong to the run, such as the inputs of `outputs`: {set: {name: array}}.
-    rows_per_shard, provenance : as in `TrajectoryWriter`.
+    rows_per_shard, storage, provenance : as in `TrajectoryWriter`.
+    rerun : what to do with stored rows behind the step from which the training goes on: "compare" them with what comes
+        out this time, or "replace" them (they are dropped when the recorder is made).
+    start : the step from which the training goes on; None for the one of `restored`. With "replace", the weights stored
+        at a `start` that was given must be those that the model has now.
     seal_seconds : rows wait at most this long (and until the next recorded step) before they are sealed on the disk.
 
     Raises
     ------
     ConfigError, DataError, TrajectoryError, RunLockedError, ManifestMismatchError, CorruptRunError
-        As `TrajectoryWriter`; `DataError` too for a model whose weights are spread over processes (FSDP, DTensor).
+        As `TrajectoryWriter`; `DataError` too for a model whose weights are spread over processes (FSDP, DTensor), and
+        `TrajectoryError` for a training that begins anew with "replace" on a run that holds rows.
     """
 
     def __init__(
@@ -76,12 +85,16 @@ class Recorder:
         steps: Iterable[int] | NDArray[np.int64],
         *,
         config: Mapping[str, Any] | None = None,
+        weight_steps: Iterable[int] | NDArray[np.int64] | None = None,
         outputs: OutputFunction | None = None,
         state: Callable[[], Mapping[str, Any]] | None = None,
         arrays: Mapping[str, ArraySet] | None = None,
         rows_per_shard: int | None = None,
+        storage: WeightStorage | Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         seal_seconds: float = _SEAL_SECONDS,
+        rerun: Literal["compare", "replace"] = "compare",
+        start: int | None = None,
     ) -> None:
         self.path = Path(path)
         self._model = model
@@ -92,8 +105,12 @@ class Recorder:
         if not self._schedule:
             raise ConfigError("steps: the schedule is empty; give the steps to record, see checkpoint_schedule")
         self._scheduled = frozenset(self._schedule)
+        self._with_weights = None if weight_steps is None else {step_number(step) for step in weight_steps}
+        if rerun not in ("compare", "replace"):
+            raise ConfigError(f"rerun: {rerun!r} is unknown; known: compare, replace")
         #: Steps that an earlier part of the run holds, with the metrics stored there.
         self._held: dict[int, dict[str, float]] = {}
+        self._held_weights: frozenset[int] = frozenset()
         self._last_held = -1
         self._restored: dict[str, Any] | None = None
         self._recorded = self._seen = -1
@@ -101,21 +118,33 @@ class Recorder:
         if not writes_here():
             return
         _require_whole(model)
-        self._writer = TrajectoryWriter(
-            self.path,
-            model,
-            config,
-            rows_per_shard=rows_per_shard,
-            arrays=arrays,
-            resume=True,
-            provenance=provenance,
-        )
+
+        def open_writer() -> TrajectoryWriter:
+            return TrajectoryWriter(
+                self.path,
+                model,
+                config,
+                rows_per_shard=rows_per_shard,
+                arrays=arrays,
+                storage=storage,
+                resume=True,
+                provenance=provenance,
+            )
+
+        self._writer = open_writer()
+        self._sealed_at = time.monotonic()
         try:
             self._look_back()
+            if rerun == "replace" and self._last_held > (self.start if start is None else start):
+                self._require_continued(start)
+                self._writer.close()
+                rewind_run(self.path, self.start if start is None else start)
+                self._writer = open_writer()
+                self._look_back()
         except BaseException:
             self._writer.close()
             raise
-        self._sealed_at = time.monotonic()
+        self._recorded = self._seen = -1
 
     @property
     def restored(self) -> dict[str, Any] | None:
@@ -194,9 +223,13 @@ class Recorder:
         if self._state is None and late:
             # Before the new row: a trainer's metrics for a row may come after it, and its own checkpoint with them.
             self.seal()
-        writer.record(step, values, outputs, samples)
+        if step in self._held:
+            weights = step in self._held_weights
+        else:
+            weights = self._with_weights is None or step in self._with_weights
+        writer.record(step, values, outputs, samples, weights=weights)
         self._recorded = self._seen = step
-        if self._state is not None and (late or writer.pending >= writer.rows_per_shard or step == self._schedule[-1]):
+        if self._state is not None and (late or writer.full or step == self._schedule[-1]):
             self.seal()
 
     def seal(self) -> None:
@@ -232,6 +265,17 @@ class Recorder:
             self.finish()
         self._writer.__exit__(kind, error, traceback)
 
+    def _require_continued(self, start: int | None) -> None:
+        """Before rows are dropped: is this training the one that the run recorded up to `start`?"""
+        if not (self.start if start is None else start):
+            raise TrajectoryError(
+                f"{self.path}: the training begins anew, and the run holds rows up to step {self._last_held}, which "
+                "rerun='replace' would all drop; go on from a checkpoint of that training, remove the folder, or "
+                "record into another one"
+            )
+        if start in self._held and start in self._held_weights:
+            self.record(start)
+
     def _look_back(self) -> None:
         """Read what an earlier part of the run left."""
         run = Trajectory(self.path)
@@ -239,6 +283,7 @@ class Recorder:
         if not len(steps):
             return
         self._last_held = int(steps[-1])
+        self._held_weights = frozenset(run.weight_steps.tolist())
         tables = {name: run.metrics(name) for name in run.metric_names}
         self._held = {
             int(step): {name: float(table[row]) for name, table in tables.items()} for row, step in enumerate(steps)

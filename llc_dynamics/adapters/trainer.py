@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from llc_dynamics.adapters.function_vector import OutputFunction
 from llc_dynamics.adapters.recorder import Recorder, warn_of_gap
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.trajectory import checkpoint_schedule
+from llc_dynamics.trajectory import WeightStorage, checkpoint_schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,21 +36,27 @@ class TrainerRecording:
         *,
         steps: Iterable[int] | NDArray[np.int64] | None = None,
         config: Mapping[str, Any] | None = None,
+        weight_steps: Iterable[int] | NDArray[np.int64] | None = None,
         outputs: OutputFunction | None = None,
         arrays: Mapping[str, ArraySet] | None = None,
         rows_per_shard: int | None = None,
+        storage: WeightStorage | Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         seal_seconds: float = 30.0,
+        rerun: Literal["compare", "replace"] = "compare",
     ) -> None:
         self.path = Path(path)
         self._steps = None if steps is None else list(steps)
         self._settings: dict[str, Any] = {
             "config": config,
+            "weight_steps": None if weight_steps is None else list(weight_steps),
             "outputs": outputs,
             "arrays": arrays,
             "rows_per_shard": rows_per_shard,
+            "storage": storage,
             "provenance": provenance,
             "seal_seconds": seal_seconds,
+            "rerun": rerun,
         }
         self._recorder: Recorder | None = None
         self._waiting: int | None = None
@@ -66,7 +72,7 @@ class TrainerRecording:
                 "steps=, for example llc_dynamics.checkpoint_schedule(10_000)"
             )
         steps = checkpoint_schedule(int(total)) if self._steps is None else self._steps
-        self._recorder = Recorder(self.path, model, steps, **self._settings)
+        self._recorder = Recorder(self.path, model, steps, start=step, **self._settings)
         self._seen = -1
         if step > 0:
             warn_of_gap(self._recorder, step)

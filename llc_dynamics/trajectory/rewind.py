@@ -1,0 +1,87 @@
+"""Going back: dropping the last rows of a run, so that another training can go on from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from llc_dynamics.errors import TrajectoryError
+from llc_dynamics.trajectory.atomic import fsync_folder, storage_errors
+from llc_dynamics.trajectory.complete import remove_complete
+from llc_dynamics.trajectory.holder import StateHolder
+from llc_dynamics.trajectory.lock import RunLock
+from llc_dynamics.trajectory.manifest import Manifest
+from llc_dynamics.trajectory.names import LOCK, RESUME, SHARDS, shard_name, to_link
+from llc_dynamics.trajectory.nested import read_nested
+from llc_dynamics.trajectory.reader import Trajectory
+from llc_dynamics.trajectory.shard import RowBuffer
+from llc_dynamics.trajectory.shards import ShardList
+from llc_dynamics.trajectory.whole_rows import whole_rows
+
+
+def rewind_run(path: str | Path, step: int) -> int:
+    """Drop all rows after `step`; the number of rows that were dropped.
+
+    The last shards are removed one by one from the end, then the shard in which `step` lies is replaced by one that
+    ends there: a kill at any moment leaves a sound run that ends at `step` or later. A resume state that goes on after
+    dropped rows, and the mark of a finished run, are removed first. Points of LLC curves stay.
+
+    Raises
+    ------
+    TrajectoryError
+        `step` is before the first row (remove the folder instead), or the files cannot be removed.
+    RunLockedError
+        A writer has the run open.
+    CorruptRunError
+        The run is damaged; nothing is changed.
+    """
+    path = Path(path)
+    run = Trajectory(path)
+    lock = RunLock(path / LOCK)
+    try:
+        shards = ShardList(path, Manifest.read(path))
+        shards.refresh()
+        shards.require_whole()
+        kept = int(np.searchsorted(shards.steps, step, side="right"))
+        dropped = shards.num_rows - kept
+        if not dropped:
+            return 0
+        if not kept:
+            raise TrajectoryError(
+                f"{path}: nothing is stored up to step {step} (the run begins at {shards.steps[0]}), so nothing would "
+                "be left; to begin anew, remove the folder or record into another one"
+            )
+        last = int(np.searchsorted(shards.bounds, kept, side="left")) - 1
+        buffer = _first_rows(run, shards, last, kept)
+        remove_complete(path)
+        with storage_errors(path, "remove rows"):
+            resume = path / RESUME
+            if resume.exists() and read_nested(resume, "resume", run.manifest.run_id)[1].get("rows", 0) > kept:
+                resume.unlink()
+                fsync_folder(path)
+            for index in range(len(shards) - 1, last, -1):
+                (path / SHARDS / shard_name(index)).unlink()
+                fsync_folder(path / SHARDS)
+        if buffer is not None:
+            buffer.write(path, last, run.manifest.run_id)
+        return dropped
+    finally:
+        lock.release()
+
+
+def _first_rows(run: Trajectory, shards: ShardList, index: int, kept: int) -> RowBuffer | None:
+    """The rows of a shard that belong to the first `kept` of the run; None if all of them do."""
+    start, stop = map(int, shards.bounds[index : index + 2])
+    if stop == kept:
+        return None
+    layout = run.manifest.state
+    holder = StateHolder({}, [entry.name for entry in layout.entries if entry.kind == "parameter"])
+    buffer = RowBuffer(layout, kept - start, run.manifest.storage)
+    for row in whole_rows(run, run.steps[start:kept]):
+        holder.tensors = row.tensors or {}
+        extra = {f"samples/{to_link(name, 'sample')}": values for name, values in row.samples.items()}
+        if row.outputs is not None:
+            extra["outputs"] = row.outputs
+        buffer.append(row.step, holder if row.tensors is not None else None, row.metrics, extra)
+    return buffer
