@@ -163,7 +163,11 @@ def verify(
     return show_verification(folder)
 
 
-def bench(name: Annotated[Positional[Literal["training", "writing", "reading", "joint_pca"]], arg(help="Which benchmark to run.")]) -> None:
+def bench(
+    name: Annotated[
+        Positional[Literal["training", "writing", "reading", "joint_pca"]], arg(help="Which benchmark to run.")
+    ],
+) -> None:
     """Run a speed benchmark of a source checkout (experiments/benchmarks/), both sides of every ratio in one run."""
     import runpy
     import sys
