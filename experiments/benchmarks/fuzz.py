@@ -11,10 +11,11 @@ A mutant is a run of which one file was changed in one of the ways of `WAYS`:
 - `header`: values of the JSON in the header replaced, behind a valid seal;
 - `manifest`: values of `manifest.json` or `complete.json` replaced, with a valid checksum.
 
-Everything of the run is read: rows, metrics, samples, function vectors, arrays, resume state, verification. Reading
-happens in processes of its own, so that a crash of a library is seen and counted. A mutant fails if the reader crashes,
-raises anything but an error of this package, takes longer than `--patience` seconds or more than 256 MiB, or gives any
-value that was not stored at that place. (Behind a valid seal a metric may go by another name: names are its author's.)
+Everything of the run is read: rows, metrics, samples, function vectors, arrays, resume state, LLC curve, and of one
+mutant in four the verification. Reading happens in processes of its own, so that a crash of a library is seen and
+counted. A mutant fails if the reader crashes, raises anything but an error of this package, takes longer than
+`--patience` seconds or more than 256 MiB, or gives any value that was not stored at that place. (Behind a valid seal a
+metric may go by another name, and an estimate be any: they are what their author says.)
 
 Mutants are drawn from (seed, number), so `--only NUMBER` makes one again. Failures are kept in DIR.
 """
@@ -46,6 +47,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import llc_dynamics as ld
 from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
 from llc_dynamics.trajectory.manifest import _checksum as json_checksum
@@ -91,6 +93,19 @@ def make_run(path: Path, num_metrics: int = 2, **settings: Any) -> Path:
             if step == 2:
                 writer.seal({"step": step, "model": dict(model.state_dict()), "list": [1, "a", None, 2.5]})
         writer.finish()
+    ld.llc_curve(
+        path,
+        model,
+        lambda model, batch: model.linear(batch[0]).square().mean(1),
+        (torch.arange(24.0).reshape(8, 3),),
+        steps=[0, 4],
+        sampler=ld.SGLD(step_size=1e-4, localization=10.0),
+        num_chains=2,
+        num_draws=8,
+        num_burnin=2,
+        batch_size=4,
+        progress=False,
+    )
     return path
 
 
@@ -120,6 +135,8 @@ def contents(path: Path) -> dict[str, Any]:
     }
     state = run.resume_state()
     found["resume"] = None if state is None else plain(state)
+    for point in ld.LLCCurve.load(run).results:
+        found["llc", point.llc] = point.trace.tobytes(), point.distance_trace.tobytes()
     return found
 
 
@@ -346,7 +363,7 @@ def draw_mutant(draw: random.Random, runs: list[Path], ways: tuple[str, ...] = W
             return Mutant(way, which, file, json.dumps(content).encode())
         return Mutant(way, which, file, b"[" * draw.choice((10, 10**5)))
     files = ["shards/shard-000000.h5", "shards/shard-000001.h5", "resume.h5", "arrays/evaluation.h5"]
-    file = draw.choice([files[0], *files])
+    file = draw.choice([files[0], *files, "llc/llc/step-4.h5"])
     content = original(runs[which] / file)
     if way == "bytes":
         return Mutant(way, which, file, change_bytes(content, draw))
@@ -388,7 +405,8 @@ def judge(path: Path, mutant: Mutant, expected: dict[str, Any]) -> str:
         try:
             found = contents(path)
         except LLCDynamicsError as error:
-            return "refused" if str(path) in str(error) else f"refused without naming a file: {error}"
+            named = str(path) in str(error) or "curve 'llc'" in str(error)
+            return "refused" if named else f"refused without naming a file: {error}"
         if checked and report is None:
             return "verify refuses what the reader reads"
         if found == expected:
@@ -405,6 +423,8 @@ def judge(path: Path, mutant: Mutant, expected: dict[str, Any]) -> str:
 def authored(found: dict[str, Any], expected: dict[str, Any], mutant: Mutant) -> bool:
     """Whether all that differs is what only its author can say: names, and what the manifest itself holds."""
     free = {"metrics", "samples", "arrays", "resume"}
+    if mutant.file.startswith("llc/"):
+        free |= {key for key in expected if isinstance(key, tuple) and key[0] == "llc"}
     if mutant.file == "manifest.json":
         # Names of tensors, their kinds, shapes of the same size: there is nothing else that could say them.
         free |= {"config", *(key for key in expected if isinstance(key, tuple))}
