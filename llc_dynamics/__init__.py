@@ -46,6 +46,7 @@ _HOME = {
     "JointTrajectoryPCA": "llc_dynamics.pca",
     "detect_transience": "llc_dynamics.stages",
     "detect_specialisation": "llc_dynamics.stages",
+    "detect_stages": "llc_dynamics.stages",
 }
 _SUBPACKAGES = (
     *("llc", "models", "pca", "plots", "report", "sampling", "stages", "sweeps", "tasks", "theory", "training"),
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from llc_dynamics.sampling import Underdamped as Underdamped
     from llc_dynamics.sampling import behavioural as behavioural
     from llc_dynamics.stages import detect_specialisation as detect_specialisation
+    from llc_dynamics.stages import detect_stages as detect_stages
     from llc_dynamics.stages import detect_transience as detect_transience
     from llc_dynamics.tasks import InContextRegression as InContextRegression
     from llc_dynamics.trajectory import Trajectory as Trajectory

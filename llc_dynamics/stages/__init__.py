@@ -1,7 +1,21 @@
 """Stage detection: verdicts with error bars, read from curves over training (never from models)."""
 
+from llc_dynamics.stages.developmental import Boundary, Stage, StageReport, detect_stages
+from llc_dynamics.stages.null_curves import NullRate, null_curve, null_rates
 from llc_dynamics.stages.specialisation import detect_specialisation
 from llc_dynamics.stages.transience import detect_transience
 from llc_dynamics.stages.verdicts import SpecialisationVerdict, TransienceVerdict
 
-__all__ = ["SpecialisationVerdict", "TransienceVerdict", "detect_specialisation", "detect_transience"]
+__all__ = [
+    "Boundary",
+    "NullRate",
+    "SpecialisationVerdict",
+    "Stage",
+    "StageReport",
+    "TransienceVerdict",
+    "detect_specialisation",
+    "detect_stages",
+    "detect_transience",
+    "null_curve",
+    "null_rates",
+]

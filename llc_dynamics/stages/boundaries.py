@@ -1,0 +1,168 @@
+"""Where a fitted curve changes its development: turning points and near-plateaus, each with a probability.
+
+The slope in x = log(t + 1) falls into phases, each with a peak of |slope|. Phases whose change is not resolved are
+taken out, smallest first, and their neighbours meet. What lies between two phases that are left is a boundary:
+
+- a *turn*, where they have opposite signs. It is where the curve has its extremum between the two peaks, and its
+  probability that of both changes having their sign;
+- a *plateau*, where they have the same sign. Its probability is that of the slope at its flattest place being below
+  `PLATEAU_SHARE` of the smaller of the two peaks, and it lies anywhere where the slope is.
+
+Probabilities and places are shares and quantiles over joint samples of curve and slope, times the weight that the
+smooth account of the data has against a constant and random walks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.stages.gaussian_process import SmoothFit
+
+Array = NDArray[np.float64]
+Kind = Literal["turn", "plateau"]
+
+#: A plateau's slope is at most this share of the smaller of the two peaks beside it.
+PLATEAU_SHARE = 0.5
+# Where a sample's slope may be least: within this share of the way from the flattest place to the nearer peak.
+_NEAR = 0.3
+_TILT = 1.0
+# A phase counts if its change is so many times its error, and such a share of the curve's range. With 2 errors instead
+# of 2.5, one smooth rise in twenty had a stage too many after it: several places are looked at.
+_RESOLVED = 2.5
+_LEAST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Found:
+    """One boundary on the grid of a fit: place and central interval in x, probability, and what it is."""
+
+    x: float
+    low: float
+    high: float
+    probability: float
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Grid points [start, stop] between two places of least |slope|, the peak between them, the sign of the change."""
+
+    start: int
+    stop: int
+    peak: int
+    sign: int
+
+
+def find_boundaries(fit: SmoothFit, level: float, paths: tuple[Array, Array]) -> list[Found]:
+    """All boundaries that the posterior mean suggests, with interval at `level` (.9 for 90%), in order of x.
+
+    `paths` are samples of curve and slope [N, G] of `fit`.
+    """
+    values, slopes = paths
+    phases = _resolved_phases(fit, values)
+    return [_between(fit, left, right, values, slopes, level) for left, right in itertools.pairwise(phases)]
+
+
+def change_between(values: Array, start: int, stop: int) -> tuple[float, float]:
+    """Posterior mean and standard deviation of the change from grid point `start` to `stop`, from samples [N, G]."""
+    change = values[:, stop] - values[:, start]
+    return float(change.mean()), float(change.std())
+
+
+def _resolved_phases(fit: SmoothFit, values: Array) -> list[_Phase]:
+    size = np.abs(fit.slope)
+    crossings = np.flatnonzero(np.diff(np.sign(fit.slope)) != 0)
+    minima = np.flatnonzero((size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])) + 1
+    cuts = sorted({0, len(size) - 1, *(int(c) for c in crossings), *(int(c) for c in minima)})
+    cuts = [cut for k, cut in enumerate(cuts) if k == 0 or cut - cuts[k - 1] > 1 or cut == len(size) - 1]
+    phases = [_phase(fit, start, stop) for start, stop in itertools.pairwise(cuts)]
+    least = _LEAST_SHARE * float(np.ptp(fit.mean))
+    while len(phases) > 1:
+        strengths = [_strength(values, phase, least) for phase in phases]
+        weakest = int(np.argmin(strengths))
+        if strengths[weakest] >= 1:
+            # a plateau that is none: phases of the same sign without a dip between them are one
+            shallow = [
+                k
+                for k, (left, right) in enumerate(itertools.pairwise(phases))
+                if left.sign == right.sign and not _dips(fit, left, right)
+            ]
+            if not shallow:
+                break
+            left, right = phases[shallow[0]], phases[shallow[0] + 1]
+            phases[shallow[0] : shallow[0] + 2] = [_phase(fit, left.start, right.stop)]
+            continue
+        gone = phases.pop(weakest)
+        # phases of one sign on both sides of a weak one in the other direction stay apart: a plateau lies between them
+        if 0 < weakest < len(phases):
+            middle = (gone.start + gone.stop) // 2
+            left, right = phases[weakest - 1], phases[weakest]
+            phases[weakest - 1] = _Phase(left.start, middle, left.peak, left.sign)
+            phases[weakest] = _Phase(middle, right.stop, right.peak, right.sign)
+    return phases if phases and _strength(values, phases[0], least) >= 1 else []
+
+
+def _phase(fit: SmoothFit, start: int, stop: int) -> _Phase:
+    peak = start + int(np.abs(fit.slope[start : stop + 1]).argmax())
+    return _Phase(start, stop, peak, 1 if fit.mean[stop] >= fit.mean[start] else -1)
+
+
+def _strength(values: Array, phase: _Phase, least: float) -> float:
+    """1 where the change is just resolved and just large enough."""
+    change, error = change_between(values, phase.start, phase.stop)
+    return min(abs(change) / (_RESOLVED * error + 1e-300), abs(change) / (least + 1e-300))
+
+
+def _dips(fit: SmoothFit, left: _Phase, right: _Phase) -> bool:
+    """Whether the mean slope between two peaks falls to a share of them at which a plateau is worth a probability."""
+    between = np.abs(fit.slope[left.peak : right.peak + 1])
+    return bool(between.min() < 0.9 * min(between[0], between[-1]))
+
+
+def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes: Array, level: float) -> Found:
+    window = slice(left.peak, right.peak + 1)
+    if left.sign != right.sign:
+        kind: Kind = "turn"
+        places = left.peak + (left.sign * values[:, window]).argmax(1)
+        extremum = np.take_along_axis(left.sign * values, places[:, None], 1)[:, 0]
+        # the extremum lies inside, above where either phase came from
+        there = (places > left.peak) & (places < right.peak)
+        there &= extremum > left.sign * values[:, left.start]
+        there &= extremum > left.sign * values[:, right.stop]
+    else:
+        kind = "plateau"
+        # a fit smears the steeper phase over the plateau and moves its flattest place towards the other one; in units
+        # of what lies between the two peaks it stays
+        peaks = np.abs(fit.slope[[left.peak, right.peak]])
+        scale = peaks[0] * (peaks[1] / peaks[0]) ** (_TILT * np.linspace(0, 1, right.peak - left.peak + 1))
+        along = left.sign * slopes[:, window] / scale
+        lowest = int((np.abs(fit.slope[window]) / scale).argmin())
+        smaller_peak = np.minimum(along[:, 0], along[:, -1])
+        # near a fixed place: the least of a wiggling path over all of the window is small whatever the curve does
+        reach = round(_NEAR * min(lowest, along.shape[1] - 1 - lowest))
+        there = along[:, lowest - reach : lowest + reach + 1].min(1) < PLATEAU_SHARE * smaller_peak
+        there &= smaller_peak > 0
+        places = left.peak + _within_plateaus(along, PLATEAU_SHARE * smaller_peak)
+    chosen = places[there] if there.any() else places
+    low, middle, high = np.quantile(fit.grid[chosen], [(1 - level) / 2, 0.5, (1 + level) / 2])
+    half_cell = (fit.grid[1] - fit.grid[0]) / 2
+    return Found(float(middle), float(low) - half_cell, float(high) + half_cell, fit.weight * float(there.mean()), kind)
+
+
+def _within_plateaus(along: Array, limits: Array) -> NDArray[np.intp]:
+    """For each sample [N, W] a place within the stretch around its least slope where the slope is below its limit [N].
+
+    Places are spread evenly over the stretches: the n-th sample of N stands at the share (n + 1/2)/N of its own.
+    """
+    least = along.argmin(1)
+    columns = np.arange(along.shape[1])
+    steep = along > np.maximum(limits, along.min(1))[:, None]
+    before = np.where(steep & (columns < least[:, None]), columns, -1).max(1) + 1
+    after = np.where(steep & (columns > least[:, None]), columns, along.shape[1]).min(1) - 1
+    share = (np.arange(len(along)) * 0.6180339887498949) % 1.0
+    return (before + np.rint(share * (after - before))).astype(np.intp)

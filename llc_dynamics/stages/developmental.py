@@ -1,0 +1,263 @@
+"""Developmental stages of a curve with errors, such as an LLC curve: boundaries with intervals and probabilities.
+
+Hoogland et al. 2024 (arXiv 2402.02364) call what lies between two critical points of lambda_hat over log t a stage, of
+type A where it rises and of type B where it falls while the loss falls. Here the critical points are read from a
+Gaussian process with the measured errors (`gaussian_process`, `boundaries`), and nothing is called a stage without the
+probability that it is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.pca.cosine import cosine_content
+from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.stages.boundaries import Kind, change_between, find_boundaries
+from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
+from llc_dynamics.stages.points import common_points
+
+_PATHS = 1000
+# Boundaries with less are not worth a line.
+_LEAST_PROBABILITY = 0.05
+# A change is resolved from so many of its errors on.
+_RESOLVED = 2.0
+# From this cosine content on a principal component's turns are those of a random walk's.
+_RANDOM_WALK_COSINE = 0.7
+
+StageType = Literal["A", "B", "unresolved"]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where one stage ends and the next begins.
+
+    Attributes
+    ----------
+    step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time.
+    probability : that there is such a boundary: over the posterior of the curve, times the weight of a smooth curve
+        against a constant and a random walk as accounts of the same points.
+    kind : "turn" (the curve's slope changes sign) or "plateau" (it nearly vanishes in between).
+    resolved : whether the probability reaches the report's threshold.
+    """
+
+    step: float
+    interval: tuple[float, float]
+    probability: float
+    kind: Kind
+    resolved: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What lies between two resolved boundaries.
+
+    Attributes
+    ----------
+    start, end : steps. change, change_error : of the curve from start to end, and its standard error.
+    loss_change, loss_change_error : the same of the loss, None without one.
+    type : "A" if the curve rises, "B" if it falls; "unresolved" where the change is within two of its errors, or where
+        a loss was given and does not fall.
+    """
+
+    start: float
+    end: float
+    change: float
+    change_error: float
+    type: StageType
+    loss_change: float | None = None
+    loss_change_error: float | None = None
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What `detect_stages` found.
+
+    Attributes
+    ----------
+    boundaries : all candidates from a probability of .05 on, in order of time; those that count are `resolved`.
+    stages : between the resolved boundaries and the ends of the curve.
+    threshold, level : probability from which a boundary is resolved; of the intervals.
+    weight : of the smooth account of the data against a constant and random walks. noise : standard deviation of the
+        noise that was fitted on top of the measured errors.
+    notes : what was left out, estimated, or speaks against the verdict, in words.
+    fit : the fitted curve and its slope, for `plot_stages`.
+    """
+
+    name: str
+    boundaries: tuple[Boundary, ...]
+    stages: tuple[Stage, ...]
+    threshold: float
+    level: float
+    weight: float
+    noise: float
+    notes: tuple[str, ...]
+    fit: SmoothFit
+
+    @property
+    def resolved(self) -> tuple[Boundary, ...]:
+        """The boundaries that count."""
+        return tuple(boundary for boundary in self.boundaries if boundary.resolved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, without the fit."""
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("fit", "boundaries", "stages")}
+        return {
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()},
+            "boundaries": [asdict(boundary) | {"interval": list(boundary.interval)} for boundary in self.boundaries],
+            "stages": [asdict(stage) for stage in self.stages],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.resolved)} boundaries resolved of {len(self.boundaries)} candidates"]
+        for each in self.boundaries:
+            low, high = each.interval
+            mark = "" if each.resolved else ", not resolved"
+            lines.append(
+                f"  {each.kind} at {each.step:,.0f} ({low:,.0f} to {high:,.0f}), probability "
+                f"{each.probability:.2f}{mark}"
+            )
+        for stage in self.stages:
+            kind = "not resolved" if stage.type == "unresolved" else f"type {stage.type}"
+            loss = "" if stage.loss_change is None else f", loss {stage.loss_change:+.3g}"
+            change = f"{stage.change:+.3g} ± {stage.change_error:.2g}{loss}"
+            lines.append(f"  {stage.start:,.0f} to {stage.end:,.0f}: {change}: {kind}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def detect_stages(
+    curve: Curve,
+    loss: Curve | None = None,
+    *,
+    component: int | None = None,
+    threshold: float = 0.9,
+    level: float = 0.9,
+    seed: int = 0,
+) -> StageReport:
+    """Developmental stages of a curve over training.
+
+    Works on any curve: an LLC curve, a weight-restricted one, a loss, a principal component. Points that are NaN or
+    marked as not converged are left out, and said. Without standard errors the noise is estimated from the scatter of
+    neighbouring points; errors that neighbours share cannot be seen then.
+
+    Parameters
+    ----------
+    curve : at least 8 usable points, unevenly spaced in time as they are.
+    loss : of the same run, at the curve's steps or at more; for the types A and B of the stages.
+    component : k = 1, 2, ... if the curve is the k-th principal component of a trajectory. PCA of a random walk gives
+        cosines of k half periods, which have turns that mean nothing; where the component is nearly one, no boundary
+        is resolved.
+    threshold : probability from which a boundary is resolved.
+    level : of the intervals.
+    seed : of the posterior samples.
+
+    Raises `DataError` for fewer than 8 usable points, a curve that is NaN throughout, or a loss from other steps;
+    `ConfigError` for a threshold or level outside (0, 1).
+    """
+    for label, value in (("threshold", threshold), ("level", level)):
+        if not 0 < value < 1:
+            raise ConfigError(f"{label} must be between 0 and 1, got {value!r}")
+    points = common_points({"curve": curve})
+    used = points.curves["curve"]
+    notes = list(points.notes)
+    x = np.log1p(used.steps.astype(np.float64))
+    errors = used.standard_errors
+    if errors is not None and not (errors > 0).any():
+        errors = None
+    if errors is None:
+        notes.append(
+            "no standard errors were given: estimated from the scatter of neighbours; shared errors are unseen"
+        )
+    fit = fit_smooth(x, used.values, errors)
+    typical = None if errors is None else float(np.median(errors))
+    if typical is not None and fit.noise > typical:
+        notes.append(
+            f"neighbouring points scatter by {fit.noise:.3g} beyond their standard errors ({typical:.3g}); counted as "
+            "noise"
+        )
+    allowed = 1.0
+    if component is not None:
+        allowed = _beyond_a_cosine(used, component, notes)
+    paths = fit.paths(_PATHS, numpy_generator(seed, "stages"))
+    if fit.weight < threshold:
+        best = max((name for name in fit.log_evidence if name != "smooth"), key=lambda name: fit.log_evidence[name])
+        notes.append(f"a {best} explains the points as well as a smooth curve (weight of the smooth {fit.weight:.2f})")
+    boundaries = []
+    for found in find_boundaries(fit, level, paths):
+        probability = allowed * found.probability
+        if probability >= _LEAST_PROBABILITY:
+            low, high = (float(np.expm1(max(edge, x[0]))) for edge in (found.low, min(found.high, x[-1])))
+            resolved = probability >= threshold
+            boundaries.append(Boundary(float(np.expm1(found.x)), (low, high), probability, found.kind, resolved))
+    edges = [float(used.steps[0]), *(each.step for each in boundaries if each.resolved), float(used.steps[-1])]
+    stages = _stages(fit, paths[0], edges, _loss_changes(loss, curve, edges, seed))
+    return StageReport(
+        curve.name, tuple(boundaries), stages, threshold, level, fit.weight, fit.noise, tuple(notes), fit
+    )
+
+
+def _beyond_a_cosine(curve: Curve, component: int, notes: list[str]) -> float:
+    """1, or 0 for a component that is what PCA makes of a random walk."""
+    if isinstance(component, bool) or not isinstance(component, int) or component < 1:
+        raise ConfigError(f"component must be 1, 2, ... (the number of the principal component), got {component!r}")
+    content = float(cosine_content(curve.values, [component])[0])
+    if not content >= _RANDOM_WALK_COSINE:
+        return 1.0
+    notes.append(
+        f"cosine content {content:.2f}: component {component} is nearly the cosine that PCA makes of a random walk, "
+        "whose turns mean nothing"
+    )
+    return 0.0
+
+
+def _grid_index(fit: SmoothFit, step: float) -> int:
+    return int(np.abs(fit.grid - math.log1p(step)).argmin())
+
+
+def _changes(fit: SmoothFit, values: NDArray[np.float64], edges: list[float]) -> list[tuple[float, float]]:
+    places = [_grid_index(fit, step) for step in edges]
+    return [change_between(values, start, stop) for start, stop in itertools.pairwise(places)]
+
+
+def _loss_changes(loss: Curve | None, curve: Curve, edges: list[float], seed: int) -> list[tuple[float, float]] | None:
+    if loss is None:
+        return None
+    if not isinstance(loss, Curve):
+        raise DataError(f"loss is a {type(loss).__name__}; give an ld.Curve(steps, values)")
+    if not np.isin(curve.steps, loss.steps).all():
+        missing = np.setdiff1d(curve.steps, loss.steps)
+        raise DataError(
+            f"the loss has no value at step {missing[0]} of the curve (and {len(missing) - 1} more): both must come "
+            "from the same run, the loss at the curve's steps or at more"
+        )
+    points = common_points({"loss": loss}).curves["loss"]
+    fit = fit_smooth(np.log1p(points.steps.astype(np.float64)), points.values, points.standard_errors)
+    values, _ = fit.paths(_PATHS, numpy_generator(seed, "stages, loss"))
+    return _changes(fit, values, edges)
+
+
+def _stages(
+    fit: SmoothFit,
+    values: NDArray[np.float64],
+    edges: list[float],
+    loss_changes: list[tuple[float, float]] | None,
+) -> tuple[Stage, ...]:
+    stages = []
+    for place, (change, error) in enumerate(_changes(fit, values, edges)):
+        kind: StageType = "A" if change > 0 else "B"
+        loss_change = loss_error = None
+        if loss_changes is not None:
+            loss_change, loss_error = loss_changes[place]
+        rises = loss_change is not None and loss_error is not None and loss_change > -_RESOLVED * loss_error
+        # a random walk's changes are real, but of no stage
+        if abs(change) <= _RESOLVED * error or rises or fit.weight < 0.5:
+            kind = "unresolved"
+        stages.append(Stage(edges[place], edges[place + 1], change, error, kind, loss_change, loss_error))
+    return tuple(stages)

@@ -1,0 +1,232 @@
+"""A curve over training as a Gaussian process in log time: trend, slope and joint samples of both, in closed form.
+
+In x = log(t + 1) the curve is a constant plus a process with the Matern 5/2 kernel
+
+    k(r) = s^2 (1 + a r + a^2 r^2 / 3) exp(-a r),   a = sqrt(5) / l,   r = |x - x'|
+
+(Rasmussen & Williams 2006, 4.2), which has a slope that is itself continuous, and no more: a smoother kernel (Hoogland
+et al. 2024 use the squared exponential) rings where a curve turns sharply. Noise is the measured standard error of each
+point plus one fitted for all points, without which errors that are too small would be read as structure. With it stand
+two other accounts of the same points: a constant, and a random walk. `weight` is what is left for the smooth process
+when the three are compared by the Bayesian information criterion.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+
+Array = NDArray[np.float64]
+
+# More points than this are averaged within cells of log time before the fit, weighted by their precision.
+MOST_CELLS = 160
+# Where the slope and its samples are computed.
+_GRID = 240
+# Length scales, in units of the range of x.
+_SHORTEST, _LONGEST = 0.03, 3.0
+_JITTER = 1e-9
+
+
+@dataclass(frozen=True)
+class SmoothFit:
+    """A fitted process and what it says on a grid.
+
+    Attributes
+    ----------
+    grid : x = log(t + 1), [G]. mean, slope : posterior means of the curve and of d curve / dx there, [G].
+    mean_error, slope_error : their posterior standard deviations, [G].
+    noise : standard deviation of the fitted noise that comes on top of the measured errors.
+    length_scale : l, in units of x. weight : of the smooth process against a constant and random walks, 0 to 1.
+    log_evidence : by name of the account, the log marginal likelihood less k/2 log n for k fitted numbers.
+    """
+
+    grid: Array
+    mean: Array
+    slope: Array
+    mean_error: Array
+    slope_error: Array
+    noise: float
+    length_scale: float
+    weight: float
+    log_evidence: dict[str, float]
+    _mean_root: Array
+    _joint_root: Array
+
+    def paths(self, count: int, generator: np.random.Generator) -> tuple[Array, Array]:
+        """`count` samples of curve and slope from their joint posterior, [count, G] each."""
+        joint = self._mean_root + generator.standard_normal((count, self._joint_root.shape[1])) @ self._joint_root.T
+        return joint[:, : len(self.grid)], joint[:, len(self.grid) :]
+
+
+def in_cells(x: Array, values: Array, variances: Array | None, most: int) -> tuple[Array, Array, Array | None]:
+    """Averages within cells of equal width in x, if there are more points than `most`; else the points themselves.
+
+    Points with a variance are weighted by its inverse; without, a cell of m points has weight m, which comes back as a
+    variance of 1/m in units of the noise that is to be fitted.
+    """
+    if len(x) <= most:
+        return x, values, variances
+    cell = np.minimum(((x - x[0]) / (x[-1] - x[0]) * most).astype(int), most - 1)
+    weight = np.ones_like(x) if variances is None else 1 / np.maximum(variances, 1e-300)
+    total = np.bincount(cell, weight, most)
+    used = total > 0
+    middle = np.bincount(cell, weight * x, most)[used] / total[used]
+    average = np.bincount(cell, weight * values, most)[used] / total[used]
+    return middle, average, 1 / total[used]
+
+
+def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
+    """Fit the process to `values` [C] at x [C], with standard errors [C], or None to estimate them."""
+    variances = None if errors is None else np.square(errors)
+    many = len(x) > MOST_CELLS
+    centres, averages, spread = in_cells(x, values, variances, MOST_CELLS)
+    middle = float(averages.mean())
+    scale = float(averages.std()) or 1.0
+    y = (averages - middle) / scale
+    # one fitted noise level for all points; a cell of m points has 1/m of its variance
+    share = spread if many and variances is None else np.ones_like(y)
+    known = np.zeros_like(y) if variances is None or spread is None else spread / scale**2
+    assert share is not None
+    evidence: dict[str, float] = {"constant": _constant_evidence(y, known, share)}
+    for name, clock in (
+        ("random walk in log time", centres),
+        ("random walk over checkpoints", np.linspace(centres[0], centres[-1], len(centres))),
+    ):
+        evidence[name] = _walk_evidence(clock, y, known, share)
+    amplitude, length, noise, log_likelihood = _fit_matern(centres, y, known, share)
+    evidence["smooth"] = log_likelihood - 1.5 * math.log(len(y))
+    others = [value - evidence["smooth"] for name, value in evidence.items() if name != "smooth"]
+    weight = 1 / (1 + sum(math.exp(min(other, 700.0)) for other in others))
+
+    grid = np.linspace(centres[0], centres[-1], _GRID)
+    covariance = amplitude * _matern(centres[:, None] - centres[None, :], length)[0]
+    covariance[np.diag_indices_from(covariance)] += known + noise * share + _JITTER * amplitude
+    root = cholesky(covariance, lower=True)
+    weights = cho_solve((root, True), y)
+    to_value, to_slope, _ = _matern(grid[:, None] - centres[None, :], length)
+    cross = amplitude * np.concatenate([to_value, to_slope])
+    mean = cross @ weights
+    value, slope, curvature = _matern(grid[:, None] - grid[None, :], length)
+    prior = amplitude * np.block([[value, -slope], [slope, curvature]])
+    explained = solve_triangular(root, cross.T, lower=True)
+    posterior = prior - explained.T @ explained
+    variance = np.clip(np.diag(posterior), 0, None)
+    size = np.concatenate([np.full(_GRID, middle), np.zeros(_GRID)])
+    return SmoothFit(
+        grid=grid,
+        mean=middle + scale * mean[:_GRID],
+        slope=scale * mean[_GRID:],
+        mean_error=scale * np.sqrt(variance[:_GRID]),
+        slope_error=scale * np.sqrt(variance[_GRID:]),
+        noise=scale * math.sqrt(noise),
+        length_scale=length,
+        weight=weight,
+        log_evidence=evidence,
+        _mean_root=size + scale * mean,
+        _joint_root=scale * _root_of(posterior),
+    )
+
+
+def _matern(r: Array, length: float) -> tuple[Array, Array, Array]:
+    """k, d k / d r and -d^2 k / d r^2 of the kernel with s = 1 at signed distances r = x - x'.
+
+    The second is the covariance of the slope at x with the value at x', the third that of the slopes at x and x'.
+    """
+    a = math.sqrt(5) / length
+    scaled = a * np.abs(r)
+    decay = np.exp(-scaled)
+    return (
+        (1 + scaled + scaled**2 / 3) * decay,
+        -(a**2) / 3 * r * (1 + scaled) * decay,
+        a**2 / 3 * (1 + scaled - scaled**2) * decay,
+    )
+
+
+def _root_of(covariance: Array) -> Array:
+    """R with R R' = covariance, by its eigenvalues: rounding leaves small negative ones."""
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    kept = values > 1e-10 * values[-1]
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def _fit_matern(x: Array, y: Array, known: Array, share: Array) -> tuple[float, float, float, float]:
+    """s^2, l, noise variance and log marginal likelihood, by scikit-learn."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+    width = float(x[-1] - x[0])
+    best: Any = None
+    for start in (0.15, 0.6):
+        kernel = ConstantKernel(1.0, (1e-4, 1e3)) * Matern(
+            start * width, (_SHORTEST * width, _LONGEST * width), nu=2.5
+        ) + _shared_noise(share)
+        model = GaussianProcessRegressor(kernel, alpha=known + _JITTER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x[:, None], y)
+        if best is None or model.log_marginal_likelihood_value_ > best.log_marginal_likelihood_value_:
+            best = model
+    amplitude, length, noise = np.exp(best.kernel_.theta)
+    return float(amplitude), float(length), float(noise), float(best.log_marginal_likelihood_value_)
+
+
+def _shared_noise(share: Array) -> Any:
+    """White noise of one fitted level, times each point's `share` of it."""
+    from sklearn.gaussian_process.kernels import WhiteKernel
+
+    class _SharedNoise(WhiteKernel):
+        def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
+            if Y is not None:
+                return np.zeros((len(X), len(Y)))
+            matrix = self.noise_level * np.diag(share)
+            if not eval_gradient:
+                return matrix
+            return matrix, matrix[:, :, None]
+
+        def diag(self, X: Any) -> Any:
+            return self.noise_level * (share if len(X) == len(share) else np.ones(len(X)))
+
+    return _SharedNoise(1e-2, (1e-8, 1e1))
+
+
+def _constant_evidence(y: Array, known: Array, share: Array) -> float:
+    def log_likelihood(noise: float) -> float:
+        return _independent(y - _weighted_mean(y, known + noise * share), known + noise * share)
+
+    return max(log_likelihood(level) for level in np.geomspace(1e-6, 10, 60)) - math.log(len(y))
+
+
+def _walk_evidence(clock: Array, y: Array, known: Array, share: Array) -> float:
+    """A random walk with Gaussian steps of variance q times the clock, seen with noise: a Kalman filter over a grid."""
+    gaps = np.diff(clock)
+    steps = np.geomspace(1e-4, 1e2, 25)[:, None] / (clock[-1] - clock[0])
+    noises = np.geomspace(1e-7, 1.0, 22)[None, :]
+    level = np.zeros(np.broadcast_shapes(steps.shape, noises.shape)) + y[0]
+    variance = known[0] + noises * share[0] + _JITTER + 0 * steps
+    total = np.zeros_like(level)
+    for k in range(1, len(y)):
+        variance = variance + steps * gaps[k - 1]
+        seen = variance + known[k] + noises * share[k] + _JITTER
+        error = y[k] - level
+        total -= 0.5 * (np.log(2 * math.pi * seen) + error**2 / seen)
+        gain = variance / seen
+        level = level + gain * error
+        variance = (1 - gain) * variance
+    # the first point is given; the other accounts have it to explain, at about the spread of all points
+    first = -0.5 * math.log(2 * math.pi) - 0.5 * y[0] ** 2
+    return float(total.max()) + first - math.log(len(y))
+
+
+def _weighted_mean(y: Array, variance: Array) -> float:
+    return float((y / variance).sum() / (1 / variance).sum())
+
+
+def _independent(residual: Array, variance: Array) -> float:
+    return float(-0.5 * (np.log(2 * math.pi * variance) + residual**2 / variance).sum())
