@@ -5,6 +5,7 @@ from llc_dynamics.plots.llc import plot_llc_against_tasks, plot_llc_curve, plot_
 from llc_dynamics.plots.losses import plot_loss, plot_ood_loss, plot_rebound
 from llc_dynamics.plots.pca import plot_components_over_time, plot_explained_variance, plot_trajectory_pca
 from llc_dynamics.plots.resolution import plot_calibration, plot_spectrum
+from llc_dynamics.plots.stages import plot_stages
 from llc_dynamics.plots.step_axis import set_step_axis
 from llc_dynamics.plots.style import RC, SeriesStyle, series_styles, task_colors, task_label
 
@@ -21,6 +22,7 @@ __all__ = [
     "plot_ood_loss",
     "plot_rebound",
     "plot_spectrum",
+    "plot_stages",
     "plot_trace",
     "plot_trajectory_pca",
     "series_styles",
