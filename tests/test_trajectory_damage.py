@@ -293,7 +293,7 @@ def cycle(file):
 def test_a_hostile_shard_with_a_valid_header_is_refused(run, change):
     path = run / SHARD
     (run.parent / "secret.bin").write_bytes(b"s" * 240)
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         change(file)
     sign(path)
     with pytest.raises(CorruptRunError, match="shard-000001"):

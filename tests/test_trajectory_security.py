@@ -226,7 +226,7 @@ def huge_user_block(run):
 
 def in_shard(change):
     def damage(run):
-        with h5py.File(run / SHARD, "r+") as file:
+        with h5py.File(run / SHARD, "r+", libver=("v110", "v110")) as file:
             change(file)
         sign(run / SHARD)
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from llc_dynamics.trajectory.sealed import MAGIC, Header, check_structure, open_
 from llc_dynamics.trajectory.staging import require_free, staged_run
 from llc_dynamics.trajectory.state import StateLayout
 from llc_dynamics.trajectory.storage import WeightStorage, widened
+from llc_dynamics.trajectory.structure import StoredDataset
 from llc_dynamics.trajectory.whole_rows import WholeRow, present
 
 Progress = Callable[[int, int], None]
@@ -108,14 +108,14 @@ def open_archive(file: Path) -> Iterator[Archive]:
         raise TrajectoryError(f"{file}: not a file that `llc-dynamics export` wrote")
     header = read_header(file, KIND)
     check_structure(file, header)
-    with open_datasets(file) as datasets:
+    with open_datasets(file, header) as datasets:
         yield Archive(file, header, datasets)
 
 
 class Archive:
     """An exported file whose structure was checked, open for reading."""
 
-    def __init__(self, file: Path, header: Header, datasets: Mapping[str, h5py.Dataset]) -> None:
+    def __init__(self, file: Path, header: Header, datasets: Mapping[str, StoredDataset]) -> None:
         self.file = file
         self.header = header
         self._datasets = datasets

@@ -13,7 +13,8 @@ from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.atomic import replacing, storage_errors
 from llc_dynamics.trajectory.names import SHARDS, VIEW, shard_name, to_link
-from llc_dynamics.trajectory.sealed import SCHEMA_VERSION
+from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, check_structure, open_datasets, read_header
+from llc_dynamics.trajectory.structure import StoredDataset
 
 _FORMAT = "llc_dynamics view"
 #: More pieces than this make opening the view slow, so single tensors are left out.
@@ -76,7 +77,7 @@ def write_view(run: str | Path) -> Path:
 class _Piece:
     """One dataset of one shard, and the row of the run with which it begins."""
 
-    def __init__(self, source: str, name: str, start: int, dataset: h5py.Dataset) -> None:
+    def __init__(self, source: str, name: str, start: int, dataset: StoredDataset) -> None:
         self.source = source
         self.name = name
         self.start = start
@@ -90,28 +91,23 @@ def _pieces(run: Trajectory) -> dict[str, list[_Piece]]:
     start = state_start = index = 0
     while start < len(run):
         source = f"{SHARDS}/{shard_name(index)}"
-        try:
-            with h5py.File(run.path / source, "r", locking=False) as file:
-                names: list[str] = []
-                file.visititems(lambda name, item, names=names: names.append(name) if _is_data(name, item) else None)
-                for name in names:
+        path = run.path / source
+        header = read_header(path, "shard", run.manifest.run_id)
+        check_structure(path, header)
+        with open_datasets(path, header, set(header.details.get("packed", ()))) as datasets:
+            if "step" not in datasets:
+                raise CorruptRunError(f"{path}: the dataset 'step' is missing; restore it from a copy")
+            for name, dataset in datasets.items():
+                if not name.startswith("checksum/"):
                     first = state_start if name.startswith("state") else start
-                    found.setdefault(name, []).append(_Piece(source, name, first, file[name]))
-                if "state_step" not in file:
-                    # Schema version 1: all rows have weights.
-                    found.setdefault("state_step", []).append(_Piece(source, "step", state_start, file["step"]))
-                start += len(file["step"])
-                state_start += len(file["state_step" if "state_step" in file else "step"])
-        except (OSError, KeyError) as error:
-            raise CorruptRunError(
-                f"{run.path / source}: HDF5 cannot read it ({error}); restore it from a copy"
-            ) from None
+                    found.setdefault(name, []).append(_Piece(source, name, first, dataset))
+            if "state_step" not in datasets:
+                # Schema version 1: all rows have weights.
+                found.setdefault("state_step", []).append(_Piece(source, "step", state_start, datasets["step"]))
+            start += datasets["step"].shape[0]
+            state_start += datasets["state_step" if "state_step" in datasets else "step"].shape[0]
         index += 1
     return found
-
-
-def _is_data(name: str, item: object) -> bool:
-    return isinstance(item, h5py.Dataset) and not name.startswith("checksum/")
 
 
 def _virtual(

@@ -101,7 +101,7 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
     try:
         header = read_header(path, KIND)
         check_structure(path, header)
-        with open_datasets(path) as datasets:
+        with open_datasets(path, header) as datasets:
             tables = {name: np.asarray(dataset[()], dtype=np.float64) for name, dataset in datasets.items()}
         details = header.details
         fields: dict[str, Any] = {

@@ -71,7 +71,7 @@ def read_arrays(run: Path, name: str, run_id: str, expected_digest: str) -> dict
     arrays = {}
     try:
         listed = [(str(key), str(dtype), tuple(shape)) for key, (dtype, shape) in header.details["arrays"].items()]
-        with open_datasets(path) as datasets:
+        with open_datasets(path, header) as datasets:
             for key, dtype, shape in listed:
                 link = f"data/{to_link(key, 'array')}"
                 stored = np.asarray(datasets[link][()])

@@ -1,20 +1,18 @@
-"""The large datasets of a sealed file whose structure was checked, read past HDF5 as far as that is possible."""
+"""The large datasets of a sealed file whose structure was checked, read past HDF5."""
 
 from __future__ import annotations
 
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
-from llc_dynamics.trajectory.packed import LARGEST_ROW, believable, chunk_places, frame_content_size, read_whole
+from llc_dynamics.trajectory.packed import LARGEST_ROW, believable, frame_content_size, read_whole, unpacked
 from llc_dynamics.trajectory.sealed import DAMAGED, Header
+from llc_dynamics.trajectory.structure import StoredDataset
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class BulkDataset:
     """A large dataset of a sealed file whose structure was checked.
 
     HDF5 has laid it out as one contiguous range, which the header lists, so rows are read from there with plain system
-    calls: opening the file with HDF5 for each row would take many times longer than reading a small row.
+    calls.
     """
 
     path: Path
@@ -31,14 +29,11 @@ class BulkDataset:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, path: Path, header: Header, dataset: h5py.Dataset) -> BulkDataset:
+    def of(cls, path: Path, header: Header, dataset: StoredDataset) -> BulkDataset:
         """The place of an open dataset; `CorruptRunError` if the header does not list it."""
-        shape, dtype = tuple(map(int, dataset.shape)), dataset.dtype
-        length = math.prod(shape) * dtype.itemsize
-        offset = dataset.id.get_offset() if length else 0
-        if length and (offset, length) not in header.bulk:
+        if dataset.nbytes and (dataset.offset, dataset.nbytes) not in header.bulk:
             raise CorruptRunError(f"{path}: '{dataset.name}' lies where the header lists no data: {DAMAGED}")
-        return cls(path, offset, dtype, shape)
+        return cls(path, dataset.offset, dataset.dtype, dataset.shape)
 
     def read(self, start: int, stop: int, out: NDArray | None = None) -> NDArray:
         """Rows `start:stop`, not yet compared with their checksums; `CorruptRunError` if the file ends before them.
@@ -75,22 +70,17 @@ class PackedDataset:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, path: Path, header: Header, name: str, dataset: h5py.Dataset) -> PackedDataset:
-        """The rows of an open dataset; `CorruptRunError` if the header does not list them as they are."""
-        shape, dtype = tuple(map(int, dataset.shape)), dataset.dtype
+    def of(cls, path: Path, header: Header, dataset: StoredDataset) -> PackedDataset:
+        """The rows of an open dataset; `CorruptRunError` if the header does not list as many, inside the file."""
+        shape, dtype, name = dataset.shape, dataset.dtype, dataset.name
         row_bytes = shape[1] * dtype.itemsize
         try:
             places = [(int(offset), int(length), int(crc)) for offset, length, crc in header.details["packed"][name]]
-            actual = chunk_places(dataset)
         except (KeyError, TypeError, ValueError):
             raise CorruptRunError(f"{path}: '{name}' has compressed rows that are not listed: {DAMAGED}") from None
         listed = set(header.bulk)
-        shifts = {place[0] - offset for place, (offset, _) in zip(places, actual, strict=False)}
         fits = (
-            len(places) == len(actual) == shape[0]
-            and shifts <= {0, header.user_block}
-            and len(shifts) == 1
-            and all(place[1] == length for place, (_, length) in zip(places, actual, strict=True))
+            len(places) == shape[0]
             and all((offset, length) in listed for offset, length, _ in places)
             and row_bytes <= LARGEST_ROW
             and all(believable(row_bytes, length) for _, length, _ in places)
@@ -105,23 +95,25 @@ class PackedDataset:
         `CorruptRunError` if the compressed bytes are not what was written.
         """
         row_bytes = self.shape[1] * self.dtype.itemsize
+        frames = []
         try:
             with self.path.open("rb", buffering=0) as stream:
                 for offset, length, crc in self.places[start:stop]:
                     stream.seek(offset)
-                    content = read_whole(stream, length)
-                    if zlib.crc32(content) != crc or frame_content_size(content) != row_bytes:
+                    frames.append(read_whole(stream, length))
+                    if zlib.crc32(frames[-1]) != crc or frame_content_size(frames[-1]) != row_bytes:
                         raise CorruptRunError(
                             f"{self.path}: the compressed {self.name} do not match their checksum: {DAMAGED}"
                         )
-            with h5py.File(self.path, "r", locking=False) as file:
-                dataset: Any = file[self.name]
-                return np.asarray(dataset[start:stop])
         except FileNotFoundError:
             raise _gone(self.path) from None
+        except OSError as error:
+            raise TrajectoryError(f"{self.path}: cannot read ({error.strerror})") from error
+        try:
+            return unpacked(frames, self.dtype, self.shape[1])
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
-            raise CorruptRunError(f"{self.path}: HDF5 cannot read {self.name} ({reason}): {DAMAGED}") from error
+            raise CorruptRunError(f"{self.path}: cannot decompress {self.name} ({reason}): {DAMAGED}") from error
 
 
 def _gone(path: Path) -> CorruptRunError:

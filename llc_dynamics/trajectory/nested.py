@@ -36,7 +36,7 @@ def read_nested(path: Path, kind: str, run_id: str) -> tuple[Any, dict[str, Any]
     """The value that `write_nested` sealed, on the CPU, and the details of the header; `CorruptRunError` if damaged."""
     header = read_header(path, kind, run_id)
     check_structure(path, header)
-    with open_datasets(path) as datasets:
+    with open_datasets(path, header) as datasets:
         contents = {}
         for name in (name for name in datasets if not name.startswith("checksum/")):
             contents[name] = datasets[name][()]

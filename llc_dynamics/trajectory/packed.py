@@ -1,13 +1,15 @@
 """Compressed rows: HDF5 chunks of one row each, behind the filters "shuffle" and "zstd".
 
-HDF5 decompresses them, but only bytes that were compared with a CRC-32 in the header first, and only where the zstd
-frame says that it holds exactly one row: a claim that HDF5's filter would otherwise believe and make room for.
+HDF5 decompresses them in a file of its own, but only bytes that were compared with a CRC-32 in the header first, and
+only where the zstd frame says that it holds exactly one row: a claim that HDF5's filter would otherwise believe and
+make room for.
 """
 
 from __future__ import annotations
 
+import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.trajectory.storage import WeightStorage, to_differences, zstd_filter
+from llc_dynamics.trajectory.structure import StoredDataset
 
 _SHUFFLE, _ZSTD = 2, 32015
 _MAGIC = b"\x28\xb5\x2f\xfd"
@@ -35,12 +38,16 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The format of the dataset: of differences, unsigned whole numbers."""
+        return np.dtype(f"<u{self.rows.itemsize}") if self.storage.delta else self.rows.dtype
+
     def write(self, file: h5py.File, name: str) -> list[tuple[int, int]]:
         """Compress into a new dataset; the place, as HDF5 counts it, and the length of every row."""
-        stored = np.dtype(f"<u{self.rows.itemsize}") if self.storage.delta else self.rows.dtype
         chunk = (1, self.rows.shape[1])
         dataset = file.create_dataset(
-            name, shape=self.rows.shape, dtype=stored, chunks=chunk, **zstd_filter("compressing weights")
+            name, shape=self.rows.shape, dtype=self.dtype, chunks=chunk, **zstd_filter("compressing weights")
         )
         for position, content in enumerate(self._contents()):
             dataset[position] = content
@@ -81,16 +88,24 @@ def chunk_places(dataset: h5py.Dataset) -> list[tuple[int, int]]:
     return [by_row[row] for row in range(dataset.shape[0])]
 
 
-def is_packed(dataset: h5py.Dataset) -> bool:
-    """Whether a dataset is [R, N] in chunks of one row, with the two filters and no other, and of fixed size."""
-    plist = dataset.id.get_create_plist()
-    filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
-    return (
-        len(dataset.shape) == 2
-        and dataset.chunks == (1, dataset.shape[1])
-        and dataset.maxshape == dataset.shape
-        and filters == [_SHUFFLE, _ZSTD]
-    )
+def is_packed(dataset: StoredDataset) -> bool:
+    """Whether a dataset is [R, N] in chunks of one row, with the two filters and no other."""
+    chunk = (1, *dataset.shape[1:])
+    return len(dataset.shape) == 2 and dataset.chunks == chunk and dataset.filters == (_SHUFFLE, _ZSTD)
+
+
+def unpacked(frames: Sequence[bytes], dtype: np.dtype, length: int) -> NDArray:
+    """Rows [R, length] from their compressed bytes, each of which says that it holds one row.
+
+    HDF5 undoes the filters, in a file of its own that is made here in memory: the file that the bytes are from is not
+    shown to it. OSError, ValueError or RuntimeError for bytes that are not what they say.
+    """
+    with h5py.File(io.BytesIO(), "w", libver=("v110", "v110")) as file:
+        shape = (len(frames), length)
+        dataset = file.create_dataset("rows", shape=shape, dtype=dtype, chunks=(1, length), **zstd_filter("reading"))
+        for row, frame in enumerate(frames):
+            dataset.id.write_direct_chunk((row, 0), frame)
+        return np.asarray(dataset[()])
 
 
 def believable(row_bytes: int, length: int) -> bool:

@@ -7,8 +7,8 @@ A sealed file is an ordinary HDF5 file (contiguous datasets, readable by any HDF
     zeros up to the size of the user block
 
 `digest` covers every byte behind the user block that is not in one of the `bulk` ranges, the raw data of the large
-datasets: HDF5's own structures and all small datasets, in the order of the file. It is checked before HDF5 sees the
-file, so damaged structures are never interpreted. The large datasets carry a checksum per row instead (`checksum.py`),
+datasets: HDF5's own structures and all small datasets, in the order of the file. It is checked before anything else is
+read, so damaged structures are never interpreted. The large datasets carry a checksum per row instead (`checksum.py`),
 checked when a row is read. Compressed rows (`packed.py`) are HDF5 chunks, one each, which the header lists as well.
 
 Schema version 2 has other row checksums than version 1, may hold compressed rows, and shards may have fewer rows of
@@ -21,11 +21,12 @@ import hashlib
 import json
 import math
 import os
+import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -36,7 +37,9 @@ from llc_dynamics.trajectory.atomic import replacing
 from llc_dynamics.trajectory.checksum import row_checksum
 from llc_dynamics.trajectory.opening import open_regular
 from llc_dynamics.trajectory.packed import PackedRows, is_packed
+from llc_dynamics.trajectory.placed import StructureError
 from llc_dynamics.trajectory.sink import ErrorKeepingFile, start_writeback, write_at
+from llc_dynamics.trajectory.structure import StoredDataset, stored_datasets
 
 SCHEMA_VERSION = 2
 MAGIC = b"llc_dynamics sealed "
@@ -132,6 +135,9 @@ def write_sealed(
             write_at(stream, offset, table.view(np.uint8).data)
         located = {name: rows.locate(stream, chunked[name], user_block) for name, rows in packed.items()}
         size = stream.seek(0, os.SEEK_END)
+        written = {name: (array.shape, array.dtype) for name, array in {**tables, **bulk}.items()}
+        written |= {name: (rows.rows.shape, rows.dtype) for name, rows in packed.items()}
+        _require_readable(stream, user_block, size, written)
         extents = [(offset, array.nbytes) for offset, _, array in ranges]
         extents += [(offset, length) for places in located.values() for offset, length, _ in places]
         extents.sort()
@@ -243,52 +249,44 @@ def check_structure(path: Path, header: Header) -> None:
 
 
 @contextmanager
-def open_datasets(path: Path, packed: Collection[str] = ()) -> Iterator[dict[str, h5py.Dataset]]:
+def open_datasets(path: Path, header: Header, packed: Collection[str] = ()) -> Iterator[dict[str, StoredDataset]]:
     """All datasets of a sealed file by path, each known to be plain: hard-linked, contiguous, inside the file.
 
-    Call `check_structure` first. Links that lead elsewhere, virtual, external, compressed or oversized datasets are
-    refused with `CorruptRunError`, and so is whatever HDF5 fails on in the block. Only those that are named in `packed`
-    may be compressed, in the one way of `packed.py`.
+    Call `check_structure` first. The HDF5 library is not asked: it trusts the structures of a file, and behind a valid
+    seal they are what the file's author made them (see `structure.py`). Links that lead elsewhere, virtual, external,
+    compressed or oversized datasets are refused with `CorruptRunError`. Only those that are named in `packed` may be
+    compressed, in the one way of `packed.py`.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield _collect(path, file, packed, path.stat().st_size, "", 0)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        reason = str(error).split("\n")[0]
-        raise CorruptRunError(f"{path}: HDF5 cannot read it ({reason}): {DAMAGED}") from error
+        with open_regular(path) as stream:
+            datasets = stored_datasets(stream, header.user_block, header.size)
+            for name, dataset in datasets.items():
+                if dataset.chunks is not None and not (name in packed and is_packed(dataset)):
+                    raise StructureError(f"'{name}' is not a plain dataset")
+            yield datasets
+    except (StructureError, struct.error, IndexError, OverflowError, MemoryError) as error:
+        raise CorruptRunError(f"{path}: refused, this file was not written here ({error}): {DAMAGED}") from error
+    except FileNotFoundError:
+        raise CorruptRunError(f"{path}: the file is gone. If the run was moved, open it at its new place") from None
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
 
 
-def _collect(
-    path: Path, group: h5py.Group, packed: Collection[str], size: int, prefix: str, depth: int
-) -> dict[str, h5py.Dataset]:
-    found: dict[str, h5py.Dataset] = {}
-    for name in group:
-        where = prefix + name
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise CorruptRunError(
-                f"{path}: '{where}' is a link to somewhere else; refused, this file was not written here"
-            )
-        item = group[name]
-        if isinstance(item, h5py.Group) and depth < 3:
-            found |= _collect(path, item, packed, size, f"{where}/", depth + 1)
-            continue
-        plain = (
-            isinstance(item, h5py.Dataset)
-            and item.shape is not None
-            and item.dtype.kind in "iuf"
-            and not item.external
-            and not item.is_virtual
-            and (
-                is_packed(item)
-                if where in packed
-                else item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
-                and math.prod(item.shape) * item.dtype.itemsize <= size
-            )
+def _require_readable(stream: BinaryIO, user_block: int, size: int, written: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise `TrajectoryError` unless the datasets are found again with the shapes and formats that they have."""
+    try:
+        found = stored_datasets(stream, user_block, size)
+        problem = next(
+            (name for name, form in written.items() if form != (found[name].shape, found[name].dtype)),
+            None,
         )
-        if not plain:
-            raise CorruptRunError(f"{path}: '{where}' is not a plain dataset; refused, this file was not written here")
-        found[where] = item
-    return found
+    except (StructureError, struct.error, IndexError, KeyError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise TrajectoryError(
+            f"the HDF5 library ({h5py.version.hdf5_version}) laid a file out in a way that would not be read back "
+            f"({problem}); use another version of h5py, or fewer different metrics"
+        )
 
 
 def digest_outside(stream: Any, start: int, size: int, extents: list[tuple[int, int]]) -> str:

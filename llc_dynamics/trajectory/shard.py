@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,6 +34,7 @@ from llc_dynamics.trajectory.packed import PackedRows
 from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
 from llc_dynamics.trajectory.state import StateLayout, empty_rows
 from llc_dynamics.trajectory.storage import WeightStorage, from_differences, widened
+from llc_dynamics.trajectory.structure import StoredDataset
 
 if TYPE_CHECKING:
     import torch
@@ -253,7 +253,7 @@ class Shard:
             storage.require_codec(f"reading {self.path}")
             check_structure(self.path, self._header)
             packed = {f"state/{name}" for name in self._manifest.state.sizes()} & self._listed_packed()
-            with open_datasets(self.path, packed) as datasets:
+            with open_datasets(self.path, self._header, packed) as datasets:
                 self._check_claims(datasets)
                 small = {
                     name for name in datasets if name.split("/")[0] in ("step", "state_step", "metrics", "checksum")
@@ -261,7 +261,7 @@ class Shard:
                 tables = {name: datasets[name][()] for name in sorted(small)}
                 for name in datasets.keys() - small:
                     if name in packed:
-                        self._bulk[name] = PackedDataset.of(self.path, self._header, name, datasets[name])
+                        self._bulk[name] = PackedDataset.of(self.path, self._header, datasets[name])
                     else:
                         self._bulk[name] = BulkDataset.of(self.path, self._header, datasets[name])
                     if not name.startswith("state/"):
@@ -279,7 +279,7 @@ class Shard:
             self._tables = tables
         return self._tables
 
-    def _check_claims(self, datasets: Mapping[str, h5py.Dataset]) -> None:
+    def _check_claims(self, datasets: Mapping[str, StoredDataset]) -> None:
         """Hold names, formats and shapes against the manifest before anything is allocated."""
         count, kept = len(self), len(self.state_steps)
         wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
