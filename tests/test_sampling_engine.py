@@ -349,3 +349,29 @@ class TestBadInput:
     def test_not_a_module(self):
         with pytest.raises(DataError, match=r"torch\.nn\.Module"):
             FlatModel(lambda x: x, squared_error)
+
+
+def test_a_large_model_is_recorded_block_by_block_with_the_same_numbers(monkeypatch):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    data = (torch.randn(64, 6), torch.randn(64, 2))
+
+    def estimate():
+        return ld.estimate_llc(
+            model,
+            lambda m, batch: (m(batch[0]) - batch[1]).square().sum(1),
+            data,
+            sampler=ld.SGLD(1e-4, nbeta=20.0, localization=10.0),
+            num_chains=2,
+            num_draws=20,
+            num_burnin=5,
+            batch_size=16,
+        )
+
+    whole = estimate()
+    monkeypatch.setattr("llc_dynamics.sampling.traces.SMALL", 0)
+    monkeypatch.setattr("llc_dynamics.sampling.flat_model.SMALL", 0)
+    parts = estimate()
+    assert np.array_equal(whole.trace, parts.trace)
+    assert np.allclose(whole.distance_trace, parts.distance_trace, rtol=1e-5)
+    assert parts.virial_by_block == pytest.approx(whole.virial_by_block, rel=1e-4)

@@ -18,8 +18,8 @@ from llc_dynamics.sampling.selection import Selection, resolve_selection
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 
-# Up to so many weights, memory is spent for speed: gradients stay until the next backward pass (see `_backward`).
-_SMALL = 1_000_000
+#: Up to so many weights, memory is spent for speed: gradients stay until the next backward pass (see `_backward`).
+SMALL = 1_000_000
 
 
 class FlatModel:
@@ -189,7 +189,7 @@ class FlatModel:
             else:
                 torch._foreach_copy_(self._gradient_views, list(gradients))
             parts.append(losses.detach())
-        if self.dimension > _SMALL:
+        if self.dimension > SMALL:
             self._last_gradients = ()
         self._reset_buffers()
         return parts[0] if len(parts) == 1 else torch.cat(parts), self.sampled_gradient(self._gradient)
@@ -223,7 +223,7 @@ class FlatModel:
 
     def sum_by_block(self, values: torch.Tensor) -> NDArray[np.float64]:
         """Sums of `values` [d] over each parameter tensor, float64 [block]."""
-        if self._filled and values.device.type == "cpu" and self.dimension <= _SMALL:
+        if self._filled and values.device.type == "cpu" and self.dimension <= SMALL:
             # several times quicker than a torch sum for each block, but it makes a float64 copy
             return np.add.reduceat(values.numpy(), self._starts, dtype=np.float64)
         return torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.sizes)]).cpu().numpy()

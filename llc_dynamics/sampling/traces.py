@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llc_dynamics.sampling.flat_model import FlatModel
+from llc_dynamics.sampling.flat_model import SMALL, FlatModel
 from llc_dynamics.sampling.kernel import Evaluation, Target
 
 # In equilibrium nbeta (L(w) - L(w*)) averages at most d/2; a chain this far above d has left for good.
@@ -146,12 +146,7 @@ class Recorder:
         paired = losses.double() - at_origin
         difference = float(paired.mean())
         baseline = float(at_origin.mean())
-        displacement = position - self._target.origin
-        distance = float(torch.dot(displacement, displacement))
-        # two vectors of working memory, not three: of a large model each is as much as its gradient
-        force = (gradient * self._target.nbeta).add_(displacement, alpha=self._target.localization)
-        by_block = self._model.sum_by_block(force.mul_(displacement))
-        del force, displacement
+        distance, by_block = self._distance_and_virial(position, gradient)
         virial = float(by_block.sum()) / self._model.dimension
         if not math.isfinite(baseline):
             return "the loss at w* is not finite on this batch: look for NaN in the data"
@@ -175,6 +170,27 @@ class Recorder:
             if size > 0:
                 traces.gradient_kinetic[chain, draw] = float(torch.dot(momentum, gradient)) ** 2 / size
         return None
+
+    def _distance_and_virial(self, position: torch.Tensor, gradient: torch.Tensor) -> tuple[float, NDArray[np.float64]]:
+        """|w - w*|^2, and (w - w*).grad U of each block."""
+        target = self._target
+
+        def terms(place: torch.Tensor, origin: torch.Tensor, slope: torch.Tensor) -> tuple[float, torch.Tensor]:
+            displacement = place - origin
+            force = (slope * target.nbeta).add_(displacement, alpha=target.localization)
+            return float(torch.dot(displacement, displacement)), force.mul_(displacement)
+
+        if self._model.dimension <= SMALL:
+            distance, products = terms(position, target.origin, gradient)
+            return distance, self._model.sum_by_block(products)
+        # block by block: each vector of working memory is as much as the gradient of the model
+        parts = [each.split(self._model.sizes) for each in (position, target.origin, gradient)]
+        distance, sums = 0.0, []
+        for block in zip(*parts, strict=True):
+            own, products = terms(*block)
+            distance += own
+            sums.append(float(products.sum(dtype=torch.float64)))
+        return distance, np.array(sums)
 
     def problem(self, excess: float) -> str | None:
         """Why a chain whose loss is this far above that of w* has died; None if it has not."""
