@@ -172,6 +172,13 @@ def deep_nesting_of_objects(run):
     (run / "manifest.json").write_text('{"a":' * 1_000_000 + "1" + "}" * 1_000_000)
 
 
+def deep_configuration(run):
+    deep = 0
+    for _ in range(900):
+        deep = [deep]
+    signed_manifest(run, lambda manifest: manifest["config"].update(deep=deep))
+
+
 def huge_manifest(run):
     with (run / "manifest.json").open("w") as stream:
         stream.truncate(50 << 30)
@@ -369,7 +376,15 @@ def names_that_climb(file):
     "damage",
     [
         *(huge_state, huge_first_tensor, empty_and_huge, numbers_of_a_thousand_digits, deep_nesting),
-        *(deep_nesting_of_objects, huge_manifest, endless_manifest, endless_shard, pipes, pipe_for_a_manifest),
+        *(
+            deep_nesting_of_objects,
+            deep_configuration,
+            huge_manifest,
+            endless_manifest,
+            endless_shard,
+            pipes,
+            pipe_for_a_manifest,
+        ),
         *(
             a_number_out_of_a_gap,
             folder_for_a_shard,
@@ -404,6 +419,11 @@ def test_a_manifest_as_large_as_may_be_is_read_and_a_larger_one_never_written(tm
     with ld.TrajectoryWriter(tmp_path / "run", torch.nn.Linear(1, 1), {"table": table}):
         pass
     assert ld.Trajectory(tmp_path / "run").config == {"table": table}
+    deep: list = []
+    for _ in range(120):
+        deep = [deep]
+    with pytest.raises(LLCDynamicsError, match="nested more than"):
+        ld.TrajectoryWriter(tmp_path / "other", torch.nn.Linear(1, 1), {"deep": deep})
     with pytest.raises(LLCDynamicsError, match="keep large tables out"):
         ld.TrajectoryWriter(tmp_path / "other", torch.nn.Linear(1, 1), {"table": table * 2})
 

@@ -25,6 +25,7 @@ from llc_dynamics.trajectory.storage import WeightStorage
 FORMAT = "llc_dynamics trajectory"
 #: Bytes of a file. What JSON of a few bytes becomes in memory takes up to twenty times as many.
 _LARGEST = 1 << 24
+_DEEPEST = 100
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def write_signed(path: Path, content: dict[str, Any]) -> None:
             f"{path}: {len(text) >> 20} MiB, and at most {_LARGEST >> 20} are read back; keep large tables out of the "
             "configuration, as arrays="
         )
+    if _deeper_than(signed, _DEEPEST):
+        raise ConfigError(f"{path}: the configuration is nested more than {_DEEPEST} deep, which is not read back")
     write_whole(path, text)
 
 
@@ -129,6 +132,8 @@ def read_signed(path: Path, expected_format: str) -> dict[str, Any]:
         content = json.loads(text)
     except (ValueError, RecursionError):
         raise CorruptRunError(f"{path}: damaged (not valid JSON, {len(text)} bytes); restore it from a copy") from None
+    if _deeper_than(content, _DEEPEST):
+        raise CorruptRunError(f"{path}: nested more than {_DEEPEST} deep, as no such file is; restore it from a copy")
     if not isinstance(content, dict) or content.get("format") != expected_format:
         raise TrajectoryError(
             f"{path}: not written by llc-dynamics, or damaged (no format '{expected_format}' in it); "
@@ -151,6 +156,21 @@ def _checksum(content: dict[str, Any]) -> str:
     except RecursionError:
         return "none"
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Whether mappings and lists in `value` are nested more than `limit` deep."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def plain_config(value: Any, where: str = "config") -> Any:
