@@ -19,6 +19,7 @@ from trajectory_runs import new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, TrajectoryError
+from llc_dynamics.trajectory import manifest as manifest_module
 from llc_dynamics.trajectory.manifest import _LARGEST
 
 SHARD = "shards/shard-000001.h5"
@@ -176,7 +177,9 @@ def deep_configuration(run):
     deep = 0
     for _ in range(900):
         deep = [deep]
-    signed_manifest(run, lambda manifest: manifest["config"].update(deep=deep))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(manifest_module, "_DEEPEST", 2000)
+        signed_manifest(run, lambda manifest: manifest["config"].update(deep=deep))
 
 
 def huge_manifest(run):
