@@ -1,6 +1,7 @@
 """Figures: `plot_*(..., ax=None) -> Axes`, from curves and arrays, without any hidden state."""
 
 from llc_dynamics.plots.distances import plot_distances
+from llc_dynamics.plots.free_energy import plot_free_energy
 from llc_dynamics.plots.llc import plot_llc_against_tasks, plot_llc_curve, plot_trace
 from llc_dynamics.plots.losses import plot_loss, plot_ood_loss, plot_rebound
 from llc_dynamics.plots.pca import plot_components_over_time, plot_explained_variance, plot_trajectory_pca
@@ -16,6 +17,7 @@ __all__ = [
     "plot_components_over_time",
     "plot_distances",
     "plot_explained_variance",
+    "plot_free_energy",
     "plot_llc_against_tasks",
     "plot_llc_curve",
     "plot_loss",

@@ -1,8 +1,11 @@
-"""Exact learning coefficients, and exact estimates at a finite temperature and localisation, to test samplers with."""
+"""Exact learning coefficients, exact estimates to test samplers with, and what the free energy predicts."""
 
+from llc_dynamics.theory.crossover import Crossover, crossover
 from llc_dynamics.theory.deep_linear import deep_linear_llc, deep_linear_multiplicity
+from llc_dynamics.theory.free_energy import Preference, Solution, free_energy, preference
 from llc_dynamics.theory.normal_crossing import localized_normal_crossing_llc, normal_crossing_llc
 from llc_dynamics.theory.quadratic import quadratic_llc, quadratic_sgld_llc
+from llc_dynamics.theory.reduced_rank import reduced_rank_llc, reduced_rank_multiplicity
 from llc_dynamics.theory.two_parameter_family import (
     localized_two_parameter_family_llc,
     two_parameter_family_llc,
@@ -10,13 +13,21 @@ from llc_dynamics.theory.two_parameter_family import (
 )
 
 __all__ = [
+    "Crossover",
+    "Preference",
+    "Solution",
+    "crossover",
     "deep_linear_llc",
     "deep_linear_multiplicity",
+    "free_energy",
     "localized_normal_crossing_llc",
     "localized_two_parameter_family_llc",
     "normal_crossing_llc",
+    "preference",
     "quadratic_llc",
     "quadratic_sgld_llc",
+    "reduced_rank_llc",
+    "reduced_rank_multiplicity",
     "two_parameter_family_llc",
     "two_parameter_family_outputs",
 ]
