@@ -1,0 +1,185 @@
+"""How often the stage detector is right, and how often it finds something in nothing.
+
+    python experiments/benchmarks/stages.py [nulls power tables speed] [--repetitions 500] [--out FILE]
+
+- nulls: share of curves without stages in which a boundary is resolved, by kind, number of points and noise.
+- power: a turn in the middle of a curve, its rebound in units of the noise: share found within .1 dex.
+- tables: curves rebuilt from the two stage tables of Hoogland et al. 2024 (arXiv 2402.02364) with noise: boundaries
+  found, how far off, how often the 90% interval holds the place, types.
+- speed: seconds for 2,000 points, on one thread.
+- reference FILE ...: curves of other people (columns step, llc, llc_std_over_chains, mse), with errors estimated from
+  the scatter and with those of 10 chains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import llc_dynamics as ld
+from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.stages import StageReport, detect_stages, null_rates
+
+Row = dict[str, Any]
+
+# Ends of the stages and the changes of the LLC.
+TABLES = {
+    "regression transformer": ([1e3, 4e4, 1.26e5, 3.2e5, 5e5], [21.4, 149, -12.3, -44.1, 3.56]),
+    "language model": ([900, 6500, 8500, 17_000, 5e4], [26.4, 22.5, -1.57, 8.62, 1.77]),
+}
+_START = 30.0
+
+
+def ramps(steps: np.ndarray, ends: list[float], changes: list[float]) -> np.ndarray:
+    """Smooth steps in log time, flat where two of them meet."""
+    x, edges = np.log1p(steps), np.log1p([_START, *ends])
+    total = np.zeros(len(steps))
+    for (a, b), change in zip(itertools.pairwise(edges), changes, strict=True):
+        u = np.clip((x - a) / (b - a), 0, 1)
+        total += change * (3 * u**2 - 2 * u**3)
+    return total
+
+
+def schedule(last: float, points: int) -> np.ndarray:
+    half = points // 2
+    return np.unique(np.concatenate([np.linspace(0, last, half), np.geomspace(1, last, half)]).astype(int))
+
+
+def noisy(steps: np.ndarray, values: np.ndarray, noise: float, *purpose: int) -> ld.Curve:
+    made = values + noise * numpy_generator(0, "benchmark of stages", *purpose).standard_normal(len(values))
+    return ld.Curve(steps, made, np.full(len(values), noise), "LLC")
+
+
+def nulls(repetitions: int) -> list[Row]:
+    rows = []
+    for points, noise, given in ((24, 3.0, True), (60, 3.0, True), (60, 3.0, False), (190, 1.0, True)):
+        steps = schedule(5e5, points)
+        like = noisy(steps, ramps(steps, *TABLES["regression transformer"]), noise)
+        if not given:
+            like = ld.Curve(like.steps, like.values)
+        for rate in null_rates(like, repetitions):
+            row = {"points": len(steps), "noise": noise, "errors given": given, **rate.to_dict()}
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+def power(repetitions: int) -> list[Row]:
+    rows = []
+    for points, strength in itertools.product((24, 60), (1, 2, 3, 4, 6, 10)):
+        steps = schedule(5e4, points)
+        values = ramps(steps, [2e3, 5e4], [20.0, -float(strength)])
+        hits = 0
+        for repetition in range(repetitions):
+            report = detect_stages(noisy(steps, values, 1.0, points, strength, repetition))
+            hits += any(b.kind == "turn" and abs(math.log10(b.step / 2e3)) < 0.1 for b in report.resolved)
+        rows.append({"points": len(steps), "rebound over noise": strength, "found within .1 dex": hits / repetitions})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def tables(repetitions: int) -> list[Row]:
+    rows = []
+    for name, points, noise in (
+        ("regression transformer", 190, 1.0),
+        ("regression transformer", 190, 4.0),
+        ("regression transformer", 60, 2.0),
+        ("language model", 100, 0.5),
+    ):
+        ends, changes = TABLES[name]
+        steps = schedule(ends[-1], points)
+        reports = [
+            detect_stages(noisy(steps, ramps(steps, ends, changes), noise, points, repetition))
+            for repetition in range(repetitions)
+        ]
+        rows.append({"curve": name, "points": len(steps), "noise": noise, **_scores(reports, ends, changes)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _scores(reports: list[StageReport], ends: list[float], changes: list[float]) -> Row:
+    found = dict.fromkeys(ends[:-1], 0)
+    distances, inside, extra, types = [], [], 0, []
+    edges = [_START, *ends]
+    for report in reports:
+        taken = set()
+        for boundary in report.resolved:
+            nearest = min(ends[:-1], key=lambda end, at=boundary.step: abs(math.log10(at / end)))  # type: ignore[misc]
+            if nearest in taken:
+                extra += 1
+                continue
+            taken.add(nearest)
+            found[nearest] += 1
+            distances.append(abs(math.log10(boundary.step / nearest)))
+            inside.append(boundary.interval[0] <= nearest <= boundary.interval[1])
+        for stage in report.stages:
+            if stage.type != "unresolved":
+                first, last = (
+                    int(np.argmin(np.abs(np.log1p(edges) - math.log1p(t)))) for t in (stage.start, stage.end)
+                )
+                types.append((sum(changes[first:last]) > 0) == (stage.type == "A"))
+    return {
+        "found": {f"{end:g}": count / len(reports) for end, count in found.items()},
+        "within .1 dex": float(np.mean(np.array(distances) < 0.1)),
+        "90% interval holds it": float(np.mean(inside)),
+        "too many a curve": extra / len(reports),
+        "types right": float(np.mean(types)),
+    }
+
+
+def speed(repetitions: int) -> list[Row]:  # noqa: ARG001
+    steps = np.unique(np.geomspace(1, 5e5, 3000).astype(int))[:2000]
+    curve = noisy(steps, ramps(steps, *TABLES["regression transformer"]), 1.0)
+    detect_stages(curve)
+    start = time.process_time()
+    detect_stages(curve, curve)
+    row = {"points": len(steps), "seconds, with a loss of as many points": time.process_time() - start}
+    print(row)
+    return [row]
+
+
+def reference(paths: list[Path]) -> None:
+    for path in paths:
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        column = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+        loss = ld.Curve(column["step"], column["mse"])
+        for label, errors in (
+            ("errors from the scatter", None),
+            ("10 chains", column["llc_std_over_chains"] / 10**0.5),
+        ):
+            print(
+                f"\n{path.name}, {label}\n{detect_stages(ld.Curve(column['step'], column['llc'], errors, 'LLC'), loss)}"
+            )
+
+
+SECTIONS = {"nulls": nulls, "power": power, "tables": tables, "speed": speed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS) + ", or reference and files")
+    parser.add_argument("--repetitions", type=int, default=500)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.sections[:1] == ["reference"]:
+        reference([Path(each) for each in arguments.sections[1:]])
+        return
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown section {unknown[0]}; choose from {', '.join(SECTIONS)}")
+    found = {name: SECTIONS[name](arguments.repetitions) for name in arguments.sections or SECTIONS}
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
