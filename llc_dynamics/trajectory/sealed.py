@@ -264,7 +264,8 @@ def open_datasets(path: Path, header: Header, packed: Collection[str] = ()) -> I
                 if dataset.chunks is not None and not (name in packed and is_packed(dataset)):
                     raise StructureError(f"'{name}' is not a plain dataset")
             yield datasets
-    except (StructureError, struct.error, IndexError, OverflowError, MemoryError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, struct.error, OverflowError, MemoryError) as error:
+        # In the structures, or in what the caller looked for among the datasets.
         raise CorruptRunError(f"{path}: refused, this file was not written here ({error}): {DAMAGED}") from error
     except FileNotFoundError:
         raise CorruptRunError(f"{path}: the file is gone. If the run was moved, open it at its new place") from None
