@@ -99,7 +99,8 @@ class Preference:
         share = float(self.probability[place])
         name, chance = (self.first, share) if share >= 0.5 else (self.second, 1 - share)
         gap = abs(float(self.difference[place]))
-        return f"at n = {size_in_words(float(self.n[place]))} {name} is preferred by {gap:.3g} nats (probability {chance:.2f})"
+        size = size_in_words(float(self.n[place]))
+        return f"at n = {size} {name} is preferred by {gap:.3g} nats (probability {chance:.2f})"
 
 
 def free_energy(loss: ArrayLike, llc: ArrayLike, n: ArrayLike, multiplicity: ArrayLike | None = None) -> Any:
