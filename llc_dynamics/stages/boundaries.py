@@ -126,6 +126,7 @@ def _dips(fit: SmoothFit, left: _Phase, right: _Phase) -> bool:
 
 def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes: Array, level: float) -> Found:
     window = slice(left.peak, right.peak + 1)
+    extent = None
     if left.sign != right.sign:
         kind: Kind = "turn"
         places = left.peak + (left.sign * values[:, window]).argmax(1)
@@ -147,22 +148,28 @@ def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes:
         reach = round(_NEAR * min(lowest, along.shape[1] - 1 - lowest))
         there = along[:, lowest - reach : lowest + reach + 1].min(1) < PLATEAU_SHARE * smaller_peak
         there &= smaller_peak > 0
-        places = left.peak + _within_plateaus(along, PLATEAU_SHARE * smaller_peak)
-    chosen = places[there] if there.any() else places
-    low, middle, high = np.quantile(fit.grid[chosen], [(1 - level) / 2, 0.5, (1 + level) / 2])
+        places = left.peak + along.argmin(1)
+        slope = left.sign * slopes[:, window]
+        extent = left.peak + _within_plateaus(slope, along.argmin(1), PLATEAU_SHARE * slope[:, [0, -1]])
+    if not there.any():
+        there = np.ones_like(there)
+        share = 0.0
+    else:
+        share = float(there.mean())
+    middle = float(np.median(fit.grid[places[there]]))
+    within = fit.grid[(places if extent is None else extent)[there]]
+    low, high = np.quantile(within, [(1 - level) / 2, (1 + level) / 2])
     half_cell = (fit.grid[1] - fit.grid[0]) / 2
-    return Found(float(middle), float(low) - half_cell, float(high) + half_cell, fit.weight * float(there.mean()), kind)
+    return Found(middle, float(low) - half_cell, float(high) + half_cell, fit.weight * share, kind)
 
 
-def _within_plateaus(along: Array, limits: Array) -> NDArray[np.intp]:
-    """For each sample [N, W] a place within the stretch around its least slope where the slope is below its limit [N].
+def _within_plateaus(along: Array, least: NDArray[np.intp], limits: Array) -> NDArray[np.intp]:
+    """For each sample [N, W] a place in the stretch around `least` [N] where its slope is below its limits [N, 2].
 
-    Places are spread evenly over the stretches: the n-th sample of N stands at the share (n + 1/2)/N of its own.
+    The limits are those to the left and to the right. Places are spread evenly over the stretches.
     """
-    least = along.argmin(1)
     columns = np.arange(along.shape[1])
-    steep = along > np.maximum(limits, along.min(1))[:, None]
-    before = np.where(steep & (columns < least[:, None]), columns, -1).max(1) + 1
-    after = np.where(steep & (columns > least[:, None]), columns, along.shape[1]).min(1) - 1
+    before = np.where((along > limits[:, :1]) & (columns < least[:, None]), columns, -1).max(1) + 1
+    after = np.where((along > limits[:, 1:]) & (columns > least[:, None]), columns, along.shape[1]).min(1) - 1
     share = (np.arange(len(along)) * 0.6180339887498949) % 1.0
     return (before + np.rint(share * (after - before))).astype(np.intp)
