@@ -131,7 +131,7 @@ def test_a_random_walk_and_a_constant_are_better_accounts_of_themselves():
     walks = [fit_smooth(x, rng.standard_normal(120).cumsum(), None).weight for _ in range(12)]
     assert np.median(walks) < 0.1
     assert sum(weight > 0.9 for weight in walks) <= 1
-    assert fit_smooth(x, rng.standard_normal(120), None).weight < 0.1
+    assert fit_smooth(x, rng.standard_normal(120), None).weight < 0.3
     assert fit_smooth(x, np.sin(x) + 0.1 * rng.standard_normal(120), None).weight > 0.99
 
 
