@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_trajectory_damage import sign, signed_manifest
+from test_trajectory_damage import change_header, sign, signed_manifest
 from trajectory_runs import new_model, read_all, train
 
 import llc_dynamics as ld
@@ -548,3 +548,42 @@ def test_a_hostile_resume_tree_is_refused(run):
         assert isinstance(value, np.ndarray), tree
         assert value.size == 0
     assert json.loads((run / "complete.json").read_text())
+
+
+def test_a_hostile_llc_point_is_refused_by_name(tmp_path):
+    """The estimate of a stored point is JSON: other types, missing fields, an identity that is none."""
+    model = torch.nn.Linear(2, 1)
+    with ld.TrajectoryWriter(tmp_path / "run", model) as writer:
+        writer.record(0)
+    ld.llc_curve(
+        tmp_path / "run",
+        model,
+        lambda model, batch: model(batch[0]).square().mean(1),
+        (torch.ones(8, 2),),
+        sampler=ld.SGLD(step_size=1e-3, localization=1.0),
+        num_chains=2,
+        num_draws=8,
+        num_burnin=2,
+        batch_size=4,
+        progress=False,
+    )
+    point = tmp_path / "run" / "llc" / "llc" / "step-0.h5"
+    sound = point.read_bytes()
+    ld.LLCCurve.load(tmp_path / "run")
+    for change in (
+        lambda header: header["result"].update(llc="4.2"),
+        lambda header: header["result"].update(standard_error=-1.0),
+        lambda header: header["result"].update(virial_by_block={"weight": None}),
+        lambda header: header["result"].update(settings=[1]),
+        lambda header: header["result"].update(reasons=[["x"]]),
+        lambda header: header["result"].update(__class__="x"),
+        lambda header: header["result"].pop("ess"),
+        lambda header: header.update(result=3),
+        lambda header: header.update(failed_chains={"a": 1}),
+        lambda header: header.update(thresholds="x"),
+        lambda header: header["identity"].update(curve="text"),
+        lambda header: header.update(identity=None),
+    ):
+        point.write_bytes(change_header(sound, change))
+        with pytest.raises(CorruptRunError, match=r"step-0\.h5"):
+            ld.LLCCurve.load(tmp_path / "run")

@@ -113,14 +113,42 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
             "observed": {name: tuple(values) for name, values in details["result"].get("observed", {}).items()},
         }
         result = LLCResult(**fields)
-        identity = Identity(details["identity"]["curve"], details["identity"]["weights"], tables["probe"])
-    except (KeyError, TypeError, ConfigError) as error:
+        _require_types(result)
+        curve, weights = details["identity"]["curve"], details["identity"]["weights"]
+        if not isinstance(curve, dict) or not isinstance(weights, str):
+            raise TypeError("its identity is none")
+        identity = Identity(curve, weights, tables["probe"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptRunError(
             f"{path}: not a stored LLC estimate ({error}); delete it to have it computed again"
         ) from None
     except CorruptRunError as error:
         raise CorruptRunError(f"{error}. Or delete it: the curve then computes this point again") from None
     return result, identity
+
+
+def _require_types(result: LLCResult) -> None:
+    """TypeError unless numbers are numbers and texts texts: who makes a file can write anything into its header."""
+    for field in dataclasses.fields(result):
+        value, kind = getattr(result, field.name), str(field.type)
+        if kind in ("float", "int"):
+            sound = _is_number(value)
+        elif kind == "str":
+            sound = isinstance(value, str)
+        elif kind == "tuple[str, ...]":
+            sound = all(isinstance(item, str) for item in value)
+        elif kind.startswith("dict"):
+            sound = isinstance(value, dict) and (kind != "dict[str, float]" or all(map(_is_number, value.values())))
+        else:
+            continue
+        if not sound:
+            raise TypeError(f"{field.name} is {str(value)[:40]!r}")
+    if result.standard_error < 0:
+        raise TypeError(f"standard_error is {result.standard_error}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def damaged_points(paths: Iterable[Path]) -> list[str]:
