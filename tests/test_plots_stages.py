@@ -13,7 +13,7 @@ import pytest
 import llc_dynamics as ld
 from llc_dynamics import plots
 from llc_dynamics.errors import DataError
-from llc_dynamics.stages import Boundary, Stage, detect_stages
+from llc_dynamics.stages import Boundary, Stage, change_points, detect_stages
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +85,21 @@ def test_crowded_probabilities_do_not_overlap(found):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     right = ax.get_window_extent().x1
     assert all(box.x1 <= right for box in boxes)
+
+
+def test_changes_are_marked_by_agreement(found):
+    curve, report = found
+    (turn,) = report.resolved
+    changes = change_points({"LLC": curve})
+    near, far = replace(changes, steps=(turn.step * 1.05, 5000.0)), replace(changes, steps=(20.0,))
+    ax = plots.plot_stages(report, curve, changes={"LLC alone": near, "joint signal": far})
+    assert [list(line.get_xdata()) for line in lines(ax, "agreed change")] == [[turn.step * 1.05], []]
+    assert [list(line.get_xdata()) for line in lines(ax, "change")] == [[5000.0], [20.0]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "change points, LLC alone",
+        "change points, joint signal",
+    ]
+    assert plots.plot_stages(report, curve, changes=near).get_legend() is None
 
 
 def test_bad_input(found):

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 from rich.progress import Progress, TaskID
@@ -15,9 +16,11 @@ from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.progress import progress_bars
-from llc_dynamics.report import analyse
+from llc_dynamics.report import RunAnalysis, analyse
+from llc_dynamics.report.developmental import LLC, StageFindings
 from llc_dynamics.report.joint_pca import analyse_pca
 from llc_dynamics.report.words import pca_sentences, run_sentences
+from llc_dynamics.stages import null_rates
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
 from llc_dynamics.training import number_of_tasks
@@ -25,11 +28,19 @@ from llc_dynamics.trajectory import Trajectory, verify_run
 from llc_dynamics.trajectory.atomic import is_temporary
 from llc_dynamics.trajectory.info import curve_folders
 
+_NOTHING = {
+    "constant": "constant curves with this noise",
+    "monotone": "smooth monotone curves with this noise",
+    "random_walk": "random walks with this noise",
+    "permuted": "random orders of these points",
+    "component": "second principal components of random walks",
+}
 
-def show_findings(folder: Path, seed: int = 0) -> None:
-    """The verdicts on every run, in words."""
+
+def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: int = 0) -> None:
+    """The verdicts on every run, in words; with `repetitions`, and the rates at which nothing looks like a stage."""
     notes: list[str] = []
-    analysis = analyse(find_runs(folder, notes.append), seed=seed, notes=notes)
+    analysis = analyse(find_runs(folder, notes.append), name, seed=seed, notes=notes)
     for note in analysis.notes:
         print(f"note: {note}")
     for run in analysis.runs:
@@ -38,6 +49,34 @@ def show_findings(folder: Path, seed: int = 0) -> None:
             print(f"  {sentence}")
         for note in run.notes:
             print(f"  note: {note}")
+        if run.llc is None:
+            command = f"llc-dynamics llc {shlex.quote(str(folder))}" + (
+                "" if name == "llc" else f" --name {shlex.quote(name)}"
+            )
+            print(f"  note: no LLC curve '{name}' to find stages in; `{command}` estimates one")
+        if run.stages is not None:
+            _show_stages(run, run.stages, repetitions, seed)
+
+
+def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:
+    for report in found.reports.values():
+        print(indent(f"stages of the {report}".replace("the Out", "the out"), "  "))
+    for name, both in found.agreements.items():
+        print(f"  {found.changes[name]}")
+        print(f"    {both}")
+    if repetitions and not found.curves:
+        print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
+    elif repetitions:
+        label, curve = next(iter(found.curves.items()))
+        print(f"  null check of the {label if label == LLC else label.lower()}: at the points and errors of this curve")
+        with progress_bars() as bars:
+            bar = bars.add_task(f"null check {run.name}, curves", total=None)
+            for rate in null_rates(curve, repetitions, seed=seed, progress=partial(_advance, bars, bar)):
+                low, high = rate.interval
+                print(
+                    f"    such a boundary arises from nothing in {rate.rate:.1%} of {rate.repetitions} "
+                    f"{_NOTHING[rate.kind]} (95% interval {100 * low:.1f} to {high:.1%})"
+                )
 
 
 def show_curves(runs: Sequence[Trajectory], name: str) -> None:

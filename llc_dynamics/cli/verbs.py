@@ -130,11 +130,28 @@ def pca(folder: Folder, num_components: Annotated[int, arg(help="Components to f
     show_pca(folder, num_components)
 
 
-def stages(folder: Folder, seed: Annotated[int, arg(help="Seed of the bootstrap.")] = 0) -> None:
-    """Which developmental stages the runs went through: transient ridge and specialisation, with their evidence."""
-    from llc_dynamics.cli.show import show_findings
+def stages(
+    folder: Folder,
+    name: LLCName = "llc",
+    seed: Annotated[int, arg(help="Seed of the bootstrap and of the null check.")] = 0,
+    null_check: Annotated[
+        bool, arg(help="Also say how often such a boundary arises from nothing, at your points and errors.")
+    ] = False,
+    repetitions: Annotated[
+        int, arg(help="Curves of each of five kinds of nothing in the null check; a third of a second each.")
+    ] = 200,
+) -> None:
+    """Which developmental stages the runs went through, with their evidence.
 
-    show_findings(folder, seed=seed)
+    Stages of the LLC and of the out-of-distribution loss, each boundary with an interval and a probability; change
+    points as a second opinion; transient ridge and specialisation of in-context runs.
+    """
+    from llc_dynamics.cli.show import show_findings
+    from llc_dynamics.errors import ConfigError
+
+    if repetitions < 1:
+        raise ConfigError(f"stages: --repetitions must be 1 or more, got {repetitions}")
+    show_findings(folder, seed=seed, name=name, repetitions=repetitions if null_check else 0)
 
 
 def report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,24 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
 from llc_dynamics.plots.bands import Z95, curve_errors
 from llc_dynamics.plots.step_axis import set_step_axis
-from llc_dynamics.plots.style import CATEGORICAL, GRID, INK, MUTED, PAPER, axes_or_new, panel_title, small_size
+from llc_dynamics.plots.style import (
+    CATEGORICAL,
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    axes_or_new,
+    panel_title,
+    small_legend,
+    small_size,
+)
+from llc_dynamics.stages.agreement import agreement
+from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
 _TYPES = {"A": (CATEGORICAL[5], "A"), "B": (CATEGORICAL[4], "B"), "unresolved": (GRID, "–")}
+_MARKERS = ("^", "D", "s")
 # Height of the strip of stages, and of a row of probabilities, in heights of the axes.
 _STRIP, _ROW = 0.055, 0.075
 # Narrower stages get no letter, nearer probabilities stand in the next row; both in widths of the axes.
@@ -27,6 +41,7 @@ def plot_stages(
     report: StageReport,
     curve: Curve | None = None,
     *,
+    changes: ChangePoints | Mapping[str, ChangePoints] | None = None,
     title: str | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
@@ -41,6 +56,8 @@ def plot_stages(
     ----------
     report : what `ld.detect_stages` found. curve : the one it was found in; points with 95% of the standard errors,
         hollow where unconverged (the detector left those out).
+    changes : what `change_points` found, as marks on the lower edge, filled where they agree with a resolved boundary;
+        with several, `{name: changes}`, one row each (triangles, diamonds, ...) and a legend.
     title : over the left edge. linear_width : see `plot_loss`; by default the first step after 0.
     ax : where to draw; a new figure if None.
     """
@@ -56,7 +73,7 @@ def plot_stages(
     ax.fill_between(
         steps, fit.mean - Z95 * fit.mean_error, fit.mean + Z95 * fit.mean_error, color=_FIT, alpha=0.18, linewidth=0
     )
-    ax.plot(steps, fit.mean, color=_FIT, zorder=3, gid="fit")
+    ax.plot(steps, fit.mean, color=_FIT, zorder=3, gid="fit", label="_fit")
     last = float(steps[-1]) if curve is None else float(max(steps[-1], curve.steps[-1]))
     set_step_axis(ax, last, _first_scale(steps, curve) if linear_width is None else linear_width)
     low, high = _scale(report, curve)
@@ -78,6 +95,7 @@ def plot_stages(
             linestyle="-" if solid else "--",
             alpha=1.0 if solid else 0.7,
             gid="resolved" if solid else "unresolved",
+            label="_boundary",
         )
     for boundary, place, row in zip(report.resolved, places, rows, strict=True):
         leftwards = place > 1 - _NEAR
@@ -94,6 +112,8 @@ def plot_stages(
             gid="probability",
         )
     _strip(ax, report)
+    if changes is not None:
+        _marks(ax, report, {"": changes} if isinstance(changes, ChangePoints) else changes)
     ax.set_ylabel(report.name)
     if title is not None:
         panel_title(ax, title)
@@ -112,10 +132,17 @@ def _points(ax: Axes, curve: Curve) -> None:
         )
     size = 3.4 if len(curve) <= 100 else 2.2
     common: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": INK, "markersize": size, "zorder": 2.5}
-    ax.plot(curve.steps[good], curve.values[good], gid="points", alpha=0.75, **common)
+    ax.plot(curve.steps[good], curve.values[good], gid="points", label="_points", alpha=0.75, **common)
     doubtful = finite & ~good
     if doubtful.any():
-        ax.plot(curve.steps[doubtful], curve.values[doubtful], gid="unconverged", markerfacecolor=PAPER, **common)
+        ax.plot(
+            curve.steps[doubtful],
+            curve.values[doubtful],
+            gid="unconverged",
+            label="_unconverged",
+            markerfacecolor=PAPER,
+            **common,
+        )
 
 
 def _scale(report: StageReport, curve: Curve | None) -> tuple[float, float]:
@@ -175,3 +202,18 @@ def _strip(ax: Axes, report: StageReport) -> None:
         )
     for stage in report.stages[1:]:
         ax.plot([stage.start] * 2, [1 - _STRIP, 1], transform=transform, color=PAPER, linewidth=1.2, label="_edge")
+
+
+def _marks(ax: Axes, report: StageReport, changes: Mapping[str, ChangePoints]) -> None:
+    for row, (name, found) in enumerate(changes.items()):
+        alone = agreement(report, found).alone
+        both = [step for step in found.steps if step not in alone]
+        marker = _MARKERS[row % len(_MARKERS)]
+        common: dict[str, Any] = {"linestyle": "none", "marker": marker, "markersize": 5.5, "zorder": 5}
+        for steps, fill, gid in ((both, _RESOLVED, "agreed change"), (list(alone), PAPER, "change")):
+            place = np.full(len(steps), 0.025 + 0.05 * row)
+            look = {**common, "color": _RESOLVED, "markerfacecolor": fill}
+            ax.plot(steps, place, transform=ax.get_xaxis_transform(), gid=gid, label="_change", **look)
+        ax.plot([], [], label=f"change points, {name}", color=_RESOLVED, markerfacecolor=PAPER, **common)
+    if len(changes) > 1:
+        small_legend(ax, loc="upper left", bbox_to_anchor=(0.0, 1 - _STRIP))

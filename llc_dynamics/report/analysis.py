@@ -16,6 +16,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, CorruptRunError, DataError, TrajectoryError
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder
+from llc_dynamics.report.developmental import StageFindings, find_stages
 from llc_dynamics.report.joint_pca import PCAAnalysis, analyse_pca
 from llc_dynamics.report.reading import Level, ideal_levels, read_curve, without_samples
 from llc_dynamics.stages import (
@@ -54,6 +55,7 @@ class RunAnalysis:
     llc : the stored LLC curve, or None.
     notes : what is missing or was left out, in words.
     config, provenance : as stored.
+    stages : of the LLC and of the out-of-distribution loss, see `find_stages`.
     """
 
     label: str
@@ -71,6 +73,7 @@ class RunAnalysis:
     notes: tuple[str, ...]
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    stages: StageFindings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; curves as lists of steps, values and standard errors."""
@@ -88,6 +91,7 @@ class RunAnalysis:
             "transience": None if self.transience is None else self.transience.to_dict(),
             "specialisation": None if self.specialisation is None else self.specialisation.to_dict(),
             "llc": None if self.llc is None else self._llc_dict(self.llc),
+            "stages": None if self.stages is None else self.stages.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -171,6 +175,7 @@ def analyse(
     labels = unique_labels(found)
     found = [replace(run, label=label) for run, label in zip(found, labels, strict=True)]
     pca, pca_notes = analyse_pca(kept, labels, [run.num_tasks for run in found])
+    found = [_with_stages(run, pca, seed) for run in found]
     return Analysis(tuple(found), pca, (*found_notes, *pca_notes), llc_name, seed, calibration)
 
 
@@ -237,6 +242,11 @@ def _analyse_run(run: Trajectory, llc_name: str, seed: int) -> RunAnalysis:
         config=config,
         provenance=run.provenance,
     )
+
+
+def _with_stages(run: RunAnalysis, pca: PCAAnalysis | None, seed: int) -> RunAnalysis:
+    stages = find_stages(run.label, run.curves, run.llc, pca, seed)
+    return replace(run, stages=stages, notes=(*run.notes, *stages.notes))
 
 
 def _transience(

@@ -18,6 +18,7 @@ from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.provenance import provenance
 from llc_dynamics.report import words
 from llc_dynamics.report.analysis import Analysis, RunAnalysis, analyse, stored_calibration
+from llc_dynamics.report.developmental import stage_sentences
 from llc_dynamics.report.embed import color_rules
 from llc_dynamics.report.figures import ReportFigure, report_figures
 from llc_dynamics.report.limits import limits
@@ -108,7 +109,7 @@ def _reading(analysis: Analysis) -> str:
 
 
 def _evidence(analysis: Analysis) -> str:
-    items = [_item(run.label, words.evidence_sentences(run)) for run in analysis.runs]
+    items = [_item(run.label, [*words.evidence_sentences(run), *stage_sentences(run.stages)]) for run in analysis.runs]
     if analysis.pca is not None:
         items.append(_item("Joint trajectory PCA", words.pca_sentences(analysis.pca)))
     found = "".join(items)

@@ -35,8 +35,8 @@ Array = NDArray[np.float64]
 #: without errors, whose noise has to be estimated (150 draws), and 2% of those of 60 points with errors; with 1.5, 2%
 #: and 1%.
 SCALE = 1.5
-# Noise counts as at least this share of a curve's range: without noise every bend would be a change.
-LEAST_NOISE = 0.01
+#: Noise counts as at least this share of a curve's range: without noise every bend would be a change.
+LEAST_NOISE = 0.02
 # A line takes two cells, a third says whether it fits.
 _SHORTEST = 3
 # Places that are tried for each change when all lines meet, and how often all changes have their turn.

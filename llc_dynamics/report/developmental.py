@@ -1,0 +1,141 @@
+"""Developmental stages of a run, by both methods: what the page and `llc-dynamics stages` say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import DataError
+from llc_dynamics.report.joint_pca import PCAAnalysis
+from llc_dynamics.report.numbers import listed, steps_between
+from llc_dynamics.report.numbers import step as step_text
+from llc_dynamics.stages import Agreement, ChangePoints, StageReport, agreement, change_points, detect_stages
+
+LLC, OOD = "LLC", "Out-of-distribution loss"
+ALONE, JOINT = "LLC alone", "joint signal"
+# Of the joint trajectory PCA; components more like a random walk's cosine than this are left out of the joint signal.
+_COMPONENTS, _MOST_COSINE = 2, 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class StageFindings:
+    """Stages of one run.
+
+    Attributes
+    ----------
+    reports, curves : by name of the curve ("LLC", "Out-of-distribution loss"), where there is enough of it.
+    changes : change points of the joint signal and of the LLC alone, by "joint signal" and "LLC alone"; empty without
+        stages of the LLC. agreements : of the LLC's boundaries with them.
+    notes : what could not be judged or was left out.
+    """
+
+    reports: Mapping[str, StageReport] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    changes: Mapping[str, ChangePoints] = field(default_factory=dict)
+    agreements: Mapping[str, Agreement] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "reports": {name: report.to_dict() for name, report in self.reports.items()},
+            "change_points": {name: changes.to_dict() for name, changes in self.changes.items()},
+            "agreements": {name: both.to_dict() for name, both in self.agreements.items()},
+        }
+
+
+def find_stages(
+    label: str, curves: Mapping[str, Curve], llc: Curve | None, pca: PCAAnalysis | None, seed: int = 0
+) -> StageFindings:
+    """Stages of the LLC, with the loss in distribution (or in training) for their types, and of the OOD loss.
+
+    Errors of a mean over evaluation sequences are left out: the sequences are the same at every step, so their error
+    moves the whole curve and not one point against the next.
+    """
+    reports: dict[str, StageReport] = {}
+    used: dict[str, Curve] = {}
+    notes: list[str] = []
+    loss = next((_bare(curves[name], name) for name in ("id_loss", "train_loss") if name in curves), None)
+    if llc is not None:
+        used[LLC] = Curve(llc.steps, llc.values, llc.standard_errors, LLC, llc.converged)
+    if "ood_loss" in curves:
+        used[OOD] = _bare(curves["ood_loss"], OOD)
+    for name, curve in used.items():
+        try:
+            reports[name] = _detect(curve, loss if name == LLC else None, seed, notes)
+        except DataError as error:
+            notes.append(f"no stages of the {name if name == LLC else name.lower()}: {error}")
+    used = {name: used[name] for name in reports}
+    if LLC not in reports:
+        return StageFindings(reports, used, notes=tuple(notes))
+    joint = {**used, **_components(label, pca, notes)}
+    changes = {ALONE: change_points({LLC: used[LLC]})}
+    if len(joint) > 1:
+        try:
+            changes[JOINT] = change_points(joint)
+        except DataError as error:
+            notes.append(f"no change points of the joint signal: {error}")
+    agreements = {name: agreement(reports[LLC], found) for name, found in changes.items()}
+    return StageFindings(reports, used, changes, agreements, tuple(notes))
+
+
+def stage_sentences(found: StageFindings | None) -> list[str]:
+    """Where the LLC's stages end, and whether change points find that, too."""
+    if found is None or LLC not in found.reports:
+        return []
+    report = found.reports[LLC]
+    open_ones = len(report.boundaries) - len(report.resolved)
+    more = f"; {open_ones} more {'is' if open_ones == 1 else 'are'} not resolved" if open_ones else ""
+    if not report.resolved:
+        sentences = [f"No boundary between stages of the LLC is resolved{more}."]
+    else:
+        rows = [
+            f"a {each.kind} at step {step_text(each.step)} ({report.level:.0%} interval "
+            f"{steps_between(each.interval)}, probability {each.probability:.2f})"
+            for each in report.resolved
+        ]
+        sentences = [f"Between stages of the LLC lie {listed(rows)}{more}."]
+    for name, both in found.agreements.items() if report.resolved else ():
+        names = listed(list(found.changes[name].names))
+        sentences.append(
+            f"Change points of {f'{names} together' if name == JOINT else 'the LLC alone'} find {len(both.agreed)} of "
+            f"{len(both.boundaries)} again within {both.within:g} decades ({both.expected:.1f} by chance)."
+        )
+    return sentences
+
+
+def _bare(curve: Curve, name: str) -> Curve:
+    return Curve(curve.steps, curve.values, name=name, converged=curve.converged)
+
+
+def _detect(curve: Curve, loss: Curve | None, seed: int, notes: list[str]) -> StageReport:
+    if loss is not None:
+        try:
+            return detect_stages(curve, loss, seed=seed)
+        except DataError as error:
+            found = detect_stages(curve, seed=seed)
+            notes.append(f"types of stages were judged without the loss: {error}")
+            return found
+    return detect_stages(curve, seed=seed)
+
+
+def _components(label: str, pca: PCAAnalysis | None, notes: list[str]) -> dict[str, Curve]:
+    if pca is None or label not in pca.scores:
+        return {}
+    content = pca.cosine_content.get(label, np.empty(0))
+    kept: dict[str, Curve] = {}
+    left = []
+    for k in range(min(_COMPONENTS, pca.scores[label].shape[1])):
+        if k < len(content) and np.isfinite(content[k]) and content[k] < _MOST_COSINE:
+            kept[f"PC{k + 1}"] = Curve(pca.steps[label], pca.scores[label][:, k], name=f"PC{k + 1}")
+        else:
+            left.append(f"PC{k + 1}")
+    if left:
+        notes.append(
+            f"change points were sought without {listed(left)}: nearly the cosine that PCA makes of a random walk"
+        )
+    return kept
