@@ -2,6 +2,7 @@
 
 from llc_dynamics.plots.distances import plot_distances
 from llc_dynamics.plots.free_energy import plot_free_energy
+from llc_dynamics.plots.geometry import plot_osculating_circles
 from llc_dynamics.plots.llc import plot_llc_against_tasks, plot_llc_curve, plot_trace
 from llc_dynamics.plots.losses import plot_loss, plot_ood_loss, plot_rebound
 from llc_dynamics.plots.pca import plot_components_over_time, plot_explained_variance, plot_trajectory_pca
@@ -22,6 +23,7 @@ __all__ = [
     "plot_llc_curve",
     "plot_loss",
     "plot_ood_loss",
+    "plot_osculating_circles",
     "plot_rebound",
     "plot_spectrum",
     "plot_stages",

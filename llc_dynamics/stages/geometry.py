@@ -1,0 +1,363 @@
+"""The shape of one run's way through two principal components: speed, curvature, osculating circles, turning points.
+
+Hoogland et al. (2024, arXiv 2402.02364) read developmental stages off such curves by their osculating circles and call
+places around which a trajectory turns *forms*. The definitions here and in `osculating` are ours, and chosen to be
+measurable:
+
+- The curve is a Gaussian process in x = log(t + 1) for each component (`gaussian_process`), with joint posterior
+  samples of position and slope, so everything below has an uncertainty.
+- Circles and *vertices* (places of locally largest curvature) are those of `osculating`.
+- A *reversal* is a place where the velocity of one component passes through zero, as found by `boundaries`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llc_dynamics.curve import Curve
+from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.pca.cosine import cosine_content
+from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.settings import to_mapping
+from llc_dynamics.stages.boundaries import find_boundaries
+from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
+from llc_dynamics.stages.osculating import circles, sharp_places
+from llc_dynamics.stages.points import common_points
+
+Array = NDArray[np.float64]
+
+# The resolution is at least so many standard errors of the position: shorter chords point where the noise does.
+_NOISE_MULTIPLE = 4.0
+# A component with a cosine content of this or more is what the PCA of a random walk gives.
+_COSINE_LIKE = 0.7
+
+
+@dataclass(frozen=True)
+class TurningPoint:
+    """A place where the trajectory turns.
+
+    Attributes
+    ----------
+    kind : "vertex", of largest curvature; "reversal", where one component turns back.
+    component : which component turns back, counted from 0; None for a vertex.
+    step : where, in training steps. interval : the same at the level of the analysis.
+    probability : share of posterior samples with such a place nearby, times the weight that a smooth curve has against
+        a constant and a random walk. It says that the curve turns, not that the turn means
+        anything: compare with the PCA of random walks.
+    position : in the two components.
+    radius, center : of the circle at a vertex; NaN for a reversal.
+    radius_interval : at the level of the analysis.
+    """
+
+    kind: Literal["vertex", "reversal"]
+    component: int | None
+    step: float
+    interval: tuple[float, float]
+    probability: float
+    position: tuple[float, float]
+    radius: float = math.nan
+    center: tuple[float, float] = (math.nan, math.nan)
+    radius_interval: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def sentence(self) -> str:
+        """The turning point in words."""
+        what = "vertex" if self.component is None else f"PC{self.component + 1} turns back"
+        circle = f", radius {self.radius:.3g}" if self.component is None else ""
+        low, high = self.interval
+        return (
+            f"{what} at step {self.step:,.0f} ({low:,.0f} to {high:,.0f}), probability {self.probability:.2f}{circle}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryGeometry:
+    """What `trajectory_geometry` found, on a grid of G places equally spaced in log(t + 1).
+
+    Attributes
+    ----------
+    components : the two that were looked at, counted from 0.
+    log_time, steps : log(t + 1) and t, [G].
+    position, position_error : posterior mean and standard deviation of the curve, [G, 2].
+    velocity, velocity_error : of d curve / d log(t + 1), [G, 2].
+    speed, speed_error : length of the velocity, [G].
+    curvature : at `resolution`, positive where the curve turns left, [G]; NaN near the ends, where no chord fits.
+    curvature_low, curvature_high : its interval, [G].
+    radius : 1 / |curvature|, infinite on a straight line, [G]. center : of the circle, [G, 2]; NaN where straight.
+    turning_points : vertices and reversals, in order of time.
+    resolution : the length d of the chords, in units of the scores. level : of all intervals.
+    cosine_content : of the two components along this run. smooth_weight : smaller of the two weights of the smooth
+        account of the points against a constant and random walks.
+    notes : in words, what was left out and what to beware of.
+    """
+
+    components: tuple[int, int]
+    log_time: Array
+    steps: Array
+    position: Array
+    position_error: Array
+    velocity: Array
+    velocity_error: Array
+    speed: Array
+    speed_error: Array
+    curvature: Array
+    curvature_low: Array
+    curvature_high: Array
+    radius: Array
+    center: Array
+    turning_points: tuple[TurningPoint, ...]
+    resolution: float
+    level: float
+    cosine_content: tuple[float, float]
+    smooth_weight: float
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def sentence(self) -> str:
+        """All turning points and notes in words."""
+        found = [point.sentence for point in self.turning_points] or ["no turning points"]
+        return "; ".join([*found, *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON types; NaN becomes None, infinity "inf"."""
+        arrays = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        found: dict[str, Any] = _without_nan(to_mapping(asdict(self) | arrays))
+        return {**found, "sentence": self.sentence}
+
+
+def trajectory_geometry(
+    steps: ArrayLike,
+    scores: ArrayLike,
+    *,
+    components: tuple[int, int] = (0, 1),
+    standard_errors: ArrayLike | None = None,
+    resolution: float = 0.04,
+    level: float = 0.9,
+    num_draws: int = 200,
+    seed: int = 0,
+) -> TrajectoryGeometry:
+    """Speed, curvature, osculating circles and turning points of one run in two principal components.
+
+    PCA of a random walk gives curves with turning points, too: its components are cosines, and PC2 against PC1 a parabola.
+    Of 20 walks of 100 checkpoints in 400 dimensions all had a reversal, and 15 a vertex, with a probability above .9,
+    and rightly: those curves do turn. That a turn means something is not in the probability; read it together with
+    `cosine_content`, its note, and `ld.pca.random_walk_cosine_content`.
+
+    Parameters
+    ----------
+    steps : [checkpoint], optimiser updates, strictly increasing.
+    scores : [checkpoint, component] of one run, as from `ld.JointTrajectoryPCA.transform`.
+    components : which two, counted from 0.
+    standard_errors : [checkpoint, component] of the scores, or None to estimate them.
+    resolution : length of the chords as a share of the diagonal of the curve's bounding box. It is raised, with a note,
+        to 4 standard errors of the position where that is more.
+    level : of the intervals. num_draws : samples of the posterior. seed : of the draws.
+
+    Raises `DataError` for fewer than 8 usable checkpoints, steps that do not increase (two runs in one table), shapes
+    that do not fit, or scores that do not move, and `ConfigError` for settings out of their range.
+
+    Definitions and sources: see the module.
+    """
+    _check_settings(components, resolution, level, num_draws)
+    first, second, notes = _curves(steps, scores, components, standard_errors)
+    x = np.log1p(first.steps)
+    fits = [fit_smooth(x, curve.values, curve.standard_errors) for curve in (first, second)]
+    grid = fits[0].grid
+    generators = [numpy_generator(seed, "trajectory geometry", axis) for axis in range(2)]
+    paths = [fit.paths(num_draws, generator) for fit, generator in zip(fits, generators, strict=True)]
+    position, velocity = _together([(fit.mean, fit.slope) for fit in fits], fits)
+    sampled, sampled_velocity = _together(paths, fits)
+    errors, velocity_errors = _together([(fit.mean_error, fit.slope_error) for fit in fits], fits)
+    extent = float(np.hypot(*np.ptp(position, axis=0)))
+    chord = resolution * extent
+    least = _NOISE_MULTIPLE * float(np.median(np.hypot(*errors.T)))
+    if least > chord:
+        notes.append(f"resolution raised from {chord:.3g} to {least:.3g}: shorter chords would follow the noise")
+        chord = least
+    curvature, center = circles(grid, position, velocity, chord)
+    draws = np.stack([circles(grid, p, v, chord)[0] for p, v in zip(sampled, sampled_velocity, strict=True)])
+    weight = min(fit.weight for fit in fits)
+    speed = np.hypot(*velocity.T)
+    low, high = _quantiles(draws, level)
+    along = np.stack([first.values, second.values], axis=1)
+    contents = cosine_content(along, [component + 1 for component in components]).tolist()
+    if min(np.nan_to_num(contents)) >= _COSINE_LIKE:
+        notes.append(
+            f"cosine contents {contents[0]:.2f} and {contents[1]:.2f}: the PCA of a random walk turns in this way, too"
+        )
+    points = [
+        *_vertices(grid, position, curvature, center, draws, sampled, chord=chord, level=level, weight=weight),
+        *(
+            point
+            for axis in range(2)
+            for point in _reversals(fits[axis], paths[axis], grid, position, components[axis], level)
+        ),
+    ]
+    return TrajectoryGeometry(
+        components=(int(components[0]), int(components[1])),
+        log_time=grid,
+        steps=np.expm1(grid),
+        position=position,
+        position_error=errors,
+        velocity=velocity,
+        velocity_error=velocity_errors,
+        speed=speed,
+        speed_error=np.asarray(np.hypot(sampled_velocity[..., 0], sampled_velocity[..., 1]).std(axis=0)),
+        curvature=curvature,
+        curvature_low=low,
+        curvature_high=high,
+        radius=_radius(curvature),
+        center=center,
+        turning_points=tuple(sorted(points, key=lambda point: point.step)),
+        resolution=chord,
+        level=level,
+        cosine_content=(contents[0], contents[1]),
+        smooth_weight=weight,
+        notes=tuple(notes),
+    )
+
+
+def _vertices(
+    grid: Array,
+    position: Array,
+    curvature: Array,
+    center: Array,
+    draws: Array,
+    paths: Array,
+    *,
+    chord: float,
+    level: float,
+    weight: float,
+) -> list[TurningPoint]:
+    peaks, left, right = sharp_places(curvature, position, chord)
+    sampled = [(draw, sharp_places(draw, path, chord)[0]) for draw, path in zip(draws, paths, strict=True)]
+    found = []
+    for k, (peak, start, stop) in enumerate(zip(peaks, left, right, strict=True)):
+        # a sample's vertex belongs to the nearest one of the mean
+        start = max(start, (peaks[k - 1] + peak) // 2 if k else 0)
+        stop = min(stop, (peaks[k + 1] + peak) // 2 if k + 1 < len(peaks) else len(grid) - 1)
+        near = []
+        for draw, places in sampled:
+            inside = [p for p in places if start <= p <= stop and draw[p] * curvature[peak] > 0]
+            if inside:
+                best = inside[int(np.argmax(np.abs(draw[inside])))]
+                near.append((grid[best], 1 / abs(draw[best])))
+        if not near:
+            continue
+        (low, high), (small, large) = (
+            np.quantile([one[which] for one in near], [0.5 - level / 2, 0.5 + level / 2]) for which in (0, 1)
+        )
+        found.append(
+            TurningPoint(
+                kind="vertex",
+                component=None,
+                step=float(np.expm1(grid[peak])),
+                interval=(float(np.expm1(low)), float(np.expm1(high))),
+                probability=weight * len(near) / len(draws),
+                position=(float(position[peak, 0]), float(position[peak, 1])),
+                radius=float(1 / abs(curvature[peak])),
+                center=(float(center[peak, 0]), float(center[peak, 1])),
+                radius_interval=(float(small), float(large)),
+            )
+        )
+    return found
+
+
+def _reversals(
+    fit: SmoothFit, paths: tuple[Array, Array], grid: Array, position: Array, component: int, level: float
+) -> list[TurningPoint]:
+    return [
+        TurningPoint(
+            kind="reversal",
+            component=int(component),
+            step=float(np.expm1(turn.x)),
+            interval=(float(np.expm1(turn.low)), float(np.expm1(turn.high))),
+            probability=float(turn.probability),
+            position=(float(np.interp(turn.x, grid, position[:, 0])), float(np.interp(turn.x, grid, position[:, 1]))),
+        )
+        for turn in find_boundaries(fit, level, paths)
+        if turn.kind == "turn"
+    ]
+
+
+def _together(pairs: list[tuple[Array, Array]], fits: list[SmoothFit]) -> tuple[Array, Array]:
+    """([..., G], [..., G]) of either component as ([..., G, 2], [..., G, 2]) on the grid of the first.
+
+    The two grids are the same but for runs of many points with errors, whose cells are centred by weight.
+    """
+    grid, other = fits[0].grid, fits[1].grid
+
+    def moved(values: Array) -> Array:
+        if np.array_equal(grid, other):
+            return values
+        return np.apply_along_axis(lambda row: np.interp(grid, other, row), -1, values)
+
+    one, two = (np.stack([pairs[0][k], moved(pairs[1][k])], axis=-1) for k in (0, 1))
+    return one, two
+
+
+def _curves(
+    steps: ArrayLike, scores: ArrayLike, components: tuple[int, int], standard_errors: ArrayLike | None
+) -> tuple[Curve, Curve, list[str]]:
+    if isinstance(scores, dict):
+        raise DataError("scores are a dict of runs; give one run at a time, such as scores[8]")
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] <= max(components):
+        raise DataError(
+            f"scores have shape {table.shape}; wanted [checkpoint, component] of one run with component "
+            f"{max(components) + 1}; fit with a larger n_components"
+        )
+    errors = None if standard_errors is None else np.asarray(standard_errors, dtype=np.float64)
+    if errors is not None and errors.shape != table.shape:
+        raise DataError(f"standard_errors have shape {errors.shape}, but scores {table.shape}; give one for each score")
+    curves = {
+        f"PC{c + 1}": Curve(steps, table[:, c], None if errors is None else errors[:, c], name=f"PC{c + 1}")
+        for c in components
+    }
+    points = common_points(curves)
+    first, second = points.curves.values()
+    if np.ptp(first.values) == 0 and np.ptp(second.values) == 0:
+        raise DataError(
+            f"PC{components[0] + 1} and PC{components[1] + 1} are constant along this run; choose components that move"
+        )
+    return first, second, list(points.notes)
+
+
+def _check_settings(components: tuple[int, int], resolution: float, level: float, num_draws: int) -> None:
+    if len(components) != 2 or components[0] == components[1] or min(components) < 0:
+        raise ConfigError(f"components={components!r}; give two different ones, counted from 0, such as (0, 1)")
+    if not 0 < resolution <= 0.5:
+        raise ConfigError(
+            f"resolution={resolution!r}; it is a share of the curve's extent, above 0 and at most 0.5, such as 0.04"
+        )
+    if not 0 < level < 1:
+        raise ConfigError(f"level={level!r}; it is a probability between 0 and 1, such as 0.9")
+    if num_draws < 20:
+        raise ConfigError(f"num_draws={num_draws!r}; intervals need 20 or more, such as 200")
+
+
+def _quantiles(draws: Array, level: float) -> tuple[Array, Array]:
+    """Interval over samples [N, G], by grid point; NaN where fewer than half of the samples have a value."""
+    known = np.isfinite(draws).mean(axis=0) >= 0.5
+    ends = np.full((2, draws.shape[1]), np.nan)
+    if known.any():
+        ends[:, known] = np.nanquantile(draws[:, known], [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return ends[0], ends[1]
+
+
+def _radius(curvature: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return 1 / np.abs(curvature)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
