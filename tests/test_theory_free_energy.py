@@ -135,11 +135,12 @@ def test_crossover_with_multiplicities_is_a_root() -> None:
         (0.1, -10.0, "always", "no more complex"),
         (0.1, 0.0, "always", "no more complex"),
         (0.0, -10.0, "always", "no more complex"),
+        (1e-304, 1e3, "never", "beyond n = 1e299"),
         (0.4, 1.0, "always", "at every n above e"),
     ],
 )
 def test_no_crossover_says_why(gain, cost, kind, said) -> None:
-    simple, accurate = Solution(2.0, 30.0, name="ridge"), Solution(2.0 - gain, 30.0 + cost, name="dMMSE_8")
+    simple, accurate = Solution(0.0, 30.0, name="ridge"), Solution(-gain, 30.0 + cost, name="dMMSE_8")
     found = theory.crossover(simple=simple, accurate=accurate)
     assert (found.kind, found.n, found.small_n, found.interval) == (kind, None, None, None)
     assert said in found.reason
@@ -237,6 +238,8 @@ def test_order_over_tasks_is_that_of_the_theory() -> None:
         (lambda: Solution(math.nan, 1.0, name="ridge"), "ridge: loss must be finite"),
         (lambda: Solution(1.0, -3.0), "behavioural"),
         (lambda: Solution(1.0, 1.0, -0.1), "loss_error"),
+        (lambda: Solution(1.0, object()), "its llc and its total_error"),
+        (lambda: Solution("low", 1.0), "give a number"),
         (lambda: Solution(1.0, 1.0, 0.1, math.inf), "llc_error"),
         (lambda: Solution(1.0, 1.0, multiplicity=0), "multiplicity"),
         (lambda: theory.free_energy(1.0, 1.0, 1), "above 1"),

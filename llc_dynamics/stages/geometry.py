@@ -143,7 +143,7 @@ def trajectory_geometry(
 ) -> TrajectoryGeometry:
     """Speed, curvature, osculating circles and turning points of one run in two principal components.
 
-    PCA of a random walk gives curves with turning points, too: its components are cosines, and PC2 against PC1 a parabola.
+    PCA of a random walk gives curves with turning points, too: its components are cosines, PC2 against PC1 a parabola.
     Of 20 walks of 100 checkpoints in 400 dimensions all had a reversal, and 15 a vertex, with a probability above .9,
     and rightly: those curves do turn. That a turn means something is not in the probability; read it together with
     `cosine_content`, its note, and `ld.pca.random_walk_cosine_content`.

@@ -118,7 +118,10 @@ def crossover(
 
     roots = _roots(scaled)
     kind: Literal["crosses", "never", "always"]
-    if gain < 0 or (gain == 0 and (cost > 0 or (cost == 0 and (order or 0) <= 0))):
+    beyond = gain > 0 and not roots and scaled(_LOG_SIZES[-1]) < 0
+    if beyond:
+        kind, reason = "never", f"the gain in loss, {gain:.3g} per sample, would pay off beyond n = 1e299 only"
+    elif gain < 0 or (gain == 0 and (cost > 0 or (cost == 0 and (order or 0) <= 0))):
         kind, reason = "never", _why_never(simple, accurate, gain, cost)
     elif gain > 0 and roots:
         kind = "crosses"

@@ -14,6 +14,7 @@ so a difference of a few nats decides nothing; n is a number of samples, and not
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,12 @@ class Solution:
     name: str = "solution"
 
     def __post_init__(self) -> None:
+        for label in ("loss", "llc", "loss_error", "llc_error"):
+            if isinstance(getattr(self, label), bool) or not isinstance(getattr(self, label), numbers.Real):
+                raise ConfigError(
+                    f"{self.name}: {label} is a {type(getattr(self, label)).__name__}; give a number, for an "
+                    "ld.LLCResult its llc and its total_error"
+                )
         if not math.isfinite(self.loss):
             raise ConfigError(f"{self.name}: loss must be finite; got {self.loss}")
         if not (math.isfinite(self.llc) and self.llc >= 0):
