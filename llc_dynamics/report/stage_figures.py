@@ -40,7 +40,8 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
         "the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a loss that does not fall. Marks "
         "on the lower edge: change points of the LLC alone (triangles) and of the joint signal with the "
         "out-of-distribution loss and the components (diamonds), filled where they lie within 0.1 decades of a "
-        "resolved boundary, so that both methods agree. "
+        "resolved boundary, so that both methods agree. Straight lines cut a round turn at its two shoulders, so what "
+        "is not found again is not thereby refuted. "
         "`llc-dynamics stages --null-check` says how often a boundary arises from nothing."
     )
     if len(shown) < len(labels):

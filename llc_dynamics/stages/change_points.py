@@ -10,8 +10,11 @@ changes with the least
 
 for d curves on n cells: a change costs each curve a level and a slope, and one place for all of them. Lines that need
 not meet place a kink badly, so the places are then fitted again with lines that do meet, as curves over training are
-continuous. There is no account of random walks or smooth bends here: a curve that bends is cut where straight lines
-fit it best.
+continuous.
+
+There is no account of random walks or smooth bends here: a turn that is round, over a decade or more, is cut at its two
+shoulders and not at its extremum (so on the published LLC curves of Hoogland et al. 2024). That a change point lies at
+a boundary of `detect_stages` speaks for it; that none does hardly speaks against it.
 """
 
 from __future__ import annotations
