@@ -151,6 +151,7 @@ def test_both_methods_agree_on_kinks():
     found = change_points({"LLC": curve})
     both = agreement(report, found)
     assert [near(each.step, wanted) for each, wanted in zip(both.agreed, (300, 8000), strict=True)] == [True, True]
+    assert all(each.distance <= both.within and near(each.change, each.step) for each in both.agreed)
     assert both.alone == ()
     assert both.expected < 0.3
     assert "both find 2 of 2" in str(both)
@@ -199,6 +200,9 @@ def test_seeds_agree_on_what_recurs():
     assert math.isnan(found.recurring[1].spread)
     assert "in 3 of 3 seeds" in str(found)
     json.dumps(found.to_dict(), allow_nan=False)
+    # each is near to the middle one, the outer ones are not near to each other
+    (chain,) = seed_agreement([with_boundaries(step) for step in (300, 365, 440)]).recurring
+    assert len(chain) == 3
 
 
 def test_real_seeds_agree():
