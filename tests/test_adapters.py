@@ -4,7 +4,8 @@ import copy
 import os
 import re
 import shutil
-import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -210,46 +211,48 @@ def test_weights_that_are_spread_over_processes_are_refused(tmp_path):
         Recorder(tmp_path / "run", FlatParameters(), [0])
 
 
-def distributed_loop(path, rank, port):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    bare = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
-    model = torch.nn.parallel.DistributedDataParallel(bare)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with Recorder(path, model, range(4), outputs=lambda model: model(X[:3])) as recorder:
-        assert recorder.due(0) == (rank == 0)
-        recorder(0)
-        for step in range(1, 4):
-            half = slice(rank * 32, rank * 32 + 32)
-            (model(X[half]) - Y[half]).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            recorder(step)
-    torch.distributed.destroy_process_group()
+DISTRIBUTED_LOOP = """
+import os, sys
+import torch
+import llc_dynamics as ld
+
+path, rank = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2)
+torch.manual_seed(0)
+x = torch.randn(64, 4)
+model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+model = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+with ld.Recorder(path, model, range(4), outputs=lambda model: model(x[:3])) as recorder:
+    assert recorder.due(0) == (rank == 0)
+    recorder(0)
+    for step in range(1, 4):
+        half = x[rank * 32 : rank * 32 + 32]
+        model(half).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        recorder(step)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
 
 
-@pytest.mark.skipif(not hasattr(os, "fork") or not torch.distributed.is_available(), reason="forks two processes")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes_one_writer(tmp_path):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in (0, 1):
-        children.append(os.fork())
-        if children[-1] == 0:
-            try:
-                signal.alarm(60)
-                distributed_loop(tmp_path / "run", rank, port)
-                os._exit(0)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                os._exit(1)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    arguments = [sys.executable, "-c", DISTRIBUTED_LOOP, str(tmp_path / "run")]
+    ranks = [
+        subprocess.Popen(
+            [*arguments, str(rank), str(tmp_path / "meeting-place")],
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
     run = ld.Trajectory(tmp_path / "run")
     assert run.complete
     assert run.steps.tolist() == [0, 1, 2, 3]
