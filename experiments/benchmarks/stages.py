@@ -1,9 +1,10 @@
 """How often the stage detector is right, and how often it finds something in nothing.
 
-    python experiments/benchmarks/stages.py [nulls power tables speed] [--repetitions 500] [--out FILE]
+    python experiments/benchmarks/stages.py [nulls power tables speed] [--repetitions 500] [--out FILE] [--figure FILE]
 
 - nulls: share of curves without stages in which a boundary is resolved, by kind, number of points and noise.
-- power: a turn in the middle of a curve, its rebound in units of the noise: share found within .1 dex.
+- power: a turn in the middle of a curve that rises by 20 and then falls by the strength: share found within .1 dex, by
+  strength, noise and number of points. `--figure` draws it.
 - tables: curves rebuilt from the two stage tables of Hoogland et al. 2024 (arXiv 2402.02364) with noise: boundaries
   found, how far off, how often the 90% interval holds the place, types.
 - speed: seconds for 2,000 points, on one thread.
@@ -72,18 +73,51 @@ def nulls(repetitions: int) -> list[Row]:
     return rows
 
 
+POWER_POINTS, STRENGTHS, NOISES = (24, 60), (0.0, 2.0, 4.0, 8.0, 16.0), (1.0, 2.0, 4.0)
+
+
 def power(repetitions: int) -> list[Row]:
-    rows = []
-    for points, strength in itertools.product((24, 60), (1, 2, 3, 4, 6, 10)):
-        steps = schedule(5e4, points)
-        values = ramps(steps, [2e3, 5e4], [20.0, -float(strength)])
-        hits = 0
-        for repetition in range(repetitions):
-            report = detect_stages(noisy(steps, values, 1.0, points, strength, repetition))
-            hits += any(b.kind == "turn" and abs(math.log10(b.step / 2e3)) < 0.1 for b in report.resolved)
-        rows.append({"points": len(steps), "rebound over noise": strength, "found within .1 dex": hits / repetitions})
-        print(rows[-1], flush=True)
-    return rows
+    return [
+        power_cell(points, noise, strength, repetitions)
+        for points, noise, strength in itertools.product(POWER_POINTS, NOISES, STRENGTHS)
+    ]
+
+
+def power_cell(points: int, noise: float, strength: float, repetitions: int) -> Row:
+    steps = schedule(5e4, points)
+    values = ramps(steps, [2e3, 5e4], [20.0, -strength])
+    near = anywhere = 0
+    for repetition in range(repetitions):
+        curve = noisy(steps, values, noise, points, round(10 * strength), round(10 * noise), repetition)
+        turns = [boundary for boundary in detect_stages(curve).resolved if boundary.kind == "turn"]
+        near += any(abs(math.log10(turn.step / 2e3)) < 0.1 for turn in turns)
+        anywhere += bool(turns)
+    row = {"points": len(steps), "noise": noise, "strength": strength, "found": near, "repetitions": repetitions}
+    row["a turn anywhere"] = anywhere
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def draw_power(rows: list[Row], path: Path) -> None:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    from llc_dynamics.plots import RC, plot_power
+
+    numbers = sorted({row["points"] for row in rows})
+    with mpl.rc_context(RC):
+        figure, panels = plt.subplots(1, len(numbers), figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for ax, points in zip(panels, numbers, strict=True):
+        plot_power(
+            [row for row in rows if row["points"] == points],
+            strength_label="Fall after a rise of 20",
+            title=f"{points} points",
+            ax=ax,
+        )
+    panels[0].set_ylabel("Share found within .1 dex")
+    panels[1].set_ylabel("")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def tables(repetitions: int) -> list[Row]:
@@ -169,6 +203,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS) + ", or reference and files")
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     if arguments.sections[:1] == ["reference"]:
         reference([Path(each) for each in arguments.sections[1:]])
@@ -176,9 +211,13 @@ def main() -> None:
     unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"unknown section {unknown[0]}; choose from {', '.join(SECTIONS)}")
+    if arguments.figure is not None and "power" not in (arguments.sections or SECTIONS):
+        parser.error("--figure draws the section power; name it")
     found = {name: SECTIONS[name](arguments.repetitions) for name in arguments.sections or SECTIONS}
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(found, indent=1))
+    if arguments.figure is not None:
+        draw_power(found["power"], arguments.figure)
 
 
 if __name__ == "__main__":

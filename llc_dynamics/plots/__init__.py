@@ -6,6 +6,7 @@ from llc_dynamics.plots.geometry import plot_osculating_circles
 from llc_dynamics.plots.llc import plot_llc_against_tasks, plot_llc_curve, plot_trace
 from llc_dynamics.plots.losses import plot_loss, plot_ood_loss, plot_rebound
 from llc_dynamics.plots.pca import plot_components_over_time, plot_explained_variance, plot_trajectory_pca
+from llc_dynamics.plots.power import plot_power
 from llc_dynamics.plots.resolution import plot_calibration, plot_spectrum
 from llc_dynamics.plots.stages import plot_stages
 from llc_dynamics.plots.step_axis import set_step_axis
@@ -24,6 +25,7 @@ __all__ = [
     "plot_loss",
     "plot_ood_loss",
     "plot_osculating_circles",
+    "plot_power",
     "plot_rebound",
     "plot_spectrum",
     "plot_stages",

@@ -211,8 +211,8 @@ def _analyse_run(run: Trajectory, llc_name: str, seed: int) -> RunAnalysis:
         missing = [name for name in expected if name not in known]
         if missing:
             notes.append(f"not measured in this run: {', '.join(missing)}")
-    transience = _transience(known, ideal, tasks, seed, notes)
-    specialisation = _specialisation(known, ideal, seed, notes)
+    transience = judge_transience(known, ideal, tasks, seed, notes)
+    specialisation = judge_specialisation(known, ideal, seed, notes)
     others = [name for name in run.metric_names if name not in METRICS and not name.endswith("_se")]
     curves = {name: curve if name == "ood_loss" else without_samples(curve) for name, curve in known.items()}
     for name in others:
@@ -249,9 +249,18 @@ def _with_stages(run: RunAnalysis, pca: PCAAnalysis | None, seed: int) -> RunAna
     return replace(run, stages=stages, notes=(*run.notes, *stages.notes))
 
 
-def _transience(
-    curves: Mapping[str, Curve], ideal: Mapping[str, Level], tasks: float | None, seed: int, notes: list[str]
+def judge_transience(
+    curves: Mapping[str, Curve],
+    ideal: Mapping[str, Level],
+    tasks: float | None,
+    seed: int = 0,
+    notes: list[str] | None = None,
 ) -> TransienceVerdict | None:
+    """Transience of an in-context run, out of distribution, from its metrics by name and `ideal_levels`.
+
+    None where the metrics do not allow a verdict; why is appended to `notes`. tasks : M, None if not known.
+    """
+    notes = [] if notes is None else notes
     if "ood_loss" not in curves or "ridge_distance_ood" not in curves:
         if tasks is not None:
             notes.append("no verdict on transience: it needs ood_loss and ridge_distance_ood")
@@ -273,9 +282,11 @@ def _transience(
         return None
 
 
-def _specialisation(
-    curves: Mapping[str, Curve], ideal: Mapping[str, Level], seed: int, notes: list[str]
+def judge_specialisation(
+    curves: Mapping[str, Curve], ideal: Mapping[str, Level], seed: int = 0, notes: list[str] | None = None
 ) -> SpecialisationVerdict | None:
+    """Specialisation of an in-context run, in distribution; otherwise as `judge_transience`."""
+    notes = [] if notes is None else notes
     distance = curves.get("dmmse_distance_id")
     if distance is None:
         return None

@@ -19,8 +19,8 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.jitter import jitter_paths
 
-SCENARIOS = ("transient", "general", "direct", "flat", "random_walk")
-NULL_SCENARIOS = ("general", "direct", "flat", "random_walk")
+SCENARIOS = ("transient", "general", "direct", "flat", "random_walk", "permuted")
+NULL_SCENARIOS = ("general", "direct", "flat", "random_walk", "permuted")
 
 _OUTPUTS = 8
 _JITTER_DIRECTIONS = 12
@@ -51,12 +51,14 @@ def synthetic_run(
     ----------
     scenario : "transient" (near the general predictor, then towards the specialised one), "general" (to the general one
         and there it stays, as at M = infinity), "direct" (straight to the specialised one), "flat" (no movement but
-        jitter, near the general one), "random_walk" (a and b walk at random from zero, in steps).
+        jitter, near the general one), "random_walk" (a and b walk at random from zero, in steps), "permuted" (the
+        checkpoints of a transient run in a random order: all values are real, their times are not).
     steps : the checkpoints.
     num_sequences : number of evaluation sequences S.
     jitter : size of the common noise: roughly the standard deviation of the loss between checkpoints, relative to it.
     correlation_time : of the jitter, in steps.
-    turn : step about which a transient run leaves the general predictor; a third of the last step by default.
+    turn : step about which a transient (or permuted) run leaves the general predictor; a third of the last step by
+        default.
     strength : how far it has gone to the specialised predictor at the end, from 0 to 1.
     seed : a different run for every seed.
 
@@ -83,6 +85,8 @@ def synthetic_run(
     directions = directions + 0.3 * generator.standard_normal((_JITTER_DIRECTIONS, general.size))
     noise = jitter * paths @ directions
     model = a[:, None] * general.ravel() + b[:, None] * specialised.ravel() + noise
+    if scenario == "permuted":
+        model = generator.permutation(model)
     model = model.reshape(len(t), *shape)
 
     def curve(reference: NDArray[np.float64], name: str) -> Curve:
@@ -119,7 +123,8 @@ def _path(
         spread = np.sqrt(np.diff(t, prepend=0) / t[-1])
         walks = (generator.standard_normal((2, len(t))) * spread).cumsum(axis=1)
         return 0.6 * walks[0], 0.6 * walks[1]
-    # A rounded ramp in log time: zero before the turn, `strength` at the end.
+    # Transient (and permuted, before its order is lost). A rounded ramp in log time: zero before the turn, `strength`
+    # at the end.
     ramp = np.logaddexp(0, 6 * (x - np.log1p(turn)) / (x[-1] - np.log1p(turn)))
     leave = strength * (ramp - ramp[0]) / (ramp[-1] - ramp[0])
     return 0.8 * rise * (1 - leave), 0.9 * leave

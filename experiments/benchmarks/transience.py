@@ -1,0 +1,354 @@
+"""How often the transience detector is right, and how often it finds a transient solution where there is none.
+
+    python experiments/benchmarks/transience.py [nulls power] [--repetitions N] [--out ROWS.jsonl] [--figure FILE.png]
+    python experiments/benchmarks/transience.py drops FOLDER ... [--draws 10]
+    python experiments/benchmarks/transience.py infinity FOLDER ... [--repetitions 500]
+
+- nulls: share of synthetic runs without transience (`llc_dynamics.stages.controls`) that are called transient, by kind,
+  number of checkpoints, jitter and its correlation time. `infinity` is the kind `general`, judged as a run at
+  M = infinity is: without a specialised predictor.
+- power: share of transient runs that are found, and found within .1 dex of the true turn, against how far they went to
+  the specialised predictor.
+- drops: stored runs, judged with all checkpoints and with random halves of them.
+- infinity: a stored run at M = infinity, judged on resampled evaluation sequences and checkpoints.
+
+Rows are appended to ROWS.jsonl as they are made; cells that are there are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+import llc_dynamics as ld
+from llc_dynamics.report.analysis import METRICS, judge_specialisation, judge_transience
+from llc_dynamics.report.reading import Level, ideal_levels, read_curve
+from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.stages import TransienceVerdict
+from llc_dynamics.stages.controls import NULL_SCENARIOS, SyntheticRun, synthetic_run
+from llc_dynamics.sweeps import find_runs
+from llc_dynamics.training import number_of_tasks
+from llc_dynamics.trajectory import Trajectory
+
+Row = dict[str, Any]
+
+LAST = 6000
+POINTS = (24, 80)
+JITTERS = (0.01, 0.03, 0.1)
+CORRELATION_TIMES = (0.0, 300.0)
+NUM_SEQUENCES = 256
+STRENGTHS = (0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+NULLS = (*NULL_SCENARIOS, "infinity")
+
+
+def schedule(points: int, last: int = LAST) -> NDArray[np.int64]:
+    """So many checkpoints, half of them evenly in steps, the others in log steps."""
+    even = np.linspace(0, last, points // 2 + 1)
+    for number in itertools.count(2):
+        steps = np.unique(np.concatenate([even, np.geomspace(1, last, number)]).astype(np.int64))
+        if len(steps) >= points:
+            return steps[len(steps) - points :]
+    raise AssertionError
+
+
+def judge(run: SyntheticRun, with_specialised: bool = True, seed: int = 0) -> TransienceVerdict:
+    """At the default thresholds."""
+    if not with_specialised:
+        return ld.detect_transience(general=run.general, specialised=None, ood_loss=run.ood_loss, seed=seed)
+    return ld.detect_transience(
+        general=run.general,
+        specialised=run.specialised,
+        ood_loss=run.ood_loss,
+        reference_distance=run.reference_distance,
+        seed=seed,
+    )
+
+
+def share(count: int, repetitions: int) -> Row:
+    """With its exact 95% interval (Clopper and Pearson)."""
+    interval = binomtest(count, repetitions).proportion_ci(0.95)
+    return {"rate": count / repetitions, "interval": [float(interval.low), float(interval.high)]}
+
+
+def null_cell(scenario: str, points: int, jitter: float, correlation_time: float, repetitions: int) -> Row:
+    steps = schedule(points)
+    number = (JITTERS.index(jitter) * len(CORRELATION_TIMES) + CORRELATION_TIMES.index(correlation_time)) * 1_000_003
+    drawn = "general" if scenario == "infinity" else scenario
+    found = 0
+    for seed in range(number, number + repetitions):
+        run = synthetic_run(drawn, steps, NUM_SEQUENCES, jitter, correlation_time, seed=seed)
+        found += judge(run, scenario != "infinity", seed).transient
+    return {"found": found, **share(found, repetitions)}
+
+
+def power_cell(points: int, jitter: float, strength: float, repetitions: int) -> Row:
+    steps = schedule(points)
+    turn, rebound = true_turn(strength)
+    found = near = inside = 0
+    for seed in range(repetitions):
+        time = CORRELATION_TIMES[seed % len(CORRELATION_TIMES)]
+        run = synthetic_run("transient", steps, NUM_SEQUENCES, jitter, time, strength=strength, seed=seed)
+        verdict = judge(run, seed=seed)
+        if verdict.t_crit is not None and verdict.t_crit_interval is not None:
+            found += 1
+            near += abs(math.log10(verdict.t_crit / turn)) < 0.1
+            inside += verdict.t_crit_interval[0] <= turn <= verdict.t_crit_interval[1]
+    held = {"true turn": turn, "true rebound": rebound, "in the 90% interval": inside}
+    return {"found": found, **share(found, repetitions), "within .1 dex": near, **held}
+
+
+def true_turn(strength: float) -> tuple[int, float]:
+    """Step of least loss without any noise, and the rise from there to the end relative to it."""
+    steps = np.unique(np.concatenate([[0], np.geomspace(300, LAST, 200)]).astype(np.int64))
+    loss = synthetic_run("transient", steps, 4000, 0.0, strength=strength, seed=10**9).ood_loss.values
+    best = int(np.argmin(loss))
+    return int(steps[best]), float(loss[-1] / loss[best] - 1)
+
+
+def null_cells(repetitions: int) -> list[Row]:
+    """`repetitions` of each null at each number of points, spread over the jitters and their correlation times."""
+    settings = list(itertools.product(JITTERS, CORRELATION_TIMES))
+    each = -(-repetitions // len(settings))
+    return [
+        {"section": "nulls", "scenario": scenario, "points": points, "noise": jitter, "correlation time": time}
+        | {"repetitions": each}
+        for scenario, points, (jitter, time) in itertools.product(NULLS, POINTS, settings)
+    ]
+
+
+def power_cells(repetitions: int) -> list[Row]:
+    return [
+        {"section": "power", "points": points, "noise": jitter, "strength": strength, "repetitions": repetitions}
+        for points, jitter, strength in itertools.product(POINTS, JITTERS, STRENGTHS)
+    ]
+
+
+def measure(cell: Mapping[str, Any]) -> Row:
+    if cell["section"] == "nulls":
+        return null_cell(cell["scenario"], cell["points"], cell["noise"], cell["correlation time"], cell["repetitions"])
+    return power_cell(cell["points"], cell["noise"], cell["strength"], cell["repetitions"])
+
+
+def fill(cells: Iterable[Row], path: Path | None, measured: Callable[[Row], Row] = measure) -> list[Row]:
+    """The row of every cell: the one in the file, else a new one, which is appended to it."""
+    known = stored_rows(path)
+    rows = []
+    for cell in cells:
+        row = next((row for row in known if cell.items() <= row.items()), None)
+        if row is None:
+            row = {**cell, **measured(cell)}
+            print(json.dumps(row), flush=True)
+            if path is not None:
+                with path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+        rows.append(row)
+    return rows
+
+
+def stored_rows(path: Path | None) -> list[Row]:
+    """Rows of an earlier call; a last line that it was stopped in is cut off."""
+    if path is None or not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def pooled(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Nulls over jitters and correlation times, with the worst setting of each."""
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["scenario"], row["points"]), []).append(row)
+    table = []
+    for (scenario, points), cells in groups.items():
+        found, repetitions = (sum(cell[name] for cell in cells) for name in ("found", "repetitions"))
+        worst = max(cells, key=lambda cell: cell["rate"])
+        table.append(
+            {"scenario": scenario, "points": points, "repetitions": repetitions, "found": found}
+            | share(found, repetitions)
+            | {"worst": {name: worst[name] for name in ("noise", "correlation time", "rate", "interval")}}
+        )
+    return table
+
+
+def nulls(repetitions: int, path: Path | None) -> None:
+    for row in pooled(fill(null_cells(repetitions), path)):
+        print(row)
+
+
+def power(repetitions: int, path: Path | None, figure: Path | None) -> None:
+    rows = fill(power_cells(repetitions), path)
+    if figure is not None:
+        draw_power(rows, figure)
+
+
+def draw_power(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    from llc_dynamics.plots import RC, plot_power
+
+    with mpl.rc_context(RC):
+        figure, panels = plt.subplots(1, len(POINTS), figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for ax, points in zip(panels, POINTS, strict=True):
+        plot_power(
+            [row for row in rows if row["points"] == points],
+            strength_label="Way to the specialised predictor at the end",
+            noise_name="jitter",
+            title=f"{points} checkpoints",
+            ax=ax,
+        )
+    panels[1].set_ylabel("")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def read_run(run: Trajectory) -> tuple[dict[str, ld.Curve], dict[str, Level]]:
+    """Metrics with their samples and levels of the ideal predictors, as `llc-dynamics stages` reads them."""
+    curves = {name: curve for name in METRICS if (curve := read_curve(run, name)) is not None}
+    arrays = run.arrays("evaluation") if "evaluation" in run.array_names else {}
+    return curves, ideal_levels(arrays)
+
+
+def part(curve: ld.Curve, points: NDArray[np.intp], sequences: NDArray[np.intp] | None = None) -> ld.Curve:
+    """The curve at some checkpoints, and on some of its sequences if it has any."""
+    samples = None if curve.samples is None else curve.samples[points]
+    values = curve.values[points]
+    errors = None if curve.standard_errors is None else curve.standard_errors[points]
+    if samples is not None and sequences is not None:
+        samples = samples[:, sequences]
+        values, errors = samples.mean(axis=1, dtype=np.float64), None
+    return ld.Curve(curve.steps[points], values, errors, curve.name, samples=samples)
+
+
+def random_half(points: NDArray[np.intp], draw: int) -> NDArray[np.intp]:
+    """Half of the checkpoints (rounded up), the first and the last among them; another half for every draw."""
+    number = -(-len(points) // 2) - 2
+    inner = numpy_generator(0, "half of the checkpoints", draw).choice(points[1:-1], number, replace=False)
+    return np.sort(np.concatenate([points[:1], inner, points[-1:]]))
+
+
+def drop_half(run: Trajectory, draws: int) -> list[Row]:
+    """Transience and specialisation with all checkpoints, and how often random halves of them say the same."""
+    curves, ideal = read_run(run)
+    tasks = number_of_tasks(run.config)
+    measured = np.flatnonzero(np.isfinite(curves["ood_loss"].values)) if "ood_loss" in curves else np.arange(0)
+    judges: dict[str, Callable[[Mapping[str, ld.Curve]], Any]] = {
+        "transience": lambda some: judge_transience(some, ideal, tasks),
+        "specialisation": lambda some: judge_specialisation(some, ideal),
+    }
+    rows = []
+    for name, judge_by in judges.items():
+        full = judge_by(curves)
+        if full is None:
+            continue
+        halves = []
+        for draw in range(draws):
+            kept = random_half(measured, draw)
+            halves.append(judge_by({each: part(curve, kept) for each, curve in curves.items()}))
+        rows.append({"run": run.path.name, "verdict on": name, "points": len(measured), **agreement(full, halves)})
+    return rows
+
+
+def agreement(full: Any, halves: Sequence[Any]) -> Row:
+    """How many verdicts on halves are of the kind of the full one, and of these how many times lie in its interval.
+
+    The time is t_crit of a verdict on transience, t_half of one on specialisation.
+    """
+    times = [getattr(full, "t_crit", None) or getattr(full, "t_half", None)]
+    interval = getattr(full, "t_crit_interval", None) or getattr(full, "t_half_interval", None)
+    agree = [half for half in halves if half is not None and half.kind == full.kind]
+    row = {"kind": full.kind, "time": times[0], "interval": interval, "draws": len(halves), "agree": len(agree)}
+    kinds = Counter("no verdict" if half is None else half.kind for half in halves)
+    if interval is not None:
+        found = [getattr(half, "t_crit", None) or getattr(half, "t_half", None) for half in agree]
+        row |= {"times": found, "in the full interval": sum(interval[0] <= time <= interval[1] for time in found)}
+    return row | {"kinds": dict(kinds)}
+
+
+def resampled(run: Trajectory, repetitions: int) -> Row:
+    """A stored run at M = infinity judged on bootstrapped sequences and on half of its second half of checkpoints.
+
+    The first half of the checkpoints stays: it holds the fall. Of the second a random half is kept, so that the places
+    of the minimum and of the end change. Sequences are drawn with replacement, the same at all checkpoints; the copies
+    weaken the detector's cross-fitting, which can only add alarms.
+
+    It tells whether the verdict hangs on these sequences, or on which checkpoints were kept and where the run ended. It
+    is not the false-positive rate over runs: all draws share one path of the weights and one random order of batches.
+    """
+    curves, ideal = read_run(run)
+    wanted: dict[str, ld.Curve] = {name: curves[name] for name in ("ood_loss", "ridge_distance_ood") if name in curves}
+    tasks = number_of_tasks(run.config)
+    if tasks != math.inf or len(wanted) < 2 or any(curve.samples is None for curve in wanted.values()):
+        raise SystemExit(
+            f"{run.path.name}: not a run at M = infinity with samples of ood_loss and ridge_distance_ood; give one"
+        )
+    measured = np.flatnonzero(np.isfinite(wanted["ood_loss"].values))
+    first, second = np.array_split(measured, 2)
+    samples = wanted["ood_loss"].samples
+    assert samples is not None
+    number = int(samples.shape[1])
+    kinds: Counter[str] = Counter()
+    for repetition in range(repetitions):
+        generator = numpy_generator(0, "resampled run", repetition)
+        points = np.concatenate([first, np.sort(generator.choice(second, -(-len(second) // 2), replace=False))])
+        sequences = generator.integers(0, number, size=number)
+        drawn = {name: part(curve, points, sequences) for name, curve in wanted.items()}
+        verdict = judge_transience(drawn, ideal, tasks, seed=repetition)
+        kinds["no verdict" if verdict is None else verdict.kind] += 1
+    full = judge_transience(wanted, ideal, tasks)
+    return {
+        "run": run.path.name,
+        "points": len(measured),
+        "sequences": number,
+        "verdict": None if full is None else full.summary(),
+        "repetitions": repetitions,
+        "found": kinds["transient"],
+        "kinds": dict(kinds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help="nulls, power; or drops and folders; or infinity and folders")
+    parser.add_argument(
+        "--repetitions", type=int, help="of each null (600), of a cell of power (150), or of infinity (500)"
+    )
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path, help="power as a PNG")
+    arguments = parser.parse_args()
+    first, *folders = arguments.sections or ["nulls", "power"]
+    if first in ("drops", "infinity"):
+        for run in (run for folder in folders for run in find_runs(folder)):
+            tasks = number_of_tasks(run.config)
+            if first == "drops":
+                rows = drop_half(run, arguments.draws)
+            else:
+                rows = [resampled(run, arguments.repetitions or 500)] if tasks == math.inf else []
+            for row in rows:
+                print(json.dumps(row), flush=True)
+        return
+    for section in (first, *folders):
+        if section == "nulls":
+            nulls(arguments.repetitions or 600, arguments.out)
+        elif section == "power":
+            power(arguments.repetitions or 150, arguments.out, arguments.figure)
+        else:
+            parser.error(f"unknown section {section}; choose nulls, power, drops or infinity")
+
+
+if __name__ == "__main__":
+    main()
