@@ -60,7 +60,7 @@ def test_schedules_have_so_many_checkpoints_and_both_ends(bench, points):
 
 def test_every_null_gets_its_repetitions_at_every_number_of_points(bench):
     cells = bench.null_cells(600)
-    assert {cell["scenario"] for cell in cells} == {*bench.NULL_SCENARIOS, "infinity"}
+    assert {cell["scenario"] for cell in cells} == {*bench.NULL_SCENARIOS, "infinity", "infinity, random walk"}
     for row in bench.pooled([{**cell, "found": 1, "rate": 0.01, "interval": [0, 1]} for cell in cells]):
         assert row["repetitions"] == 600
 

@@ -5,8 +5,8 @@
     python experiments/benchmarks/transience.py infinity FOLDER ... [--repetitions 500]
 
 - nulls: share of synthetic runs without transience (`llc_dynamics.stages.controls`) that are called transient, by kind,
-  number of checkpoints, jitter and its correlation time. `infinity` is the kind `general`, judged as a run at
-  M = infinity is: without a specialised predictor.
+  number of checkpoints, jitter and its correlation time. Those named `infinity` are judged as a run at M = infinity
+  is: without a specialised predictor.
 - power: share of transient runs that are found, and found within .1 dex of the true turn, against how far they went to
   the specialised predictor.
 - drops: stored runs, judged with all checkpoints and with random halves of them.
@@ -47,8 +47,12 @@ POINTS = (24, 80)
 JITTERS = (0.01, 0.03, 0.1)
 CORRELATION_TIMES = (0.0, 300.0)
 NUM_SEQUENCES = 256
-STRENGTHS = (0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
-NULLS = (*NULL_SCENARIOS, "infinity")
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6)
+# Which scenario, and whether the specialised predictor is known.
+NULLS = {scenario: (scenario, True) for scenario in NULL_SCENARIOS} | {
+    "infinity": ("general", False),
+    "infinity, random walk": ("random_walk", False),
+}
 
 
 def schedule(points: int, last: int = LAST) -> NDArray[np.int64]:
@@ -83,11 +87,11 @@ def share(count: int, repetitions: int) -> Row:
 def null_cell(scenario: str, points: int, jitter: float, correlation_time: float, repetitions: int) -> Row:
     steps = schedule(points)
     number = (JITTERS.index(jitter) * len(CORRELATION_TIMES) + CORRELATION_TIMES.index(correlation_time)) * 1_000_003
-    drawn = "general" if scenario == "infinity" else scenario
+    drawn, with_specialised = NULLS[scenario]
     found = 0
     for seed in range(number, number + repetitions):
         run = synthetic_run(drawn, steps, NUM_SEQUENCES, jitter, correlation_time, seed=seed)
-        found += judge(run, scenario != "infinity", seed).transient
+        found += judge(run, with_specialised, seed).transient
     return {"found": found, **share(found, repetitions)}
 
 
@@ -324,7 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", help="nulls, power; or drops and folders; or infinity and folders")
     parser.add_argument(
-        "--repetitions", type=int, help="of each null (600), of a cell of power (150), or of infinity (500)"
+        "--repetitions", type=int, help="of each null (600), of a cell of power (100), or of infinity (500)"
     )
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--out", type=Path)
@@ -345,7 +349,7 @@ def main() -> None:
         if section == "nulls":
             nulls(arguments.repetitions or 600, arguments.out)
         elif section == "power":
-            power(arguments.repetitions or 150, arguments.out, arguments.figure)
+            power(arguments.repetitions or 100, arguments.out, arguments.figure)
         else:
             parser.error(f"unknown section {section}; choose nulls, power, drops or infinity")
 
