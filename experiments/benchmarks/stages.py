@@ -1,6 +1,7 @@
 """How often the stage detector is right, and how often it finds something in nothing.
 
-    python experiments/benchmarks/stages.py [nulls power tables speed] [--repetitions 500] [--out FILE] [--figure FILE]
+    python experiments/benchmarks/stages.py [nulls power tables speed] [--repetitions 500] [--out FILE]
+    python experiments/benchmarks/stages.py power --rows ROWS.jsonl --figure FILE.png
 
 - nulls: share of curves without stages in which a boundary is resolved, by kind, number of points and noise.
 - power: a turn in the middle of a curve that rises by 20 and then falls by the strength: share found within .1 dex, by
@@ -21,15 +22,13 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from rows import Row, fill
 
 import llc_dynamics as ld
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages import StageReport, detect_stages, null_rates
-
-Row = dict[str, Any]
 
 # Ends of the stages and the changes of the LLC.
 TABLES = {
@@ -74,28 +73,43 @@ def nulls(repetitions: int) -> list[Row]:
 
 
 POWER_POINTS, STRENGTHS, NOISES = (24, 60), (0.0, 2.0, 4.0, 8.0, 16.0), (1.0, 2.0, 4.0)
+# Repetitions are made in rounds over all cells, so that a call that is stopped leaves a whole, coarser figure.
+_ROUND = 20
 
 
-def power(repetitions: int) -> list[Row]:
-    return [
-        power_cell(points, noise, strength, repetitions)
+def power(repetitions: int, path: Path | None = None) -> list[Row]:
+    """A row for each number of points, noise and strength; rounds that are stored in `path` are not made again."""
+    cells = [
+        {"points": points, "noise": noise, "strength": strength, "first": first}
+        | {"repetitions": min(_ROUND, repetitions - first)}
+        for first in range(0, repetitions, _ROUND)
         for points, noise, strength in itertools.product(POWER_POINTS, NOISES, STRENGTHS)
     ]
+    return summed(fill(cells, path, power_round))
 
 
-def power_cell(points: int, noise: float, strength: float, repetitions: int) -> Row:
-    steps = schedule(5e4, points)
+def power_round(cell: Row) -> Row:
+    steps = schedule(5e4, cell["points"])
+    noise, strength = cell["noise"], cell["strength"]
     values = ramps(steps, [2e3, 5e4], [20.0, -strength])
     near = anywhere = 0
-    for repetition in range(repetitions):
-        curve = noisy(steps, values, noise, points, round(10 * strength), round(10 * noise), repetition)
+    for repetition in range(cell["first"], cell["first"] + cell["repetitions"]):
+        curve = noisy(steps, values, noise, cell["points"], round(10 * strength), round(10 * noise), repetition)
         turns = [boundary for boundary in detect_stages(curve).resolved if boundary.kind == "turn"]
         near += any(abs(math.log10(turn.step / 2e3)) < 0.1 for turn in turns)
         anywhere += bool(turns)
-    row = {"points": len(steps), "noise": noise, "strength": strength, "found": near, "repetitions": repetitions}
-    row["a turn anywhere"] = anywhere
-    print(json.dumps(row), flush=True)
-    return row
+    return {"found": near, "a turn anywhere": anywhere}
+
+
+def summed(rounds: list[Row]) -> list[Row]:
+    """Over the rounds of each cell."""
+    cells: dict[tuple[float, ...], Row] = {}
+    for row in rounds:
+        settings = {name: row[name] for name in ("points", "noise", "strength")}
+        counts = {name: row[name] for name in ("repetitions", "found", "a turn anywhere")}
+        cell = cells.setdefault(tuple(settings.values()), settings | dict.fromkeys(counts, 0))
+        cell |= {name: cell[name] + count for name, count in counts.items()}
+    return list(cells.values())
 
 
 def draw_power(rows: list[Row], path: Path) -> None:
@@ -104,14 +118,13 @@ def draw_power(rows: list[Row], path: Path) -> None:
 
     from llc_dynamics.plots import RC, plot_power
 
-    numbers = sorted({row["points"] for row in rows})
     with mpl.rc_context(RC):
-        figure, panels = plt.subplots(1, len(numbers), figsize=(7.2, 3.0), sharey=True, layout="constrained")
-    for ax, points in zip(panels, numbers, strict=True):
+        figure, panels = plt.subplots(1, len(POWER_POINTS), figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for ax, points in zip(panels, POWER_POINTS, strict=True):
         plot_power(
             [row for row in rows if row["points"] == points],
             strength_label="Fall after a rise of 20",
-            title=f"{points} points",
+            title=f"{len(schedule(5e4, points))} points",
             ax=ax,
         )
     panels[0].set_ylabel("Share found within .1 dex")
@@ -203,6 +216,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS) + ", or reference and files")
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=Path, help="JSON lines of power as they are made; a second call goes on")
     parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     if arguments.sections[:1] == ["reference"]:
@@ -213,7 +227,10 @@ def main() -> None:
         parser.error(f"unknown section {unknown[0]}; choose from {', '.join(SECTIONS)}")
     if arguments.figure is not None and "power" not in (arguments.sections or SECTIONS):
         parser.error("--figure draws the section power; name it")
-    found = {name: SECTIONS[name](arguments.repetitions) for name in arguments.sections or SECTIONS}
+    found = {
+        name: power(arguments.repetitions, arguments.rows) if name == "power" else SECTIONS[name](arguments.repetitions)
+        for name in arguments.sections or SECTIONS
+    }
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(found, indent=1))
     if arguments.figure is not None:

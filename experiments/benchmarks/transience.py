@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rows import Row, fill
 from scipy.stats import binomtest
 
 import llc_dynamics as ld
@@ -39,8 +40,6 @@ from llc_dynamics.stages.controls import NULL_SCENARIOS, SyntheticRun, synthetic
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory
-
-Row = dict[str, Any]
 
 LAST = 6000
 POINTS = (24, 80)
@@ -143,33 +142,6 @@ def measure(cell: Mapping[str, Any]) -> Row:
     return power_cell(cell["points"], cell["noise"], cell["strength"], cell["repetitions"])
 
 
-def fill(cells: Iterable[Row], path: Path | None, measured: Callable[[Row], Row] = measure) -> list[Row]:
-    """The row of every cell: the one in the file, else a new one, which is appended to it."""
-    known = stored_rows(path)
-    rows = []
-    for cell in cells:
-        row = next((row for row in known if cell.items() <= row.items()), None)
-        if row is None:
-            row = {**cell, **measured(cell)}
-            print(json.dumps(row), flush=True)
-            if path is not None:
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-        rows.append(row)
-    return rows
-
-
-def stored_rows(path: Path | None) -> list[Row]:
-    """Rows of an earlier call; a last line that it was stopped in is cut off."""
-    if path is None or not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
 def pooled(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Nulls over jitters and correlation times, with the worst setting of each."""
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
@@ -188,12 +160,12 @@ def pooled(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def nulls(repetitions: int, path: Path | None) -> None:
-    for row in pooled(fill(null_cells(repetitions), path)):
+    for row in pooled(fill(null_cells(repetitions), path, measure)):
         print(row)
 
 
 def power(repetitions: int, path: Path | None, figure: Path | None) -> None:
-    rows = fill(power_cells(repetitions), path)
+    rows = fill(power_cells(repetitions), path, measure)
     if figure is not None:
         draw_power(rows, figure)
 
