@@ -1,0 +1,112 @@
+"""Sweeps with a known crossover: functions that pass by ridge on their way to dMMSE_M, and LLC curves to order."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import llc_dynamics as ld
+from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.storage import Identity, curve_folder, point_file, write_point
+
+STEPS = np.unique(np.concatenate([[0], np.geomspace(10, 12_000, 46).round(), np.arange(600, 12_001, 600)])).astype(int)
+LLC_STEPS = STEPS[np.searchsorted(STEPS, np.geomspace(250, 12_000, 11).round())]
+SEQUENCES, LENGTH = 96, 4
+TURN = {8.0: 1500.0, 16.0: 3000.0, 32.0: 6000.0, math.inf: math.inf}  # when half of the way to dMMSE_M is done
+GAP = {8.0: 0.5, 16.0: 0.25, 32.0: 0.12, math.inf: 0.0}  # mean squared distance of ridge to dMMSE_M on q_M
+PRICE = {8.0: 5.0, 16.0: 8.0, 32.0: 12.0, math.inf: 0.0}  # lambda(dMMSE_M) - lambda(ridge)
+NATS = LENGTH / (2 * 0.125)
+
+
+def turned(step: float, half: float) -> float:
+    """How much of the way from ridge to dMMSE_M is done."""
+    return 0.0 if math.isinf(half) or not step else 1 / (1 + (half / step) ** 2)
+
+
+def make_sweep(folder: Path, seed: int, *, tasks=tuple(TURN), turn=TURN, price=PRICE, name="llc", bad=()) -> Path:
+    """Runs M-8 ... M-inf of one seed. bad : steps at which LLC points did not converge."""
+    for number in tasks:
+        label = "inf" if math.isinf(number) else f"{number:.0f}"
+        run = _record(folder / f"M-{label}", number, seed, turn[number] * (1 + 0.05 * seed))
+        if name:
+            store_curve(run, lambda t, m=number: 20 + price[m] * turned(t, turn[m]), 0.15, seed, name, bad)
+    return folder
+
+
+def _record(path: Path, number: float, seed: int, half: float) -> ld.Trajectory:
+    generator = np.random.default_rng([seed, int(min(number, 99))])
+    noise = 0.2 * generator.normal(size=(2, SEQUENCES, LENGTH))
+    targets = 2 * generator.normal(size=(2, SEQUENCES, LENGTH))
+    # on q_M (0) dMMSE is the posterior mean and ridge strays from it; on q_inf (1) the other way round
+    best = targets + noise
+    stray = generator.normal(size=(2, SEQUENCES, LENGTH))
+    stray *= np.sqrt([GAP[number], 4.0])[:, None, None] / np.sqrt((stray**2).mean(axis=(1, 2), keepdims=True))
+    ridge, dmmse = (best[0] + stray[0], best[1]), (best[0], best[1] + stray[1])
+    arrays = {}
+    for place, where in enumerate(("id", "ood")):
+        arrays[f"{where}_y"], arrays[f"{where}_ridge"] = targets[place], ridge[place]
+        if math.isfinite(number):
+            arrays[f"{where}_dmmse"] = dmmse[place]
+    arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
+    config = {
+        "seed": seed,
+        "task": {
+            "num_tasks": "inf" if math.isinf(number) else number,
+            "noise_variance": 0.125,
+            "context_length": LENGTH,
+        },
+        "training": {"num_steps": int(STEPS[-1]), "batch_size": 32},
+    }
+    with ld.TrajectoryWriter(path, torch.nn.Linear(1, 1), config=config, arrays={"evaluation": arrays}) as writer:
+        for step in STEPS:
+            done, risen = turned(step, half), turned(step, 120.0)
+            measured, samples = {}, {}
+            for place, where in enumerate(("id", "ood")):
+                f = risen * ((1 - done) * ridge[place] + done * dmmse[place]) + 0.01 * generator.normal(
+                    size=best[0].shape
+                )
+                against = {f"{where}_loss": targets[place], f"ridge_distance_{where}": ridge[place]}
+                if math.isfinite(number):
+                    against[f"dmmse_distance_{where}"] = dmmse[place]
+                for metric, target in against.items():
+                    samples[metric] = ((f - target) ** 2).mean(axis=1).astype(np.float32)
+                    measured[metric] = float(samples[metric].mean())
+            kept = {key: value for key, value in samples.items() if key not in ("id_loss", "ridge_distance_id")}
+            writer.record(int(step), metrics=measured, samples=kept)
+        writer.finish()
+    return ld.Trajectory(path)
+
+
+def store_curve(run, height, error, seed, name="llc", bad=(), steps=LLC_STEPS) -> None:
+    """An LLC curve `height(step)` plus noise of size `error`, as `llc_curve` stores it."""
+    generator = np.random.default_rng([seed, len(run.path.name)])
+    for step in map(int, steps):
+        value = height(step) + error * float(generator.normal())
+        trace = np.full((2, 5), value)
+        result = LLCResult(
+            llc=value,
+            standard_error=error,
+            r_hat=1.0,
+            r_hat_distance=1.0,
+            ess=200.0,
+            ess_mean=200.0,
+            virial=1.0,
+            virial_error=0.01,
+            virial_by_block={"weight": 1.0},
+            virial_by_block_error={"weight": 0.01},
+            failed_chains=(),
+            trace=trace,
+            distance_trace=trace,
+            virial_trace=trace,
+            num_samples=1000,
+            nbeta=144.8,
+            dimension=2,
+            initial_loss=1.0,
+            initial_loss_error=0.1,
+            reasons=("chains disagree",) if step in bad else (),
+        )
+        identity = Identity({"num_chains": 2}, f"w{step}", np.zeros((2, 3)))
+        write_point(point_file(curve_folder(Path(run.path), name), step), step, result, identity)
