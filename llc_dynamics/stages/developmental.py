@@ -20,7 +20,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.pca.cosine import cosine_content
 from llc_dynamics.seeding import numpy_generator
-from llc_dynamics.stages.boundaries import Kind, change_between, find_boundaries
+from llc_dynamics.stages.boundaries import Found, Kind, change_between, find_boundaries
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
 from llc_dynamics.stages.points import common_points
 
@@ -41,7 +41,8 @@ class Boundary:
 
     Attributes
     ----------
-    step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time.
+    step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time, at
+        least from the checkpoint before the nearest one to the one after it.
     probability : that there is such a boundary: over the posterior of the curve, times the weight of a smooth curve
         against a constant and a random walk as accounts of the same points.
     kind : "turn" (the curve's slope changes sign) or "plateau" (it nearly vanishes in between).
@@ -193,7 +194,7 @@ def detect_stages(
     for found in find_boundaries(fit, level, paths):
         probability = allowed * found.probability
         if probability >= _LEAST_PROBABILITY:
-            low, high = (float(np.expm1(max(edge, x[0]))) for edge in (found.low, min(found.high, x[-1])))
+            low, high = (float(np.expm1(edge)) for edge in _between_checkpoints(found, x))
             resolved = probability >= threshold
             boundaries.append(Boundary(float(np.expm1(found.x)), (low, high), probability, found.kind, resolved))
     edges = [float(used.steps[0]), *(each.step for each in boundaries if each.resolved), float(used.steps[-1])]
@@ -215,6 +216,17 @@ def _beyond_a_cosine(curve: Curve, component: int, notes: list[str]) -> float:
         "whose turns mean nothing"
     )
     return 0.0
+
+
+def _between_checkpoints(found: Found, x: NDArray[np.float64]) -> tuple[float, float]:
+    """The interval in x, at least from the checkpoint before the nearest one to the one after it.
+
+    What lies between checkpoints was not seen; a fit that is sure of it there is sure by its prior alone.
+    """
+    nearest = int(np.abs(x - found.x).argmin())
+    low = min(found.low, float(x[max(nearest - 1, 0)]))
+    high = max(found.high, float(x[min(nearest + 1, len(x) - 1)]))
+    return max(low, float(x[0])), min(high, float(x[-1]))
 
 
 def _grid_index(fit: SmoothFit, step: float) -> int:
