@@ -24,7 +24,7 @@ def detect_transience(
     min_relative_rebound: float = 0.05,
     min_z: float = 4.0,
     max_false_alarm: float = 0.05,
-    min_nearness: float = 0.4,
+    min_nearness: float = 0.6,
     min_nearness_beyond_line: float = 0.15,
     level: float = 0.9,
     resolution: float = 0.5,
