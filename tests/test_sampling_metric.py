@@ -1,4 +1,4 @@
-"""Units of the curvature: against exact Gauss-Newton diagonals, and estimates in them against closed forms."""
+"""Units of weights: against exact Gauss-Newton diagonals and sizes, and estimates in them against closed forms."""
 
 import math
 
@@ -98,7 +98,35 @@ def test_a_quadratic_has_the_value_of_its_units(chain_method):
     assert found.virial == pytest.approx(1, abs=0.1)
 
 
-def test_an_estimate_does_not_change_when_a_network_is_rescaled():
+def test_relative_units_are_the_size_of_each_tensor():
+    model = nn.Linear(3, 2).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 0, 0], [0, 3.0, 0]]))
+        model.bias.zero_()
+    with FlatModel(model, ld.behavioural(lambda m, batch: m(batch[0]))) as flat:
+        units = metric.relative_units(flat).numpy()
+    assert np.allclose(units[:6], math.sqrt(18 / 6))
+    # no size of its own: that of all weights together
+    assert np.allclose(units[6:], math.sqrt(18 / 8))
+
+
+def test_a_quadratic_has_the_value_of_its_relative_units():
+    model = Scales(4)
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+    x = torch.diag_embed(torch.tensor([0.1, 0.3, 1.0, 3.0], dtype=torch.float64))
+    nbeta, gamma = 30.0, 10.0
+    loss = ld.behavioural(lambda m, batch: m(batch[0]))
+    settings = {"sampler": ld.MALT(nbeta=nbeta, localization=gamma, num_steps=8), "num_draws": 300, "num_burnin": 60}
+    found = ld.estimate_llc(model, loss, (x,), batch_size=4, num_chains=8, metric="relative", **settings)
+    stiffness = nbeta * 2 / 4 * x.square().mean(0) * 5.0**2
+    exact = float((stiffness / (stiffness + gamma)).sum() / 2)
+    assert abs(found.llc - exact) < 4 * found.standard_error
+    assert found.standard_error < 0.05 * exact
+
+
+@pytest.mark.parametrize("units", ["curvature", "relative"])
+def test_an_estimate_does_not_change_when_a_network_is_rescaled(units):
     base, data = network()
     loss = ld.behavioural(lambda m, batch: m(batch[0]))
     settings = {
@@ -111,7 +139,7 @@ def test_an_estimate_does_not_change_when_a_network_is_rescaled():
     plain, same = [], []
     for factor in (1e-3, 1.0, 1e3):
         model = rescaled(base, [factor])
-        same.append(ld.estimate_llc(model, loss, data, metric="curvature", **settings).llc)
+        same.append(ld.estimate_llc(model, loss, data, metric=units, **settings).llc)
         plain.append(ld.estimate_llc(model, loss, data, **settings).llc)
     # the same random numbers: equal but for rounding, which a Metropolis test may turn into another path
     assert same == pytest.approx([same[1]] * 3, rel=1e-6)

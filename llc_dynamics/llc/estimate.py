@@ -22,7 +22,7 @@ from llc_dynamics.sampling.batches import Batches, Data, make_batches
 from llc_dynamics.sampling.devinterp_engine import DevinterpKernel, Engine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import ChainMethod
-from llc_dynamics.sampling.metric import Metric, curvature_units
+from llc_dynamics.sampling.metric import Metric, curvature_units, relative_units
 from llc_dynamics.sampling.selection import Selection
 
 
@@ -97,9 +97,11 @@ def estimate_llc(
     microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
     engine : who makes the updates: "llc_dynamics", or "devinterp", which runs devinterp's optimiser for the same kernel
         (`SGLD`, `RMSpropSGLD`) in this estimator, for comparison; see `llc_dynamics.sampling.devinterp_engine`.
-    metric : "euclidean", or "curvature": each weight in units of 1 / sqrt(its curvature at w*). gamma is then compared
+    metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*). gamma is then compared
         with nbeta itself (a tenth of nbeta is a mild localisation), and the estimate does not change when weights are
-        rescaled without changing the function. Needs a behavioural loss; see `llc_dynamics.sampling.metric`.
+        rescaled without changing the function. Needs a behavioural loss. "relative": each weight in units of the root
+        mean square of its tensor at w*, so that weights that only grow do not lower the estimate. See
+        `llc_dynamics.sampling.metric`.
     thresholds : limits of the checks behind `converged`.
     progress : called now and then with (steps done, steps in all).
 
@@ -153,6 +155,8 @@ def estimate_inside(
     flat.measure_in(None)
     if settings.metric == "curvature":
         flat.measure_in(curvature_units(flat, batches))
+    elif settings.metric == "relative":
+        flat.measure_in(relative_units(flat))
     found = _sampled(flat, batches, settings, limits, progress, observe)
     if not settings.bias_checks:
         return found

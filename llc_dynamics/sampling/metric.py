@@ -11,6 +11,11 @@ law is right.
 
 is estimated from gradients of sum_jk sqrt(d2L_j/df_k^2) s_jk f_jk with random signs s, the expectation of whose squares
 it is (Hutchinson's estimator in the form of Bekas, Kokiopoulou & Saad 2007 for a diagonal).
+
+`metric="relative"` is simpler: z = (w - w*) / s, s the root mean square at w* of the tensor that a weight is in. It
+asks what a *relative* change of the weights does, and follows every rescaling of whole tensors. Where weights grow
+during training, as they do without weight decay, the same gamma on the weights as they are is an ever finer resolution
+relative to them, and lambda_hat falls for that alone; a curve with this metric keeps the relative resolution fixed.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import torch_generator
 
-Metric = Literal["euclidean", "curvature"]
+Metric = Literal["euclidean", "curvature", "relative"]
 
 # Gradients with random signs; h_i then has a relative error of sqrt(2/64), and a unit of half of that.
 _PROBES = 64
@@ -36,6 +41,21 @@ def require_metric(metric: str) -> None:
     """Raises `ConfigError` unless `metric` is a known one."""
     if metric not in get_args(Metric):
         raise ConfigError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+
+
+def relative_units(flat: FlatModel) -> torch.Tensor:
+    """Root mean square at w* of each weight's tensor [d], inside an entered `FlatModel` in plain units.
+
+    A tensor that is zero at w* has no scale of its own and takes that of all sampled weights together.
+    """
+    overall = flat.origin.square().mean().sqrt()
+    parts = torch.split(flat.origin, list(flat.sizes))
+    scales = [part.square().mean().sqrt() for part in parts]
+    units = [
+        torch.full_like(part, float(scale if scale > 0 else overall if overall > 0 else 1.0))
+        for part, scale in zip(parts, scales, strict=True)
+    ]
+    return torch.cat(units)
 
 
 def curvature_units(flat: FlatModel, batches: Batches) -> torch.Tensor:
