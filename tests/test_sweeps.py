@@ -15,7 +15,7 @@ from llc_dynamics.sweeps.pool import Job, run_jobs
 from llc_dynamics.training import TrainingConfig, sequence_loss
 
 
-@pytest.mark.parametrize("name", ["demo", "small", "paper"])
+@pytest.mark.parametrize("name", ["crossover", "demo", "small", "paper"])
 def test_presets(name: str) -> None:
     """Every preset is valid, holds a finite and the infinite M, and survives its own stored form."""
     sweep = load_preset(name)
@@ -36,7 +36,7 @@ def test_paper_preset_is_the_papers() -> None:
 
 
 def test_preset_names() -> None:
-    assert preset_names() == ["demo", "paper", "small"]
+    assert preset_names() == ["crossover", "demo", "paper", "small"]
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load_preset("demos")
 

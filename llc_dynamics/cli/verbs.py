@@ -32,7 +32,7 @@ def demo(
 def train(
     config: Annotated[
         Positional[Path],
-        arg(help="A preset file (TOML) or its name (demo, small, paper), or a run or sweep folder to go on with."),
+        arg(help="Preset file (TOML) or its name (demo, small, crossover, paper), or a run or sweep folder to go on with."),
     ],
     out: Annotated[Path | None, arg(help="Folder for the runs; needed with a preset.")] = None,
     seed: Annotated[int | None, arg(help="Another seed than the preset's.")] = None,
@@ -144,7 +144,8 @@ def stages(
     """Which developmental stages the runs went through, with their evidence.
 
     Stages of the LLC and of the out-of-distribution loss, each boundary with an interval and a probability; change
-    points as a second opinion; transient ridge and specialisation of in-context runs.
+    points as a second opinion; transient ridge and specialisation of in-context runs; where the trajectory in the
+    first two components of the joint PCA turns.
     """
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.errors import ConfigError
