@@ -32,7 +32,7 @@ def demo(
 def train(
     config: Annotated[
         Positional[Path],
-        arg(help="Preset file (TOML) or its name (demo, small, crossover, paper), or a run or sweep folder to go on with."),
+        arg(help="A preset (demo, small, crossover, paper) or its TOML file, or a run or sweep folder to go on with."),
     ],
     out: Annotated[Path | None, arg(help="Folder for the runs; needed with a preset.")] = None,
     seed: Annotated[int | None, arg(help="Another seed than the preset's.")] = None,
