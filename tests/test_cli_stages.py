@@ -90,6 +90,7 @@ def test_the_report_shows_the_stages(runs: Path, tmp_path: Path) -> None:
     page = write_report(runs, tmp_path / "page.html", figures=tmp_path / "png").read_text(encoding="utf-8")
     assert "figure-stages" in [attributes.get("id") for _, attributes in Reader(page).tags]
     assert (tmp_path / "png" / "stages.png").exists()
+    assert (tmp_path / "png" / "geometry.png").exists()
     text = visible(page)
     (run,) = analyse([ld.Trajectory(runs / "M-8")]).runs
     assert run.stages is not None

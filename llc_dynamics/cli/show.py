@@ -18,6 +18,7 @@ from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import RunAnalysis, analyse
 from llc_dynamics.report.developmental import LLC, StageFindings
+from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca
 from llc_dynamics.report.words import pca_sentences, run_sentences
 from llc_dynamics.stages import null_rates
@@ -56,6 +57,9 @@ def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: i
             print(f"  note: no LLC curve '{name}' to find stages in; `{command}` estimates one")
         if run.stages is not None:
             _show_stages(run, run.stages, repetitions, seed)
+        if run.geometry is not None:
+            marked = f" ({COSINE_LIKE})" if run.geometry.cosine_like else ""
+            print(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
 
 
 def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 from llc_dynamics.errors import DataError
 from llc_dynamics.plots.step_axis import format_step
 from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, PAPER, axes_or_new, legend_settings, small_size
-from llc_dynamics.stages import TrajectoryGeometry
+from llc_dynamics.stages import TrajectoryGeometry, TurningPoint
+
+_NEAR = 0.05  # vertices nearer than this share of the trajectory's extent may share a label
 
 
 def plot_osculating_circles(
@@ -75,7 +77,7 @@ def plot_osculating_circles(
         if vertex:
             _circle(ax, point.center, point.radius, color=INK, linewidth=1.0, alpha=0.8)
             ax.plot(*point.center, color=INK, linestyle="none", marker="+", markersize=7, gid="center")
-            _label(ax, point.position, point.center, point.step)
+    _label_vertices(ax, [point for point in drawn if point.kind == "vertex"], extent)
     _frame(ax, path, [(point.center, point.radius) for point in drawn if point.kind == "vertex"], extent)
     for number, axis in zip(geometry.components, (ax.xaxis, ax.yaxis), strict=True):
         label = f"PC{number + 1}"
@@ -97,13 +99,27 @@ def _circle(ax: Axes, center: Any, radius: float, **line: Any) -> None:
         ax.add_patch(Circle((float(center[0]), float(center[1])), radius, fill=False, zorder=1.5, **line))
 
 
-def _label(ax: Axes, position: tuple[float, float], center: tuple[float, float], step: float) -> None:
-    """The step, on the outside of the turn."""
-    away = np.subtract(position, center)
-    away = away / max(float(np.hypot(*away)), 1e-300)
+def _label_vertices(ax: Axes, vertices: list[TurningPoint], extent: float) -> None:
+    """Their steps on the outside of the turn; one label for neighbours on one side, whose labels would overlap."""
+    labels: list[tuple[np.ndarray, np.ndarray, list[float]]] = []
+    for point in vertices:
+        away = np.subtract(point.position, point.center)
+        away = away / max(float(np.hypot(*away)), 1e-300)
+        for position, direction, steps in labels:
+            if np.hypot(*np.subtract(point.position, position)) < _NEAR * extent and away @ direction > 0:
+                steps.append(point.step)
+                break
+        else:
+            labels.append((np.array(point.position), away, [point.step]))
+    for position, away, steps in labels:
+        _label(ax, position, away, steps)
+
+
+def _label(ax: Axes, position: np.ndarray, away: np.ndarray, steps: list[float]) -> None:
+    rounded = dict.fromkeys(format_step(float(f"{step:.2g}")) for step in steps)
     ax.annotate(
-        f"step {format_step(float(f'{step:.2g}'))}",
-        position,
+        f"step{'s' if len(rounded) > 1 else ''} {', '.join(rounded)}",
+        (float(position[0]), float(position[1])),
         xytext=(float(10 * away[0]), float(10 * away[1])),
         textcoords="offset points",
         ha="left" if away[0] > 0.3 else "right" if away[0] < -0.3 else "center",

@@ -17,10 +17,12 @@ from llc_dynamics.errors import ConfigError, CorruptRunError, DataError, Traject
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder
 from llc_dynamics.report.developmental import StageFindings, find_stages
+from llc_dynamics.report.geometry import find_geometry
 from llc_dynamics.report.joint_pca import PCAAnalysis, analyse_pca
 from llc_dynamics.report.reading import Level, ideal_levels, read_curve, without_samples
 from llc_dynamics.stages import (
     SpecialisationVerdict,
+    TrajectoryGeometry,
     TransienceVerdict,
     detect_specialisation,
     detect_transience,
@@ -56,6 +58,7 @@ class RunAnalysis:
     notes : what is missing or was left out, in words.
     config, provenance : as stored.
     stages : of the LLC and of the out-of-distribution loss, see `find_stages`.
+    geometry : of the run in the first two components of the joint PCA, see `find_geometry`; None where not to be had.
     """
 
     label: str
@@ -74,6 +77,7 @@ class RunAnalysis:
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     stages: StageFindings | None = None
+    geometry: TrajectoryGeometry | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; curves as lists of steps, values and standard errors."""
@@ -92,6 +96,7 @@ class RunAnalysis:
             "specialisation": None if self.specialisation is None else self.specialisation.to_dict(),
             "llc": None if self.llc is None else self._llc_dict(self.llc),
             "stages": None if self.stages is None else self.stages.to_dict(),
+            "geometry": None if self.geometry is None else self.geometry.to_dict(arrays=False),
             "notes": list(self.notes),
         }
 
@@ -175,7 +180,7 @@ def analyse(
     labels = unique_labels(found)
     found = [replace(run, label=label) for run, label in zip(found, labels, strict=True)]
     pca, pca_notes = analyse_pca(kept, labels, [run.num_tasks for run in found])
-    found = [_with_stages(run, pca, seed) for run in found]
+    found = [_developed(run, pca, seed) for run in found]
     return Analysis(tuple(found), pca, (*found_notes, *pca_notes), llc_name, seed, calibration)
 
 
@@ -244,9 +249,10 @@ def _analyse_run(run: Trajectory, llc_name: str, seed: int) -> RunAnalysis:
     )
 
 
-def _with_stages(run: RunAnalysis, pca: PCAAnalysis | None, seed: int) -> RunAnalysis:
+def _developed(run: RunAnalysis, pca: PCAAnalysis | None, seed: int) -> RunAnalysis:
     stages = find_stages(run.label, run.curves, run.llc, pca, seed)
-    return replace(run, stages=stages, notes=(*run.notes, *stages.notes))
+    geometry, notes = find_geometry(run.label, pca, seed)
+    return replace(run, stages=stages, geometry=geometry, notes=(*run.notes, *stages.notes, *notes))
 
 
 def judge_transience(

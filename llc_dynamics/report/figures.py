@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from llc_dynamics import plots
 from llc_dynamics.plots.style import CATEGORICAL, Key, SeriesStyle
-from llc_dynamics.report import llc_figures, loss_figures, pca_figures, stage_figures
+from llc_dynamics.report import geometry_figures, llc_figures, loss_figures, pca_figures, stage_figures
 from llc_dynamics.report.analysis import Analysis
 from llc_dynamics.report.canvas import ReportFigure, plain_text
 from llc_dynamics.report.distance_figures import distances
@@ -23,6 +23,7 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
         distances,
         pca_figures.trajectory_pca,
         pca_figures.components,
+        geometry_figures.geometry,
         llc_figures.llc_curves,
         stage_figures.stages,
         llc_figures.llc_against_tasks,

@@ -6,15 +6,15 @@ measurable:
 
 - The curve is a Gaussian process in x = log(t + 1) for each component (`gaussian_process`), with joint posterior
   samples of position and slope, so everything below has an uncertainty.
-- Circles and *vertices* (places of locally largest curvature) are those of `osculating`.
-- A *reversal* is a place where the velocity of one component passes through zero, as found by `boundaries`.
+- Circles are those of `osculating`; vertices and reversals, where the curve turns, those of `turning_points`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,10 +24,10 @@ from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.pca.cosine import cosine_content
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
-from llc_dynamics.stages.boundaries import find_boundaries
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
-from llc_dynamics.stages.osculating import circles, sharp_places
+from llc_dynamics.stages.osculating import circles
 from llc_dynamics.stages.points import common_points
+from llc_dynamics.stages.turning_points import TurningPoint, find_reversals, find_vertices
 
 Array = NDArray[np.float64]
 
@@ -35,44 +35,6 @@ Array = NDArray[np.float64]
 _NOISE_MULTIPLE = 4.0
 # A component with a cosine content of this or more is what the PCA of a random walk gives.
 _COSINE_LIKE = 0.7
-
-
-@dataclass(frozen=True)
-class TurningPoint:
-    """A place where the trajectory turns.
-
-    Attributes
-    ----------
-    kind : "vertex", of largest curvature; "reversal", where one component turns back.
-    component : which component turns back, counted from 0; None for a vertex.
-    step : where, in training steps. interval : the same at the level of the analysis.
-    probability : share of posterior samples with such a place nearby, times the weight that a smooth curve has against
-        a constant and a random walk. It says that the curve turns, not that the turn means
-        anything: compare with the PCA of random walks.
-    position : in the two components.
-    radius, center : of the circle at a vertex; NaN for a reversal.
-    radius_interval : at the level of the analysis.
-    """
-
-    kind: Literal["vertex", "reversal"]
-    component: int | None
-    step: float
-    interval: tuple[float, float]
-    probability: float
-    position: tuple[float, float]
-    radius: float = math.nan
-    center: tuple[float, float] = (math.nan, math.nan)
-    radius_interval: tuple[float, float] = (math.nan, math.nan)
-
-    @property
-    def sentence(self) -> str:
-        """The turning point in words."""
-        what = "vertex" if self.component is None else f"PC{self.component + 1} turns back"
-        circle = f", radius {self.radius:.3g}" if self.component is None else ""
-        low, high = self.interval
-        return (
-            f"{what} at step {self.step:,.0f} ({low:,.0f} to {high:,.0f}), probability {self.probability:.2f}{circle}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +85,21 @@ class TrajectoryGeometry:
         found = [point.sentence for point in self.turning_points] or ["no turning points"]
         return "; ".join([*found, *self.notes])
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types; NaN becomes None, infinity "inf"."""
-        arrays = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        found: dict[str, Any] = _without_nan(to_mapping(asdict(self) | arrays))
-        return {**found, "sentence": self.sentence}
+    @property
+    def cosine_like(self) -> bool:
+        """Whether both cosine contents are those of a random walk's PCA, .7 or more: then it turns in this way, too."""
+        return _like_cosines(self.cosine_content)
+
+    def to_dict(self, *, arrays: bool = True) -> dict[str, Any]:
+        """All fields as JSON types; NaN becomes None, infinity "inf". Without `arrays`, none that lie on the grid."""
+        fields = asdict(self)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                del fields[name]
+                if arrays:
+                    fields[name] = value.tolist()
+        found: dict[str, Any] = _without_nan(to_mapping(fields))
+        return {**found, "cosine_like": self.cosine_like, "sentence": self.sentence}
 
 
 def trajectory_geometry(
@@ -186,16 +158,16 @@ def trajectory_geometry(
     low, high = _quantiles(draws, level)
     along = np.stack([first.values, second.values], axis=1)
     contents = cosine_content(along, [component + 1 for component in components]).tolist()
-    if min(np.nan_to_num(contents)) >= _COSINE_LIKE:
+    if _like_cosines(contents):
         notes.append(
             f"cosine contents {contents[0]:.2f} and {contents[1]:.2f}: the PCA of a random walk turns in this way, too"
         )
     points = [
-        *_vertices(grid, position, curvature, center, draws, sampled, chord=chord, level=level, weight=weight),
+        *find_vertices(grid, position, curvature, center, draws, sampled, chord=chord, level=level, weight=weight),
         *(
             point
             for axis in range(2)
-            for point in _reversals(fits[axis], paths[axis], grid, position, components[axis], level)
+            for point in find_reversals(fits[axis], paths[axis], grid, position, components[axis], level)
         ),
     ]
     return TrajectoryGeometry(
@@ -222,67 +194,8 @@ def trajectory_geometry(
     )
 
 
-def _vertices(
-    grid: Array,
-    position: Array,
-    curvature: Array,
-    center: Array,
-    draws: Array,
-    paths: Array,
-    *,
-    chord: float,
-    level: float,
-    weight: float,
-) -> list[TurningPoint]:
-    peaks, left, right = sharp_places(curvature, position, chord)
-    sampled = [(draw, sharp_places(draw, path, chord)[0]) for draw, path in zip(draws, paths, strict=True)]
-    found = []
-    for k, (peak, start, stop) in enumerate(zip(peaks, left, right, strict=True)):
-        # a sample's vertex belongs to the nearest one of the mean
-        start = max(start, (peaks[k - 1] + peak) // 2 if k else 0)
-        stop = min(stop, (peaks[k + 1] + peak) // 2 if k + 1 < len(peaks) else len(grid) - 1)
-        near = []
-        for draw, places in sampled:
-            inside = [p for p in places if start <= p <= stop and draw[p] * curvature[peak] > 0]
-            if inside:
-                best = inside[int(np.argmax(np.abs(draw[inside])))]
-                near.append((grid[best], 1 / abs(draw[best])))
-        if not near:
-            continue
-        (low, high), (small, large) = (
-            np.quantile([one[which] for one in near], [0.5 - level / 2, 0.5 + level / 2]) for which in (0, 1)
-        )
-        found.append(
-            TurningPoint(
-                kind="vertex",
-                component=None,
-                step=float(np.expm1(grid[peak])),
-                interval=(float(np.expm1(low)), float(np.expm1(high))),
-                probability=weight * len(near) / len(draws),
-                position=(float(position[peak, 0]), float(position[peak, 1])),
-                radius=float(1 / abs(curvature[peak])),
-                center=(float(center[peak, 0]), float(center[peak, 1])),
-                radius_interval=(float(small), float(large)),
-            )
-        )
-    return found
-
-
-def _reversals(
-    fit: SmoothFit, paths: tuple[Array, Array], grid: Array, position: Array, component: int, level: float
-) -> list[TurningPoint]:
-    return [
-        TurningPoint(
-            kind="reversal",
-            component=int(component),
-            step=float(np.expm1(turn.x)),
-            interval=(float(np.expm1(turn.low)), float(np.expm1(turn.high))),
-            probability=float(turn.probability),
-            position=(float(np.interp(turn.x, grid, position[:, 0])), float(np.interp(turn.x, grid, position[:, 1]))),
-        )
-        for turn in find_boundaries(fit, level, paths)
-        if turn.kind == "turn"
-    ]
+def _like_cosines(contents: Sequence[float]) -> bool:
+    return bool(min(np.nan_to_num(contents)) >= _COSINE_LIKE)
 
 
 def _together(pairs: list[tuple[Array, Array]], fits: list[SmoothFit]) -> tuple[Array, Array]:

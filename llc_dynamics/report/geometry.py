@@ -1,0 +1,50 @@
+"""Where runs turn in the plane of the first two joint components: what the page and `llc-dynamics stages` say of it.
+
+Function vectors have no standard errors, so the scatter of the scores about a smooth curve stands for them.
+"""
+
+from __future__ import annotations
+
+from llc_dynamics.errors import DataError
+from llc_dynamics.report.joint_pca import PCAAnalysis
+from llc_dynamics.report.numbers import listed, step, steps_between
+from llc_dynamics.stages import TrajectoryGeometry, TurningPoint, trajectory_geometry
+
+LIKELY = 0.9  # probability from which a turning point is named
+COSINE_LIKE = "cosine-like: a random walk's PCA turns so, too"
+_MOST_NAMED = 6  # of one kind
+
+
+def find_geometry(label: str, pca: PCAAnalysis | None, seed: int = 0) -> tuple[TrajectoryGeometry | None, list[str]]:
+    """Osculating circles and turning points of one run, and notes; None where it is not in the PCA or cannot be judged.
+
+    The notes of the geometry itself stay with it: they are about how to read it and not about what is missing.
+    """
+    if pca is None or label not in pca.scores:
+        return None, []
+    if pca.scores[label].shape[1] < 2:
+        return None, ["no geometry of the trajectory PCA: it has one component only"]
+    try:
+        return trajectory_geometry(pca.steps[label], pca.scores[label], seed=seed), []
+    except DataError as error:
+        return None, [f"no geometry of the trajectory PCA: {error}"]
+
+
+def likely_points(geometry: TrajectoryGeometry) -> list[TurningPoint]:
+    """Turning points with a probability of `LIKELY` or more, in order of time."""
+    return [point for point in geometry.turning_points if point.probability >= LIKELY]
+
+
+def turning_phrase(geometry: TrajectoryGeometry) -> str:
+    """'vertex at 314 (291 to 337); PC2 turns back at 261 (247 to 276) and 903 (855 to 989)', of the likely ones."""
+    kinds: dict[str, list[str]] = {}
+    for point in sorted(likely_points(geometry), key=lambda point: -1 if point.component is None else point.component):
+        kind = "vertex" if point.component is None else f"PC{point.component + 1} turns back"
+        kinds.setdefault(kind, []).append(f"{step(point.step)} ({steps_between(point.interval)})")
+    return "; ".join(f"{kind} at {_shortened(places)}" for kind, places in kinds.items()) or "none"
+
+
+def _shortened(places: list[str]) -> str:
+    if len(places) <= _MOST_NAMED:
+        return listed(places)
+    return f"{', '.join(places[:_MOST_NAMED])} and {len(places) - _MOST_NAMED} later ones"
