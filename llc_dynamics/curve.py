@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,8 @@ class Curve:
     samples : float64 [C, S] or None; the same S evaluation samples at every step, whose mean over S is `values`. They
         make the difference between two steps far more exact than either value, and let detectors bootstrap over them.
 
-    Raises `DataError` for repeated or decreasing steps, shapes that do not fit, or negative standard errors.
+    Raises `DataError` for repeated or decreasing steps, what is no number, shapes that do not fit, or negative standard
+    errors.
     """
 
     steps: NDArray[np.int64]
@@ -49,16 +50,21 @@ class Curve:
         converged: ArrayLike | None = None,
         samples: ArrayLike | None = None,
     ) -> None:
-        step_array = np.asarray(steps)
+        step_array = _array(name, "steps", steps, None)
         if step_array.ndim != 1 or step_array.size == 0:
             raise DataError(f"curve '{name}': steps must be a non-empty list, got shape {step_array.shape}")
-        if not np.all(np.isfinite(step_array)) or np.any(step_array != step_array.astype(np.int64)):
-            raise DataError(f"curve '{name}': steps must be whole numbers of optimiser updates")
+        # above 2^53 a float no longer holds every step, and above 2^63 no integer does
+        if step_array.dtype.kind not in "iuf" or not (np.abs(step_array) < 2.0**53).all():
+            raise DataError(f"curve '{name}': steps must be whole numbers of optimiser updates, got {_some(steps)}")
+        if np.any(step_array != step_array.astype(np.int64)):
+            raise DataError(f"curve '{name}': steps must be whole numbers of optimiser updates, got {_some(steps)}")
         step_array = step_array.astype(np.int64)
         if step_array[0] < 0 or np.any(np.diff(step_array) <= 0):
             raise DataError(
                 f"curve '{name}': steps must be non-negative and strictly increasing; sort and drop repeats"
             )
+        if values is None:
+            raise DataError(f"curve '{name}': values are missing; give one for each step, NaN where nothing is known")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "steps", step_array)
         for label, given, dtype in (
@@ -67,7 +73,9 @@ class Curve:
             ("converged", converged, np.bool_),
             ("samples", samples, None),
         ):
-            array = None if given is None else np.asarray(given, dtype=dtype)
+            array = None if given is None else _array(name, label, given, dtype)
+            if label == "samples" and array is not None and array.dtype.kind not in "iuf":
+                raise DataError(f"curve '{name}': samples must be numbers, got {_some(given)}")
             if array is not None and (
                 array.shape[:1] != step_array.shape or array.ndim != (2 if label == "samples" else 1)
             ):
@@ -102,3 +110,20 @@ class Curve:
     def _columns(self) -> dict[str, NDArray]:
         columns = {"value": self.values, "standard_error": self.standard_errors, "converged": self.converged}
         return {name: values for name, values in columns.items() if values is not None}
+
+
+def _array(name: str, label: str, given: Any, dtype: type | None) -> NDArray:
+    try:
+        return np.asarray(given, dtype=dtype)
+    except (TypeError, ValueError):
+        wanted = "true or false" if dtype is np.bool_ else "numbers"
+        raise DataError(
+            f"curve '{name}': {label} must be {wanted}, one{' row' if label == 'samples' else ''} for each step, got "
+            f"{_some(given)}"
+        ) from None
+
+
+def _some(given: Any) -> str:
+    """What was given, cut short."""
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -6,17 +6,27 @@ A result is then the same whatever the number of workers, the order of the work,
 from __future__ import annotations
 
 import hashlib
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from llc_dynamics.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed that depends on all the arguments and on nothing else (BLAKE2b of their text)."""
-    text = "/".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    """A 63-bit seed that depends on all the arguments and on nothing else (BLAKE2b of their text).
+
+    Raises `ConfigError` for a seed that is no whole number: rounded, two seeds would be one.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise ConfigError(f"seed must be a whole number, such as 0; got {seed!r}") from None
+    text = "/".join([str(number), *(f"{type(part).__name__}:{part}" for part in purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -24,6 +24,7 @@ from llc_dynamics.plots.style import (
     small_legend,
     small_size,
 )
+from llc_dynamics.ranges import numbers_of
 from llc_dynamics.theory import Crossover, Solution, crossover, preference
 from llc_dynamics.theory.free_energy import size_in_words
 
@@ -63,7 +64,14 @@ def plot_free_energy(
         key: crossover(simple=simple, accurate=accurate, loss_difference_error=paired[key], level=level)
         for key, (simple, accurate) in given.items()
     }
-    sizes = _default_sizes(crossings) if n is None else np.sort(np.atleast_1d(np.asarray(n, dtype=np.float64)))
+    unknown = [
+        key for key in (loss_difference_error if isinstance(loss_difference_error, Mapping) else ()) if key not in given
+    ]
+    if unknown:
+        raise ConfigError(
+            f"plot_free_energy: loss_difference_error is given for {unknown[0]!r}, but the pairs are {list(given)}"
+        )
+    sizes = _default_sizes(crossings) if n is None else np.sort(np.atleast_1d(numbers_of("n", n)))
     z = float(ndtri(0.5 + level / 2))
     ax = axes_or_new(ax)
     found = series_styles(given, styles)

@@ -8,8 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from scipy.stats import binomtest
 
-from llc_dynamics.errors import DataError
+from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.plots.style import CATEGORICAL, MUTED, axes_or_new, panel_title, small_legend, small_size
+from llc_dynamics.ranges import between_0_and_1, numbers_of, whole_number
 
 _NEEDED = ("strength", "noise", "found", "repetitions")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -39,8 +40,10 @@ def plot_power(
     level : probability of the intervals. alarm_rate : where the dashed line is, None for no line.
     title : over the left edge. ax : where to draw; a new figure if None.
 
-    Raises `DataError` without rows, for rows that lack an entry, and for counts that are no counts.
+    Raises `DataError` without rows, for rows that lack an entry, and for counts that are no counts; `ConfigError` for a
+    level outside (0, 1).
     """
+    between_0_and_1("level", level)
     lines = _lines(rows)
     ax = axes_or_new(ax)
     strengths = {point[0] for line in lines.values() for point in line}
@@ -81,18 +84,27 @@ def plot_power(
 def _lines(rows: Iterable[Mapping[str, Any]]) -> dict[float, list[tuple[float, int, int]]]:
     """(strength, found, repetitions) of every row, by noise."""
     lines: dict[float, list[tuple[float, int, int]]] = {}
+    if not isinstance(rows, Iterable):
+        raise DataError(f"plot_power: rows is a {type(rows).__name__}; give a list of {{{', '.join(_NEEDED)}}}")
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"plot_power: row {number} is a {type(row).__name__}; give a mapping with {', '.join(_NEEDED)}"
+            )
         missing = [name for name in _NEEDED if name not in row]
         if missing:
             raise DataError(f"plot_power: row {number} lacks {', '.join(missing)}; it needs {', '.join(_NEEDED)}")
-        found, repetitions = row["found"], row["repetitions"]
-        if not (int(found) == found and int(repetitions) == repetitions and 0 <= found <= repetitions > 0):
+        try:
+            found = whole_number("found", row["found"], 0)
+            repetitions = whole_number("repetitions", row["repetitions"], max(found, 1))
+            strength, noise = (float(numbers_of(name, row[name])) for name in ("strength", "noise"))
+        except (ConfigError, TypeError) as error:
             raise DataError(
-                f"plot_power: row {number} has found={found!r} of repetitions={repetitions!r}; give two whole numbers, "
-                "the first from 0 to the second"
-            )
-        point = (float(row["strength"]), int(found), int(repetitions))
-        lines.setdefault(float(row["noise"]), []).append(point)
+                f"plot_power: row {number} has found={row['found']!r} of repetitions={row['repetitions']!r} at "
+                f"strength={row['strength']!r}, noise={row['noise']!r}; give two whole numbers, the "
+                "first from 0 to the second, and numbers for strength and noise"
+            ) from error
+        lines.setdefault(noise, []).append((strength, found, repetitions))
     if not lines:
         raise DataError("plot_power: no rows were given; give one for each strength and noise")
     return lines

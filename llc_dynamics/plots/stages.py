@@ -65,6 +65,7 @@ def plot_stages(
         raise DataError(f"plot_stages: report is a {type(report).__name__}; give what ld.detect_stages returned")
     if curve is not None and not isinstance(curve, Curve):
         raise DataError(f"plot_stages: curve is a {type(curve).__name__}; give the ld.Curve that the report is about")
+    marks = _named(changes)
     ax = axes_or_new(ax)
     fit = report.fit
     steps = np.expm1(fit.grid)
@@ -112,12 +113,23 @@ def plot_stages(
             gid="probability",
         )
     _strip(ax, report)
-    if changes is not None:
-        _marks(ax, report, {"": changes} if isinstance(changes, ChangePoints) else changes)
+    _marks(ax, report, marks)
     ax.set_ylabel(report.name)
     if title is not None:
         panel_title(ax, title)
     return ax
+
+
+def _named(changes: Any) -> Mapping[str, ChangePoints]:
+    """By name, one alone by none; `DataError` for anything but `ChangePoints`."""
+    named = changes if isinstance(changes, Mapping) else {} if changes is None else {"": changes}
+    for each in named.values():
+        if not isinstance(each, ChangePoints):
+            raise DataError(
+                f"plot_stages: changes is or holds a {type(each).__name__}; give what change_points returned, or "
+                "{name: ...} of several"
+            )
+    return named
 
 
 def _points(ax: Axes, curve: Curve) -> None:

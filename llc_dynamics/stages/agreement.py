@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.errors import DataError
+from llc_dynamics.ranges import finite_number
 from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
 from llc_dynamics.stages.verdicts import TransienceVerdict
@@ -80,9 +81,14 @@ def agreement(report: StageReport, found: ChangePoints, within: float = WITHIN) 
     """Which resolved boundaries of `detect_stages` `change_points` finds, too.
 
     Each change point stands for one boundary at most, the nearest pairs first. `within` is in decades of t + 1. Raises
-    `ConfigError` if that is not above 0.
+    `ConfigError` if that is not above 0, `DataError` for anything but the results of these two.
     """
     _check_within(within)
+    if not isinstance(report, StageReport) or not isinstance(found, ChangePoints):
+        raise DataError(
+            f"agreement of a {type(report).__name__} and a {type(found).__name__}; give what ld.detect_stages and "
+            "change_points returned, in this order"
+        )
     places = [_decades(each.step) for each in report.resolved]
     changes = [_decades(step) for step in found.steps]
     pairs = sorted((abs(a - b), i, j) for i, a in enumerate(places) for j, b in enumerate(changes))
@@ -184,6 +190,8 @@ def transience_agreement(
 
 
 def _by_seed(given: Any, wanted: type, source: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping | Sequence):
+        raise DataError(f"agreement over seeds of a {type(given).__name__}; give a list, or {{seed: ...}}, of them")
     pairs = given.items() if isinstance(given, Mapping) else enumerate(given)
     named = {str(seed): each for seed, each in pairs}
     for seed, each in named.items():
@@ -241,5 +249,4 @@ def _steps(steps: Sequence[float]) -> str:
 
 
 def _check_within(within: float) -> None:
-    if not (math.isfinite(within) and within > 0):
-        raise ConfigError(f"within must be above 0 (decades of t + 1), got {within!r}")
+    finite_number("within (decades of t + 1)", within, zero=False)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.ranges import whole_number
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.jitter import jitter_paths
 
@@ -62,11 +63,11 @@ def synthetic_run(
     strength : how far it has gone to the specialised predictor at the end, from 0 to 1.
     seed : a different run for every seed.
 
-    Raises `ConfigError` for an unknown scenario.
+    Raises `ConfigError` for an unknown scenario, `DataError` for steps that no curve may have.
     """
     if scenario not in SCENARIOS:
         raise ConfigError(f"scenario={scenario!r} is unknown; choose one of {', '.join(SCENARIOS)}")
-    t = np.asarray(steps, dtype=np.int64)
+    t = Curve(steps, np.zeros(np.shape(steps))).steps  # checks them
     x = np.log1p(t.astype(np.float64))
     shape = (num_sequences, _OUTPUTS)
     generator = numpy_generator(seed, "synthetic run")
@@ -145,7 +146,7 @@ def false_positive_rate(
     Jitters and correlation times are cycled through. The standard error of a rate p is sqrt(p (1 - p) / repetitions).
     """
     settings = [(size, time) for size in jitters for time in correlation_times]
-    found = 0
+    repetitions, found = whole_number("repetitions", repetitions, 1), 0
     for repetition in range(repetitions):
         size, time = settings[repetition % len(settings)]
         run = synthetic_run(scenario, steps, num_sequences, size, time, seed=seed * 1_000_003 + repetition)

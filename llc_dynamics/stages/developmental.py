@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.pca.cosine import cosine_content
+from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.boundaries import Found, Kind, change_between, find_boundaries
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
@@ -41,8 +42,8 @@ class Boundary:
 
     Attributes
     ----------
-    step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time, at
-        least from the checkpoint before the nearest one to the one after it.
+    step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time,
+        at least from the checkpoint before the nearest one to the one after it.
     probability : that there is such a boundary: over the posterior of the curve, times the weight of a smooth curve
         against a constant and a random walk as accounts of the same points.
     kind : "turn" (the curve's slope changes sign) or "plateau" (it nearly vanishes in between).
@@ -162,9 +163,7 @@ def detect_stages(
     Raises `DataError` for fewer than 8 usable points, a curve that is NaN throughout, or a loss from other steps;
     `ConfigError` for a threshold or level outside (0, 1).
     """
-    for label, value in (("threshold", threshold), ("level", level)):
-        if not 0 < value < 1:
-            raise ConfigError(f"{label} must be between 0 and 1, got {value!r}")
+    threshold, level = between_0_and_1("threshold", threshold), between_0_and_1("level", level)
     points = common_points({"curve": curve})
     used = points.curves["curve"]
     notes = list(points.notes)

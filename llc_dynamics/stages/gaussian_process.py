@@ -73,17 +73,19 @@ def in_cells(x: Array, values: Array, variances: Array | None, most: int) -> tup
     if len(x) <= most:
         return x, values, variances
     cell = np.minimum(((x - x[0]) / (x[-1] - x[0]) * most).astype(int), most - 1)
-    weight = np.ones_like(x) if variances is None else 1 / np.maximum(variances, 1e-300)
+    # in units of the largest, and within 12 orders of it: the sums below overflow where a variance is zero
+    largest = 1.0 if variances is None else float(variances.max())
+    weight = np.ones_like(x) if variances is None else largest / np.maximum(variances, 1e-12 * largest)
     total = np.bincount(cell, weight, most)
     used = total > 0
     middle = np.bincount(cell, weight * x, most)[used] / total[used]
     average = np.bincount(cell, weight * values, most)[used] / total[used]
-    return middle, average, 1 / total[used]
+    return middle, average, largest / total[used]
 
 
 def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
-    """Fit the process to `values` [C] at x [C], with standard errors [C], or None to estimate them."""
-    variances = None if errors is None else np.square(errors)
+    """Fit the process to `values` [C] at x [C], with standard errors [C], or None (or zeros) to estimate them."""
+    variances = None if errors is None or not np.square(errors).any() else np.square(errors)
     many = len(x) > MOST_CELLS
     centres, averages, spread = in_cells(x, values, variances, MOST_CELLS)
     middle = float(averages.mean())

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
-from llc_dynamics.errors import ConfigError
-from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.ranges import between_0_and_1, whole_number
+from llc_dynamics.seeding import derive_seed, numpy_generator
 from llc_dynamics.stages.developmental import detect_stages
 from llc_dynamics.stages.points import common_points
 
@@ -34,10 +35,13 @@ _FEATURES = 400
 def null_curve(kind: NullKind, like: Curve, seed: int = 0) -> Curve:
     """A curve of this kind with the steps and errors of `like` (all its points usable), another for every seed.
 
-    Raises `ConfigError` for an unknown kind.
+    Raises `ConfigError` for an unknown kind, and `DataError` for fewer than 8 points or any that is not usable.
     """
     if kind not in NULL_KINDS:
         raise ConfigError(f"null curve {kind!r} is unknown; choose one of {', '.join(NULL_KINDS)}")
+    points = common_points({"like": like})
+    if len(points.steps) < len(like):
+        raise DataError(f"{'; '.join(points.notes)}: leave them out of the curve that nothing is to be made like")
     generator = numpy_generator(seed, f"null curve {kind}")
     values = like.values
     errors = _errors(like)
@@ -126,8 +130,11 @@ def null_rates(
     """How often `detect_stages` resolves a boundary where there is none, at the number of points and errors of `curve`.
 
     Unusable points of the curve (NaN, unconverged) are left out, as the detector does. `progress` is called with
-    (curves done, curves in all). Raises what `detect_stages` raises, and `ConfigError` for an unknown kind.
+    (curves done, curves in all). Raises what `detect_stages` raises, and `ConfigError` for an unknown kind, or fewer
+    than one repetition.
     """
+    repetitions, threshold = whole_number("repetitions", repetitions, 1), between_0_and_1("threshold", threshold)
+    derive_seed(seed)  # says what is wrong with it before the arithmetic below does
     like = common_points({"curve": curve}).curves["curve"]
     rates = []
     for place, kind in enumerate(kinds):

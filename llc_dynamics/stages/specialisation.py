@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.ranges import between_0_and_1, finite_number, whole_number
 from llc_dynamics.stages.evidence import Evidence, TimeGrid
-from llc_dynamics.stages.points import common_points
+from llc_dynamics.stages.points import check_reference, common_points
 from llc_dynamics.stages.verdicts import SpecialisationVerdict
 
 
@@ -44,17 +45,17 @@ def detect_specialisation(
     """
     if scale not in ("log", "linear"):
         raise ConfigError(f"scale={scale!r}; choose 'log' or 'linear'")
-    if not 0 < level < 1 or not resolution > 0 or num_bootstrap < 50 or min_ratio < 1 or min_z < 0:
-        raise ConfigError(
-            "level must lie in (0, 1), resolution be positive, num_bootstrap at least 50, min_ratio at least 1 and "
-            f"min_z not negative; given {level!r}, {resolution!r}, {num_bootstrap!r}, {min_ratio!r}, {min_z!r}"
-        )
+    between_0_and_1("level", level)
+    finite_number("resolution (a width in log(t + 1), such as 0.5)", resolution, zero=False)
+    whole_number("num_bootstrap", num_bootstrap, 50)
+    finite_number("min_z", min_z, zero=True)
+    if finite_number("min_ratio", min_ratio, zero=False) < 1:
+        raise ConfigError(f"min_ratio must be 1 or more, how many times nearer; got {min_ratio!r}")
+    check_reference(reference_distance)
     points = common_points({"specialised": specialised})
     curve = points.curves["specialised"]
     if np.any(curve.values <= 0):
         raise DataError("specialised has values of zero or below; it must be a mean squared distance")
-    if reference_distance is not None and not (np.isfinite(reference_distance) and reference_distance > 0):
-        raise DataError(f"reference_distance={reference_distance!r}; give the positive distance between the predictors")
     notes = list(points.notes)
     grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
     fall = Evidence(curve, grid, log=True, exact_first=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.ranges import between_0_and_1, finite_number, whole_number
 from llc_dynamics.stages.evidence import Change, Evidence, TimeGrid
-from llc_dynamics.stages.points import common_points
+from llc_dynamics.stages.points import check_reference, common_points
 from llc_dynamics.stages.smoothing import falling_fit
 from llc_dynamics.stages.verdicts import TransienceVerdict
 
@@ -69,8 +71,12 @@ def detect_transience(
     `ConfigError` for thresholds out of their range.
     """
     _check_settings(level, resolution, num_bootstrap, min_z, min_relative_rebound, max_false_alarm)
-    if reference_distance is not None and not (np.isfinite(reference_distance) and reference_distance > 0):
-        raise DataError(f"reference_distance={reference_distance!r}; give the positive distance between the predictors")
+    if any(math.isnan(least) for least in (min_nearness, min_nearness_beyond_line)):
+        raise ConfigError("min_nearness and min_nearness_beyond_line must be numbers; got NaN")
+    check_reference(reference_distance)
+    for role, curve in (("general", general), ("ood_loss", ood_loss)):
+        if curve is None:
+            raise DataError(f"{role} is None; only the specialised predictor may be missing: give an ld.Curve")
     points = common_points({"ood_loss": ood_loss, "general": general, "specialised": specialised})
     for role in ("general", "specialised"):
         if role in points.curves and np.any(points.curves[role].values < 0):
@@ -287,11 +293,10 @@ def _signed(change: Change) -> str:
 def _check_settings(
     level: float, resolution: float, num_bootstrap: int, min_z: float, min_relative: float, max_false_alarm: float
 ) -> None:
-    if not 0 < level < 1:
-        raise ConfigError(f"level={level!r}; give a probability between 0 and 1, such as 0.9")
-    if not resolution > 0:
-        raise ConfigError(f"resolution={resolution!r}; give a positive width in log(t + 1), such as 0.5")
-    if num_bootstrap < 50:
-        raise ConfigError(f"num_bootstrap={num_bootstrap!r}; at least 50 draws are needed for an interval")
-    if min_z < 0 or min_relative < 0 or not 0 < max_false_alarm <= 1:
-        raise ConfigError("min_z and min_relative_rebound must not be negative, max_false_alarm lie in (0, 1]")
+    between_0_and_1("level", level)
+    finite_number("resolution (a width in log(t + 1), such as 0.5)", resolution, zero=False)
+    whole_number("num_bootstrap", num_bootstrap, 50)
+    finite_number("min_z", min_z, zero=True)
+    finite_number("min_relative_rebound", min_relative, zero=True)
+    if finite_number("max_false_alarm", max_false_alarm, zero=False) > 1:
+        raise ConfigError(f"max_false_alarm must be a probability, 1 at most; got {max_false_alarm!r}")

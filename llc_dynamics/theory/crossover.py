@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
-from llc_dynamics.errors import ConfigError
+from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.theory.free_energy import (
     Solution,
@@ -103,8 +103,7 @@ def crossover(
     Raises `ConfigError` for values outside these ranges.
     """
     check_solutions(simple=simple, accurate=accurate)
-    if not 0 < level < 1:
-        raise ConfigError(f"level is a probability between 0 and 1, such as 0.9; got {level}")
+    level = between_0_and_1("level", level)
     order = order_difference(accurate, simple)
     gain, cost = simple.loss - accurate.loss, accurate.llc - simple.llc
     gain_error, cost_error = errors_of_differences(simple, accurate, loss_difference_error)

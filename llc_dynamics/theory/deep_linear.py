@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import combinations
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.theory.ranges import whole_number, whole_numbers
+from llc_dynamics.ranges import whole_number, whole_numbers
 
 
 def deep_linear_llc(widths: Sequence[int], rank: int) -> float:

@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.ranges import finite_number, numbers_of, whole_number
 from llc_dynamics.settings import to_mapping
-from llc_dynamics.theory.ranges import finite_number, whole_number
 
 Array = NDArray[np.float64]
 
@@ -50,12 +50,35 @@ class Solution:
     multiplicity: int | None = None
     name: str = "solution"
 
+    @classmethod
+    def measured(cls, loss: Any, llc: Any, *, multiplicity: int | None = None, name: str = "solution") -> Solution:
+        """From what was measured: each of `loss` and `llc` a number, or (value, standard error).
+
+        `llc` may be an `ld.LLCResult`, too: then its estimate counts with its `total_error`. `ld.theory.crossover` of
+        two such solutions carries the errors to n*. Losses of both solutions on the same samples are not independent:
+        pass the standard error of their paired difference as `loss_difference_error`.
+
+        Raises `ConfigError` for a result that did not converge (to use it all the same, pass its llc and total_error),
+        and for values outside the ranges of `Solution`.
+        """
+        if hasattr(llc, "total_error"):
+            if not llc.converged:
+                raise ConfigError(
+                    f"{name}: the LLC estimate did not converge ({'; '.join(llc.reasons)}): estimate again with more "
+                    "draws or calibrated settings, or pass llc=(result.llc, result.total_error) to use it all the same"
+                )
+            llc = llc.llc, llc.total_error
+        (loss_value, loss_error), (llc_value, llc_error) = (
+            _with_error(name, *each) for each in (("loss", loss), ("llc", llc))
+        )
+        return cls(loss_value, llc_value, loss_error, llc_error, multiplicity, name)
+
     def __post_init__(self) -> None:
         for label in ("loss", "llc", "loss_error", "llc_error"):
             if isinstance(getattr(self, label), bool) or not isinstance(getattr(self, label), numbers.Real):
                 raise ConfigError(
-                    f"{self.name}: {label} is a {type(getattr(self, label)).__name__}; give a number, for an "
-                    "ld.LLCResult its llc and its total_error"
+                    f"{self.name}: {label} is a {type(getattr(self, label)).__name__}; give a number (for an "
+                    "ld.LLCResult its llc and its total_error, or let Solution.measured take them)"
                 )
         if not math.isfinite(self.loss):
             raise ConfigError(f"{self.name}: loss must be finite; got {self.loss}")
@@ -125,13 +148,20 @@ def free_energy(loss: ArrayLike, llc: ArrayLike, n: ArrayLike, multiplicity: Arr
 
     Source: S. Watanabe, "Algebraic Geometry and Statistical Learning Theory" (2009), main formula II.
     """
-    losses, llcs = np.asarray(loss, dtype=np.float64), np.asarray(llc, dtype=np.float64)
+    losses, llcs = numbers_of("loss", loss), numbers_of("llc", llc)
     if not (np.isfinite(losses).all() and np.isfinite(llcs).all()) or (llcs < 0).any():
         raise ConfigError(f"loss and llc must be finite and llc zero or more; got loss={loss!r}, llc={llc!r}")
     sizes = _sizes(n, with_multiplicity=multiplicity is not None)
+    orders = np.asarray(1 if multiplicity is None else multiplicity)
+    try:
+        np.broadcast_shapes(losses.shape, llcs.shape, sizes.shape, orders.shape)
+    except ValueError:
+        raise ConfigError(
+            f"loss, llc, n and multiplicity have shapes {losses.shape}, {llcs.shape}, {sizes.shape}, {orders.shape}, "
+            "which do not go together; give numbers, or arrays of one shape"
+        ) from None
     result = sizes * losses + llcs * np.log(sizes)
     if multiplicity is not None:
-        orders = np.asarray(multiplicity)
         if orders.dtype.kind not in "iuf" or (orders != np.floor(orders)).any() or (orders < 1).any():
             raise ConfigError(f"multiplicity must be a whole number of 1 or more; got {multiplicity!r}")
         result = result - (orders - 1) * np.log(np.log(sizes))
@@ -200,8 +230,17 @@ def order_difference(one: Solution, other: Solution) -> int | None:
     return one.multiplicity - other.multiplicity
 
 
+def _with_error(name: str, label: str, given: Any) -> tuple[Any, Any]:
+    """(value, standard error), the error 0 where a number was given."""
+    if not isinstance(given, tuple | list):
+        return given, 0.0
+    if len(given) != 2:
+        raise ConfigError(f"{name}: {label} has {len(given)} entries; give a number or (value, standard error)")
+    return given[0], given[1]
+
+
 def _sizes(n: ArrayLike, *, with_multiplicity: bool) -> Array:
-    sizes = np.asarray(n, dtype=np.float64)
+    sizes = numbers_of("n", n)
     if not sizes.size or not np.isfinite(sizes).all() or (sizes <= 1).any():
         raise ConfigError(f"n must be sample sizes above 1, finite; got {n!r}")
     if with_multiplicity and (sizes < math.e).any():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.theory.ranges import finite_number, whole_numbers
+from llc_dynamics.ranges import finite_number, whole_numbers
 
 _SPACING = 0.02  # of the grid in log L
 _TAIL = 36.0  # the mass that is cut off on the left is exp(-36) of the whole in each coordinate

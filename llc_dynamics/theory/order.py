@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.errors import DataError
+from llc_dynamics.ranges import between_0_and_1, numbers_of, whole_number
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
 
@@ -101,12 +102,9 @@ def rank_agreement(
     Raises `DataError` for fewer than 3 members, NaN, or shapes that do not fit, `ConfigError` for settings out of
     their range.
     """
-    if not 0 < level < 1:
-        raise ConfigError(f"level is a probability between 0 and 1, such as 0.9; got {level}")
-    if num_bootstrap < 100 or num_permutations < 100:
-        raise ConfigError(
-            f"num_bootstrap={num_bootstrap}, num_permutations={num_permutations}: give 100 or more of each"
-        )
+    level = between_0_and_1("level", level)
+    num_bootstrap = whole_number("num_bootstrap", num_bootstrap, 100)
+    num_permutations = whole_number("num_permutations", num_permutations, 100)
     x, y = _members("predicted", predicted), _members("observed", observed)
     if x.shape != y.shape or len(groups) != len(x):
         raise DataError(f"{len(x)} predicted and {len(y)} observed values and {len(groups)} groups; give one each")
@@ -153,14 +151,14 @@ def rank_agreement(
 
 
 def _members(name: str, values: ArrayLike) -> Array:
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers_of(name, values)
     if array.ndim != 1 or np.isnan(array).any():
         raise DataError(f"{name} must be a list of numbers without NaN; got shape {array.shape}: drop what is missing")
     return array
 
 
 def _draws(name: str, draws: ArrayLike | None, values: Array) -> Array:
-    array = values[None] if draws is None else np.asarray(draws, dtype=np.float64)
+    array = values[None] if draws is None else numbers_of(name, draws)
     if array.ndim != 2 or array.shape[1] != len(values) or not len(array) or np.isnan(array).any():
         raise DataError(f"{name} must be [draw, member] with {len(values)} members, without NaN; got {array.shape}")
     return array

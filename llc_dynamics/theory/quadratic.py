@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.theory.ranges import finite_number
+from llc_dynamics.ranges import finite_number, numbers_of
 
 
 def quadratic_llc(curvatures: Sequence[float] | ArrayLike, nbeta: float, localization: float) -> float:
@@ -60,7 +60,7 @@ def _precisions(
     curvatures: Sequence[float] | ArrayLike, nbeta: float, localization: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """nbeta h_i and nbeta h_i + gamma."""
-    h = np.asarray(curvatures, dtype=np.float64)
+    h = numbers_of("curvatures", curvatures)
     if h.ndim != 1 or not len(h) or not np.isfinite(h).all() or (h < 0).any():
         raise ConfigError(f"curvatures must be a list of finite numbers of zero or more; got {curvatures!r}")
     pull = finite_number("nbeta", nbeta, zero=False) * h

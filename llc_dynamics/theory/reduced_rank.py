@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.theory.ranges import whole_number
+from llc_dynamics.ranges import whole_number
 
 
 def reduced_rank_llc(inputs: int, hidden: int, outputs: int, rank: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.theory.ranges import finite_number, whole_number
+from llc_dynamics.ranges import finite_number, whole_number
 
 _ANGLES = (96, 192, 384, 768, 1536, 3072)
 _BLOCK = 64  # radii at a time
