@@ -1,6 +1,6 @@
 """How often the stage detector is right, and how often it finds something in nothing.
 
-    python experiments/benchmarks/stages.py [nulls power tables speed] [--repetitions 500] [--out FILE]
+    python experiments/benchmarks/stages.py [nulls power tables geometry speed] [--repetitions 500] [--out FILE]
     python experiments/benchmarks/stages.py power --rows ROWS.jsonl --figure FILE.png
 
 - nulls: share of curves without stages in which a boundary is resolved, by kind, number of points and noise.
@@ -8,6 +8,8 @@
   strength, noise and number of points. `--figure` draws it.
 - tables: curves rebuilt from the two stage tables of Hoogland et al. 2024 (arXiv 2402.02364) with noise: boundaries
   found, how far off, how often the 90% interval holds the place, types.
+- geometry: PCAs of random walks: share with a turning point, and with one in a trajectory that is not marked as
+  cosine-like.
 - speed: seconds for 2,000 points, on one thread.
 - reference FILE ...: curves of other people (columns step, llc, llc_std_over_chains, mse), with errors estimated from
   the scatter and with those of 10 chains.
@@ -28,7 +30,7 @@ from rows import Row, fill
 
 import llc_dynamics as ld
 from llc_dynamics.seeding import numpy_generator
-from llc_dynamics.stages import StageReport, detect_stages, null_rates
+from llc_dynamics.stages import StageReport, detect_stages, null_rates, trajectory_geometry
 
 # Ends of the stages and the changes of the LLC.
 TABLES = {
@@ -182,6 +184,39 @@ def _scores(reports: list[StageReport], ends: list[float], changes: list[float])
     }
 
 
+# Of the walks; in few dimensions the first two components are less like cosines.
+_WALK_CHECKPOINTS, _WALK_DIMENSIONS = 100, (400, 10)
+
+
+def geometry(repetitions: int) -> list[Row]:
+    rows = []
+    for dimensions in _WALK_DIMENSIONS:
+        row = {"checkpoints": _WALK_CHECKPOINTS, "dimensions": dimensions, "repetitions": repetitions}
+        rows.append(row | _turns_of_walks(dimensions, repetitions))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _turns_of_walks(dimensions: int, repetitions: int) -> Row:
+    steps = schedule(5e4, 106)[:_WALK_CHECKPOINTS]  # 106 are some fewer, as early ones coincide
+    turning = unmarked = 0
+    contents = []
+    for repetition in range(repetitions):
+        generator = numpy_generator(0, "benchmark of stages, geometry", dimensions, repetition)
+        walk = generator.standard_normal((_WALK_CHECKPOINTS, dimensions)).cumsum(axis=0)
+        vectors, sizes, _ = np.linalg.svd(walk - walk.mean(axis=0), full_matrices=False)
+        found = trajectory_geometry(steps, vectors[:, :2] * sizes[:2])
+        turns = any(point.probability > 0.9 for point in found.turning_points)
+        turning += turns
+        unmarked += turns and not found.cosine_like
+        contents.append(min(found.cosine_content))
+    return {
+        "turning": turning,
+        "turning, not cosine-like": unmarked,
+        "smaller cosine content": float(np.median(contents)),
+    }
+
+
 def speed(repetitions: int) -> list[Row]:  # noqa: ARG001
     steps = np.unique(np.geomspace(1, 5e5, 3000).astype(int))[:2000]
     curve = noisy(steps, ramps(steps, *TABLES["regression transformer"]), 1.0)
@@ -208,7 +243,7 @@ def reference(paths: list[Path]) -> None:
             )
 
 
-SECTIONS = {"nulls": nulls, "power": power, "tables": tables, "speed": speed}
+SECTIONS = {"nulls": nulls, "power": power, "tables": tables, "geometry": geometry, "speed": speed}
 
 
 def main() -> None:
