@@ -54,6 +54,8 @@ def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: i
             command = f"llc-dynamics llc {shlex.quote(str(folder))}" + (
                 "" if name == "llc" else f" --name {shlex.quote(name)}"
             )
+            if run.num_tasks is None:  # the command knows the model and data of in-context runs only
+                command = f"ld.llc_curve(run, model, loss, data, name={name!r}, settings=...)"
             print(f"  note: no LLC curve '{name}' to find stages in; `{command}` estimates one")
         if run.stages is not None:
             _show_stages(run, run.stages, repetitions, seed)
