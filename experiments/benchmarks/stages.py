@@ -138,9 +138,12 @@ def draw_power(rows: list[Row], path: Path) -> None:
 def tables(repetitions: int) -> list[Row]:
     rows = []
     for name, points, noise in (
+        ("regression transformer", 190, 0.25),
+        ("regression transformer", 190, 0.5),
         ("regression transformer", 190, 1.0),
         ("regression transformer", 190, 4.0),
         ("regression transformer", 60, 2.0),
+        ("language model", 100, 0.2),
         ("language model", 100, 0.5),
     ):
         ends, changes = TABLES[name]
