@@ -106,8 +106,8 @@ def test_relative_units_are_the_size_of_each_tensor():
     with FlatModel(model, ld.behavioural(lambda m, batch: m(batch[0]))) as flat:
         units = metric.relative_units(flat).numpy()
     assert np.allclose(units[:6], math.sqrt(18 / 6))
-    # no size of its own: that of all weights together
-    assert np.allclose(units[6:], math.sqrt(18 / 8))
+    # no size: the unit stays
+    assert np.allclose(units[6:], 1)
 
 
 def test_a_quadratic_has_the_value_of_its_relative_units():
@@ -169,7 +169,7 @@ def test_the_model_comes_back_and_the_next_estimate_is_plain():
 
 def test_what_metric_does_not_go_with():
     model, data = network()
-    with pytest.raises(ConfigError, match="metric must be one of euclidean, curvature, got 'fisher'"):
+    with pytest.raises(ConfigError, match="metric must be one of euclidean, curvature, relative, got 'fisher'"):
         ld.estimate_llc(model, ld.behavioural(lambda m, batch: m(batch[0])), data, metric="fisher")
     with pytest.raises(ConfigError, match=r"needs a loss made by ld\.behavioural"):
         ld.estimate_llc(model, lambda m, batch: m(batch[0]).square().sum(1), data, metric="curvature")

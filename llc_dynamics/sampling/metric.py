@@ -46,16 +46,11 @@ def require_metric(metric: str) -> None:
 def relative_units(flat: FlatModel) -> torch.Tensor:
     """Root mean square at w* of each weight's tensor [d], inside an entered `FlatModel` in plain units.
 
-    A tensor that is zero at w* has no scale of its own and takes that of all sampled weights together.
+    A tensor that is zero at w* has no scale: its weights keep their own unit.
     """
-    overall = flat.origin.square().mean().sqrt()
     parts = torch.split(flat.origin, list(flat.sizes))
-    scales = [part.square().mean().sqrt() for part in parts]
-    units = [
-        torch.full_like(part, float(scale if scale > 0 else overall if overall > 0 else 1.0))
-        for part, scale in zip(parts, scales, strict=True)
-    ]
-    return torch.cat(units)
+    scales = [float(part.square().mean().sqrt()) if part.numel() else 0.0 for part in parts]
+    return torch.cat([torch.full_like(part, scale or 1.0) for part, scale in zip(parts, scales, strict=True)])
 
 
 def curvature_units(flat: FlatModel, batches: Batches) -> torch.Tensor:
