@@ -257,6 +257,8 @@ def test_change_of_the_llc_against_the_control(records) -> None:
         assert abs(row["change"] - known) < 4 * row["error"] + 0.1
         assert abs(row["control"]) < 4 * row["control_error"] + 0.01
         assert row["difference"] == pytest.approx(row["shared_change"] - row["control"])
+        # the control is flat
+        assert (row["log_ratio"] > 0) == (row["shared_change"] > 0)
         assert row["stop"] == (END if row["window"] == "to the end" else 2 * row["start"])
     pooled = next(
         row

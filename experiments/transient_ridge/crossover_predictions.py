@@ -229,7 +229,8 @@ def llc_changes(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
     Windows: "to the end", from t_crit to the last step; "one octave", from t_crit to 2 t_crit. The control is the run
     at M = infinity with the same seed over the same steps; where it is shorter, run and control are both taken to its
-    end, and `stop` says so.
+    end, and `stop` says so. `log_ratio` compares shares instead of differences: the log of the factor by which
+    lambda_hat changes, less that of the control.
     """
     controls = {record.seed: record for record in records if not record.finite}
     rows = []
@@ -260,12 +261,20 @@ def llc_changes(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
                 control.llc.change(record.t_crit, shared) if shared > record.t_crit else (math.nan,) * 2
             )
             difference, both = here - there, math.hypot(here_error, there_error)
+            growth = [_log_growth(each, record.t_crit, shared) for each in (record, control)]
             rows.append(
                 row
                 | {"shared_change": here, "shared_error": here_error, "control": there, "control_error": there_error}
                 | {"difference": difference, "difference_error": both, "difference_z": _z(difference, both)}
+                | {"log_ratio": growth[0] - growth[1]}
             )
     return rows
+
+
+def _log_growth(record: RunRecord, start: int, stop: int) -> float:
+    """log of lambda_hat at `stop` over that at `start`; NaN where one is missing or not positive."""
+    first, last = record.llc.at(start)[0], record.llc.at(stop)[0]
+    return math.log(last / first) if first > 0 and last > 0 else math.nan
 
 
 def pooled_changes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -277,7 +286,7 @@ def pooled_changes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for window in ("to the end", "one octave"):
         for runs in ("all with an inner minimum", "transient"):
             chosen = [row for row in rows if row["window"] == window and (runs != "transient" or row["status"] == runs)]
-            for quantity in ("change", "shared_change", "control", "difference"):
+            for quantity in ("change", "shared_change", "control", "difference", "log_ratio"):
                 by_seed: dict[int, list[float]] = {}
                 for row in chosen:
                     if math.isfinite(row[quantity]):

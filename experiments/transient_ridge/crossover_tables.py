@@ -249,7 +249,10 @@ _POOLED = {
     "window": lambda row: row["window"],
     "runs": lambda row: f"{row['runs_of']}: {row['runs']} of {row['seeds']} seeds",
     "quantity": lambda row: (
-        row["quantity"].replace("shared_change", "run, shared steps").replace("control", "M = infinity")
+        row["quantity"]
+        .replace("shared_change", "run, shared steps")
+        .replace("control", "M = infinity")
+        .replace("log_ratio", "log of the factor, less that at M = infinity")
     ),
     "above zero": lambda row: f"{row['rising']} of {row['runs']}",
     "mean": _with_error("mean", "standard_error"),
