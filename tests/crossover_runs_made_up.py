@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from stored_llc import store_point
 
 import llc_dynamics as ld
-from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.storage import Identity, curve_folder, point_file, write_point
 
 STEPS = np.unique(np.concatenate([[0], np.geomspace(10, 12_000, 46).round(), np.arange(600, 12_001, 600)])).astype(int)
 LLC_STEPS = STEPS[np.searchsorted(STEPS, np.geomspace(250, 12_000, 11).round())]
@@ -85,28 +84,5 @@ def store_curve(run, height, error, seed, name="llc", bad=(), steps=LLC_STEPS) -
     generator = np.random.default_rng([seed, len(run.path.name)])
     for step in map(int, steps):
         value = height(step) + error * float(generator.normal())
-        trace = np.full((2, 5), value)
-        result = LLCResult(
-            llc=value,
-            standard_error=error,
-            r_hat=1.0,
-            r_hat_distance=1.0,
-            ess=200.0,
-            ess_mean=200.0,
-            virial=1.0,
-            virial_error=0.01,
-            virial_by_block={"weight": 1.0},
-            virial_by_block_error={"weight": 0.01},
-            failed_chains=(),
-            trace=trace,
-            distance_trace=trace,
-            virial_trace=trace,
-            num_samples=1000,
-            nbeta=144.8,
-            dimension=2,
-            initial_loss=1.0,
-            initial_loss_error=0.1,
-            reasons=("chains disagree",) if step in bad else (),
-        )
-        identity = Identity({"num_chains": 2}, f"w{step}", np.zeros((2, 3)))
-        write_point(point_file(curve_folder(Path(run.path), name), step), step, result, identity)
+        reasons = ("chains disagree",) if step in bad else ()
+        store_point(run, step, value, error, reasons=reasons, name=name, dimension=2)

@@ -22,7 +22,7 @@ from llc_dynamics.sampling.batches import Batches, Data, make_batches
 from llc_dynamics.sampling.devinterp_engine import DevinterpKernel, Engine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import ChainMethod
-from llc_dynamics.sampling.metric import Metric, curvature_units, relative_units
+from llc_dynamics.sampling.metric import Metric, units_of
 from llc_dynamics.sampling.selection import Selection
 
 
@@ -153,10 +153,7 @@ def estimate_inside(
     limits = Thresholds() if thresholds is None else thresholds
     require_checkable(settings)
     flat.measure_in(None)
-    if settings.metric == "curvature":
-        flat.measure_in(curvature_units(flat, batches))
-    elif settings.metric == "relative":
-        flat.measure_in(relative_units(flat))
+    flat.measure_in(units_of(settings.metric, flat, batches))
     found = _sampled(flat, batches, settings, limits, progress, observe)
     if not settings.bias_checks:
         return found

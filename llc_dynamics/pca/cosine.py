@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from llc_dynamics.errors import DataError
 from llc_dynamics.seeding import numpy_generator
 
+#: From this cosine content on a component is nearly what PCA makes of a random walk, and its turns mean nothing.
+RANDOM_WALK_LIKE = 0.7
+
 
 def cosine_content(scores: ArrayLike, half_periods: ArrayLike | None = None) -> NDArray[np.float64]:
     """Share of each component's sum of squares, along one trajectory, that a cosine of its own frequency explains.

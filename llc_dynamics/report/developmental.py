@@ -10,6 +10,7 @@ import numpy as np
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
+from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE
 from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed, steps_between
 from llc_dynamics.report.numbers import step as step_text
@@ -18,7 +19,7 @@ from llc_dynamics.stages import Agreement, ChangePoints, StageReport, agreement,
 LLC, OOD = "LLC", "Out-of-distribution loss"
 ALONE, JOINT = "LLC alone", "joint signal"
 # Of the joint trajectory PCA; components more like a random walk's cosine than this are left out of the joint signal.
-_COMPONENTS, _MOST_COSINE = 2, 0.7
+_COMPONENTS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ def _components(label: str, pca: PCAAnalysis | None, notes: list[str]) -> dict[s
     kept: dict[str, Curve] = {}
     left = []
     for k in range(min(_COMPONENTS, pca.scores[label].shape[1])):
-        if k < len(content) and np.isfinite(content[k]) and content[k] < _MOST_COSINE:
+        if k < len(content) and np.isfinite(content[k]) and content[k] < RANDOM_WALK_LIKE:
             kept[f"PC{k + 1}"] = Curve(pca.steps[label], pca.scores[label][:, k], name=f"PC{k + 1}")
         else:
             left.append(f"PC{k + 1}")

@@ -37,6 +37,13 @@ _PROBES = 64
 _SEED = 0
 
 
+def units_of(metric: Metric, flat: FlatModel, batches: Batches) -> torch.Tensor | None:
+    """What `FlatModel.measure_in` takes for this metric [d], inside an entered `FlatModel` in plain units."""
+    if metric == "curvature":
+        return curvature_units(flat, batches)
+    return relative_units(flat) if metric == "relative" else None
+
+
 def require_metric(metric: str) -> None:
     """Raises `ConfigError` unless `metric` is a known one."""
     if metric not in get_args(Metric):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.pca.cosine import cosine_content
+from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
 from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.boundaries import Found, Kind, change_between, find_boundaries
@@ -30,8 +30,6 @@ _PATHS = 1000
 _LEAST_PROBABILITY = 0.05
 # A change is resolved from so many of its errors on.
 _RESOLVED = 2.0
-# From this cosine content on a principal component's turns are those of a random walk's.
-_RANDOM_WALK_COSINE = 0.7
 
 StageType = Literal["A", "B", "unresolved"]
 
@@ -208,7 +206,7 @@ def _beyond_a_cosine(curve: Curve, component: int, notes: list[str]) -> float:
     if isinstance(component, bool) or not isinstance(component, int) or component < 1:
         raise ConfigError(f"component must be 1, 2, ... (the number of the principal component), got {component!r}")
     content = float(cosine_content(curve.values, [component])[0])
-    if not content >= _RANDOM_WALK_COSINE:
+    if not content >= RANDOM_WALK_LIKE:
         return 1.0
     notes.append(
         f"cosine content {content:.2f}: component {component} is nearly the cosine that PCA makes of a random walk, "

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.pca.cosine import cosine_content
+from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
@@ -33,8 +33,6 @@ Array = NDArray[np.float64]
 
 # The resolution is at least so many standard errors of the position: shorter chords point where the noise does.
 _NOISE_MULTIPLE = 4.0
-# A component with a cosine content of this or more is what the PCA of a random walk gives.
-_COSINE_LIKE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +193,7 @@ def trajectory_geometry(
 
 
 def _like_cosines(contents: Sequence[float]) -> bool:
-    return bool(min(np.nan_to_num(contents)) >= _COSINE_LIKE)
+    return bool(min(np.nan_to_num(contents)) >= RANDOM_WALK_LIKE)
 
 
 def _together(pairs: list[tuple[Array, Array]], fits: list[SmoothFit]) -> tuple[Array, Array]:
