@@ -18,16 +18,16 @@ _HOME = {
     "Trajectory": "llc_dynamics.trajectory",
     "TrajectoryWriter": "llc_dynamics.trajectory",
     "checkpoint_schedule": "llc_dynamics.trajectory",
-    "export_checkpoint": "llc_dynamics.interchange",
-    "export_run": "llc_dynamics.interchange",
-    "import_checkpoints": "llc_dynamics.interchange",
-    "import_run": "llc_dynamics.interchange",
-    "merge_runs": "llc_dynamics.interchange",
-    "write_view": "llc_dynamics.interchange",
+    "export_checkpoint": "llc_dynamics.runs",
+    "export_run": "llc_dynamics.runs",
+    "import_checkpoints": "llc_dynamics.runs",
+    "import_run": "llc_dynamics.runs",
+    "merge_runs": "llc_dynamics.runs",
+    "write_view": "llc_dynamics.runs",
     "run_info": "llc_dynamics.trajectory.info",
-    "thin_run": "llc_dynamics.trajectory.thin",
-    "InContextRegression": "llc_dynamics.tasks",
-    "InContextTransformer": "llc_dynamics.models",
+    "thin_run": "llc_dynamics.runs.thin",
+    "InContextRegression": "llc_dynamics.systems.in_context_regression.task",
+    "InContextTransformer": "llc_dynamics.systems.in_context_regression.transformer",
     "SGLD": "llc_dynamics.sampling",
     "RMSpropSGLD": "llc_dynamics.sampling",
     "Underdamped": "llc_dynamics.sampling",
@@ -49,8 +49,8 @@ _HOME = {
     "detect_stages": "llc_dynamics.stages",
 }
 _SUBPACKAGES = (
-    *("llc", "models", "pca", "plots", "report", "sampling", "stages", "sweeps", "tasks", "theory", "training"),
-    *("adapters", "interchange", "trajectory"),
+    *("adapters", "llc", "pca", "plots", "report", "runs", "sampling", "stages", "sweeps", "systems", "theory"),
+    *("training", "trajectory"),
 )
 
 __all__ = ["__version__", *_HOME]
@@ -59,12 +59,6 @@ if TYPE_CHECKING:
     from llc_dynamics.adapters.recorder import Recorder as Recorder
     from llc_dynamics.curve import Curve as Curve
     from llc_dynamics.errors import LLCDynamicsError as LLCDynamicsError
-    from llc_dynamics.interchange import export_checkpoint as export_checkpoint
-    from llc_dynamics.interchange import export_run as export_run
-    from llc_dynamics.interchange import import_checkpoints as import_checkpoints
-    from llc_dynamics.interchange import import_run as import_run
-    from llc_dynamics.interchange import merge_runs as merge_runs
-    from llc_dynamics.interchange import write_view as write_view
     from llc_dynamics.llc import EstimateSettings as EstimateSettings
     from llc_dynamics.llc import LLCCurve as LLCCurve
     from llc_dynamics.llc import LLCResult as LLCResult
@@ -73,8 +67,14 @@ if TYPE_CHECKING:
     from llc_dynamics.llc import estimate_llc as estimate_llc
     from llc_dynamics.llc import llc_curve as llc_curve
     from llc_dynamics.llc import llc_spectrum as llc_spectrum
-    from llc_dynamics.models import InContextTransformer as InContextTransformer
     from llc_dynamics.pca import JointTrajectoryPCA as JointTrajectoryPCA
+    from llc_dynamics.runs import export_checkpoint as export_checkpoint
+    from llc_dynamics.runs import export_run as export_run
+    from llc_dynamics.runs import import_checkpoints as import_checkpoints
+    from llc_dynamics.runs import import_run as import_run
+    from llc_dynamics.runs import merge_runs as merge_runs
+    from llc_dynamics.runs import write_view as write_view
+    from llc_dynamics.runs.thin import thin_run as thin_run
     from llc_dynamics.sampling import HMC as HMC
     from llc_dynamics.sampling import MALA as MALA
     from llc_dynamics.sampling import MALT as MALT
@@ -85,12 +85,12 @@ if TYPE_CHECKING:
     from llc_dynamics.stages import detect_specialisation as detect_specialisation
     from llc_dynamics.stages import detect_stages as detect_stages
     from llc_dynamics.stages import detect_transience as detect_transience
-    from llc_dynamics.tasks import InContextRegression as InContextRegression
+    from llc_dynamics.systems.in_context_regression.task import InContextRegression as InContextRegression
+    from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer as InContextTransformer
     from llc_dynamics.trajectory import Trajectory as Trajectory
     from llc_dynamics.trajectory import TrajectoryWriter as TrajectoryWriter
     from llc_dynamics.trajectory import checkpoint_schedule as checkpoint_schedule
     from llc_dynamics.trajectory.info import run_info as run_info
-    from llc_dynamics.trajectory.thin import thin_run as thin_run
 
 
 def __getattr__(name: str) -> Any:

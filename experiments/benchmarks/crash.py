@@ -46,8 +46,8 @@ import torch
 import llc_dynamics as ld
 from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
-from llc_dynamics.models import InContextTransformer, TransformerConfig
-from llc_dynamics.tasks import InContextRegression
+from llc_dynamics.systems.in_context_regression.task import InContextRegression
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer, TransformerConfig
 from llc_dynamics.training import (
     CheckpointConfig,
     EvaluationConfig,
@@ -399,7 +399,7 @@ def kill_llc(
 
 def file_contents(path: Path) -> dict[str, Any]:
     """Every dataset and attribute of an exported run but the time of the export, comparable with ==."""
-    from llc_dynamics.interchange import verify_archive
+    from llc_dynamics.runs import verify_archive
 
     try:
         verify_archive(path)
@@ -422,7 +422,7 @@ def file_contents(path: Path) -> dict[str, Any]:
 
 
 def kill_export(kills: int, draw: random.Random, folder: Path, num_steps: int = 240) -> Tally:
-    from llc_dynamics.interchange import export_run
+    from llc_dynamics.runs import export_run
 
     source, expected = folder / "source", {}
     train_tiny(source, tiny_config(num_steps))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import llc_dynamics as ld
-from llc_dynamics.models import InContextTransformer
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config
 
 

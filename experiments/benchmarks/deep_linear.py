@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 import llc_dynamics as ld
-from llc_dynamics.models import (
+from llc_dynamics.seeding import torch_generator
+from llc_dynamics.theory.deep_linear_network import (
     DeepLinearData,
     DeepLinearNetwork,
-    mean_squared_error,
     random_deep_linear,
     rank_minimal_network,
 )
-from llc_dynamics.seeding import torch_generator
+from llc_dynamics.theory.losses import mean_squared_error
 
 NUM_SAMPLES = 100_000
 BATCH_SIZE = 500

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import llc_dynamics as ld
-from llc_dynamics.models.in_context_transformer import PRESETS, InContextTransformer
+from llc_dynamics.systems.in_context_regression.transformer import PRESETS, InContextTransformer
 
 KERNELS = {
     "SGLD": lambda: ld.SGLD(1e-7, nbeta=100.0, localization=100.0),

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from llc_dynamics.models import InContextTransformer
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_preset
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import Evaluator, RunConfig, sequence_loss
 from llc_dynamics.training.averaging import WeightAverage
 from llc_dynamics.training.muon import Muon

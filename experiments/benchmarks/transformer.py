@@ -23,7 +23,7 @@ import torch
 import llc_dynamics as ld
 from llc_dynamics.llc.diagnostics import change_between_halves
 from llc_dynamics.llc.point import at_checkpoint
-from llc_dynamics.models import InContextTransformer
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config, sequence_loss
 
 # Largest curvature of the behavioural loss over the checkpoints: what `ld.calibrate` finds, rounded up.

@@ -23,7 +23,7 @@ def export(
     """
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.errors import ConfigError
-    from llc_dynamics.interchange import export_checkpoint, export_run
+    from llc_dynamics.runs import export_checkpoint, export_run
 
     if step is not None:
         print(f"step {step}: {export_checkpoint(run, step, out)}")
@@ -60,7 +60,7 @@ def import_(
     """
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.errors import ConfigError
-    from llc_dynamics.interchange import import_checkpoints, import_run
+    from llc_dynamics.runs import import_checkpoints, import_run
 
     if source.is_dir():
         with progress_of(f"import {source.name}") as progress:
@@ -110,7 +110,7 @@ def thin(
     take room on the disk. LLC points of checkpoints that are left out are kept.
     """
     from llc_dynamics.cli.show_runs import progress_of
-    from llc_dynamics.trajectory.thin import thin_run
+    from llc_dynamics.runs.thin import thin_run
 
     with progress_of(f"thin {run.name}") as progress:
         report = thin_run(
@@ -129,7 +129,7 @@ def merge(
     the same bit for bit, and everything that contradicts each other is listed before anything is written.
     """
     from llc_dynamics.cli.show_runs import progress_of
-    from llc_dynamics.interchange import merge_runs
+    from llc_dynamics.runs import merge_runs
 
     with progress_of("merge, runs") as progress:
         report = merge_runs(sources, out, progress=progress)

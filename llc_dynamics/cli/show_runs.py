@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llc_dynamics.interchange import verify_archive, write_view
 from llc_dynamics.progress import progress_bars
+from llc_dynamics.runs import verify_archive, write_view
 from llc_dynamics.sweeps.folders import run_folders
 from llc_dynamics.trajectory import Trajectory, WeightStorage
 from llc_dynamics.trajectory.info import RunInfo, run_info

@@ -12,10 +12,10 @@ from llc_dynamics.llc.calibrate import Progress, calibrate_places
 from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.places import Place, place_name, spread
 from llc_dynamics.llc.settings import Loss
-from llc_dynamics.models import InContextTransformer
 from llc_dynamics.sweeps.config import LLCConfig
 from llc_dynamics.sweeps.folders import stored_sweep
 from llc_dynamics.sweeps.runner import check_workers, data_name, require_device, require_in_context
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config
 from llc_dynamics.trajectory import Trajectory
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapping, settings_to_mapping
-from llc_dynamics.models import PRESETS, TransformerConfig
 from llc_dynamics.sampling import behavioural
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.settings import converted, from_mapping, load_toml, nearest
-from llc_dynamics.tasks import InContextRegression
+from llc_dynamics.systems.in_context_regression.task import InContextRegression
+from llc_dynamics.systems.in_context_regression.transformer import PRESETS, TransformerConfig
 from llc_dynamics.training import (
     CheckpointConfig,
     EvaluationConfig,
@@ -111,7 +111,7 @@ class LLCConfig:
 class SweepConfig:
     """A preset file. Without `runs` it describes the single run with `task.num_tasks`.
 
-    model : sizes of the transformer, or the name of a preset of `llc_dynamics.models`.
+    model : sizes of the transformer, or the name of a preset of the transformer.
     seed : of everything: task sequence, initial weights, batches, evaluation sequences.
     """
 

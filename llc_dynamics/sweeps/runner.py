@@ -12,12 +12,12 @@ import torch
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.llc import llc_point
 from llc_dynamics.llc.storage import curve_folder, stored_points
-from llc_dynamics.models import InContextTransformer
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
 from llc_dynamics.sweeps.pool import Job, default_workers, report, run_jobs
-from llc_dynamics.tasks import InContextRegression
+from llc_dynamics.systems.in_context_regression.task import InContextRegression
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import RunConfig, load_config, train
 from llc_dynamics.trajectory import Trajectory
 

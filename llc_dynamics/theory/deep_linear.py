@@ -21,7 +21,7 @@ def deep_linear_llc(widths: Sequence[int], rank: int) -> float:
     with the last sum over the pairs in Sigma.
 
     This is the smallest local learning coefficient over all weights with that product. It is attained where every
-    W_s has rank r (`llc_dynamics.models.rank_minimal_network`); elsewhere the local value can be larger: 2 instead
+    W_s has rank r (`rank_minimal_network`); elsewhere the local value can be larger: 2 instead
     of 3/2 for widths (2, 2, 2) and r = 0 at W_1 = I, W_2 = 0.
 
     Parameters

@@ -1,5 +1,6 @@
 """The training loop: task and model in, trajectory out."""
 
+from llc_dynamics.systems.in_context_regression.evaluation import Evaluator, sequence_loss, sequence_outputs
 from llc_dynamics.training.config import (
     CheckpointConfig,
     EvaluationConfig,
@@ -8,7 +9,6 @@ from llc_dynamics.training.config import (
     WeightSchedule,
     number_of_tasks,
 )
-from llc_dynamics.training.evaluation import Evaluator, sequence_loss, sequence_outputs
 from llc_dynamics.training.loop import load_config, train
 from llc_dynamics.training.schedules import rate_factor
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.models import TransformerConfig
 from llc_dynamics.settings import nearest
-from llc_dynamics.tasks import InContextRegression
+from llc_dynamics.systems.in_context_regression.task import InContextRegression
+from llc_dynamics.systems.in_context_regression.transformer import TransformerConfig
 from llc_dynamics.training.schedules import SCHEDULES
 from llc_dynamics.trajectory import WeightStorage, checkpoint_schedule
 

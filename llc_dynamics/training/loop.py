@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from llc_dynamics.errors import DataError
-from llc_dynamics.models import InContextTransformer
 from llc_dynamics.provenance import provenance
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import from_mapping, to_mapping
+from llc_dynamics.systems.in_context_regression.evaluation import Evaluator, sequence_loss
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training.averaging import WeightAverage
 from llc_dynamics.training.config import RunConfig
-from llc_dynamics.training.evaluation import Evaluator, sequence_loss
 from llc_dynamics.training.optimizers import build_optimizers, load_optimizer_state, optimizer_state, set_rate
 from llc_dynamics.training.schedules import rate_factor
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter

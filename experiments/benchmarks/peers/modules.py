@@ -34,7 +34,7 @@ class PackedInContext(nn.Module):
 
     def __init__(self, config: dict) -> None:
         super().__init__()
-        from llc_dynamics.models import InContextTransformer, TransformerConfig
+        from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer, TransformerConfig
 
         self.model = InContextTransformer(TransformerConfig(**config))
 

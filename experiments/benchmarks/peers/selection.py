@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from llc_dynamics import Trajectory
-from llc_dynamics.models import InContextTransformer
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_preset
+from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import RunConfig, load_config
 from peers import problems
 from peers.modules import largest_curvature

@@ -1,0 +1,121 @@
+"""A small run of `experiments/benchmarks/fuzz.py`: mutants are refused by name or read exactly right."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis")
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "fuzz.py"
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    spec = importlib.util.spec_from_file_location("fuzz_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(fuzz, tmp_path_factory):
+    found = fuzz.make_runs(tmp_path_factory.mktemp("fuzz"))
+    for run in found:
+        fuzz.contents(run)
+        for file in run.rglob("*.h5"):
+            fuzz.checksummed_blocks(fuzz.original(file))
+    return found
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="reads in forked processes")
+def test_mutants_of_all_ways(fuzz, runs):
+    """In processes of their own, so that a crash of the HDF5 library would be told from a pass."""
+    verdicts = fuzz.run_batch(runs, list(range(250)), seed=20, patience=60.0)
+    bad = [entry for entry in verdicts if entry[2] not in ("refused", "exact", "renamed")]
+    assert bad == []
+    assert len(verdicts) == 250
+    counts = Counter((way, verdict) for _, way, verdict in verdicts)
+    # The mutations are neither all harmless nor all caught by the outermost check.
+    for way in ("bytes", "sealed", "structure", "header", "manifest"):
+        assert counts[way, "refused"] > 3
+    assert counts["structure", "exact"] > 3
+
+
+def test_mutants_that_hypothesis_draws(fuzz, runs, tmp_path):
+    """JSON trees and plain damage; what fails is made as small as can be."""
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+    expected = [fuzz.contents(run) for run in copies]
+
+    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.randoms(use_true_random=False))
+    def check(draw):
+        case = fuzz.draw_mutant(draw, copies, ("bytes", "header", "manifest"))
+        assert fuzz.judge(copies[case.run], case, expected[case.run]) in ("refused", "exact", "renamed")
+
+    check()
+
+
+def test_the_checksum_of_structures_is_the_one_that_hdf5_uses(fuzz, runs):
+    """A structure changed and checksummed again is read by HDF5; with the old checksum it is not."""
+    import h5py
+
+    content = fuzz.original(runs[0] / "shards" / "shard-000000.h5")
+    blocks = fuzz.checksummed_blocks(content)
+    assert len(blocks) > 20
+    assert fuzz.lookup3(b"Four score and seven years ago") == 0x17770551
+    assert fuzz.lookup3(b"") == 0xDEADBEEF
+    user_block, _ = fuzz.split_header(content)
+    changed = bytearray(content)
+    place = content.index(b"loss", user_block)
+    changed[place : place + 4] = b"lost"
+    start, length = next((start, length) for start, length in blocks if start <= place < start + length)
+    for sound in (False, True):
+        if sound:
+            changed[start + length : start + length + 4] = fuzz.lookup3(
+                bytes(changed[start : start + length])
+            ).to_bytes(4, "little")
+        path = runs[0].parent / "changed.h5"
+        path.write_bytes(changed)
+        if sound:
+            with h5py.File(path) as file:
+                assert "lost" in file["samples"]
+        else:
+            with pytest.raises((OSError, KeyError, RuntimeError)), h5py.File(path) as file:
+                _ = [list(file[name]) for name in ("samples", "checksum/samples")]
+
+
+def test_a_reader_that_believes_what_it_reads_is_found_out(fuzz, runs, monkeypatch):
+    """The fuzzer itself: without row checksums wrong data gets through, and is noticed."""
+    from llc_dynamics.trajectory import shard
+
+    honest = fuzz.read_batch
+
+    def credulous(*arguments):
+        shard.row_checksums = lambda steps, *_: [_Any()] * len(steps)
+        shard.row_checksum = lambda *_: _Any()
+        honest(*arguments)
+
+    monkeypatch.setattr(fuzz, "read_batch", credulous)
+    verdicts = fuzz.run_batch(runs, list(range(60)), seed=21, patience=60.0)
+    assert any(verdict.startswith("wrong data") for _, _, verdict in verdicts)
+
+
+class _Any(int):
+    """Equal to everything."""
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, _):
+        return True
+
+    def __ne__(self, _):
+        return False
