@@ -26,6 +26,11 @@ _HOME = {
     "write_view": "llc_dynamics.runs",
     "run_info": "llc_dynamics.trajectory.info",
     "thin_run": "llc_dynamics.runs.thin",
+    "Axis": "llc_dynamics.systems.description",
+    "Description": "llc_dynamics.systems.description",
+    "Transition": "llc_dynamics.systems.description",
+    "Probe": "llc_dynamics.systems.system",
+    "System": "llc_dynamics.systems.system",
     "InContextRegression": "llc_dynamics.systems.in_context_regression.task",
     "InContextTransformer": "llc_dynamics.systems.in_context_regression.transformer",
     "SGLD": "llc_dynamics.sampling",
@@ -85,8 +90,13 @@ if TYPE_CHECKING:
     from llc_dynamics.stages import detect_specialisation as detect_specialisation
     from llc_dynamics.stages import detect_stages as detect_stages
     from llc_dynamics.stages import detect_transience as detect_transience
+    from llc_dynamics.systems.description import Axis as Axis
+    from llc_dynamics.systems.description import Description as Description
+    from llc_dynamics.systems.description import Transition as Transition
     from llc_dynamics.systems.in_context_regression.task import InContextRegression as InContextRegression
     from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer as InContextTransformer
+    from llc_dynamics.systems.system import Probe as Probe
+    from llc_dynamics.systems.system import System as System
     from llc_dynamics.trajectory import Trajectory as Trajectory
     from llc_dynamics.trajectory import TrajectoryWriter as TrajectoryWriter
     from llc_dynamics.trajectory import checkpoint_schedule as checkpoint_schedule

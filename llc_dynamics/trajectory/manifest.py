@@ -33,7 +33,8 @@ class Manifest:
     """The parameter and buffer layout, configuration, provenance and fixed arrays of a run.
 
     `run_id` is drawn when the run begins and stands in every file of the run, so that files of different runs cannot be
-    mixed. `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents. `storage` says how weights
+    mixed. `description` says in names and words what the run is of; who shows runs checks it.
+    `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents. `storage` says how weights
     are kept; in version 1 there was one way only.
     """
 
@@ -44,6 +45,7 @@ class Manifest:
     arrays: dict[str, str]
     created: str
     storage: WeightStorage = field(default_factory=WeightStorage)
+    description: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
@@ -55,9 +57,10 @@ class Manifest:
         arrays: dict[str, str],
         run_id: str,
         storage: WeightStorage | None = None,
+        description: dict[str, Any] | None = None,
     ) -> Manifest:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(run_id, state, config, provenance, arrays, created, WeightStorage.of(storage))
+        return cls(run_id, state, config, provenance, arrays, created, WeightStorage.of(storage), description or {})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,6 +69,7 @@ class Manifest:
             "run_id": self.run_id,
             "created": self.created,
             "config": self.config,
+            "description": self.description,
             "provenance": self.provenance,
             "arrays": self.arrays,
             **({"storage": self.storage.to_json()} if self.schema_version > 1 else {}),
@@ -94,6 +98,7 @@ class Manifest:
                 arrays=arrays,
                 created=str(content["created"]),
                 storage=WeightStorage.of(content["storage"]) if content["schema_version"] > 1 else WeightStorage(),
+                description=dict(content.get("description", {})),
                 schema_version=int(content["schema_version"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:

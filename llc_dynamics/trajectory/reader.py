@@ -80,6 +80,11 @@ class Trajectory:
         return copy.deepcopy(self.manifest.config)
 
     @property
+    def description(self) -> dict[str, Any]:
+        """Names and words for whoever shows the run, as stored and unchecked (a copy); see `description_of`."""
+        return copy.deepcopy(self.manifest.description)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Versions, git commit and machine that began the run (a copy)."""
         return copy.deepcopy(self.manifest.provenance)

@@ -51,8 +51,9 @@ class TrajectoryWriter:
     storage : how weights are kept, a `WeightStorage` or a mapping of its settings; None for all bits, uncompressed.
     resume : continue the run in the folder if there is one. Temporary files of a writer that died are removed,
         numbering goes on, and a step that is stored already must come out bit-identical (then it is skipped). A
-        `config`, `arrays` or `storage` of None is then not compared.
+        `config`, `arrays`, `storage` or `description` of None is then not compared.
     provenance : what made the run; None for the package versions, git commit and machine.
+    description : names and words for whoever shows the run, of JSON types: `Description.to_dict()`.
 
     Raises
     ------
@@ -62,7 +63,7 @@ class TrajectoryWriter:
     RunLockedError
         Another writer has the run open.
     ManifestMismatchError
-        `resume` with another model, config, arrays or storage than the run was recorded with.
+        `resume` with another model, config, arrays, storage or description than the run was recorded with.
     CorruptRunError
         `resume` of a damaged run.
     ConfigError, DataError
@@ -80,11 +81,13 @@ class TrajectoryWriter:
         storage: WeightStorage | Mapping[str, Any] | None = None,
         resume: bool = False,
         provenance: Mapping[str, Any] | None = None,
+        description: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self._model = model
         layout = StateLayout.of(model)
         plain = None if config is None else plain_config(config)
+        told = None if description is None else plain_config(description, "description")
         sets = (
             None if arrays is None else {name: array_sets.plain_arrays(name, given) for name, given in arrays.items()}
         )
@@ -102,10 +105,12 @@ class TrajectoryWriter:
             if self._check_folder(resume) == "run":
                 self._manifest = Manifest.read(self.path)
                 self._manifest.storage.require_codec(f"recording into {self.path}, with compression")
-                _compare(self.path, self._manifest, layout, plain, sets, kept)
+                _compare(self.path, self._manifest, layout, plain, sets, kept, told)
             else:
                 origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
-                self._manifest = self._begin(layout, plain or {}, origin, sets or {}, WeightStorage.of(kept))
+                self._manifest = self._begin(
+                    layout, plain or {}, origin, sets or {}, WeightStorage.of(kept), told or {}
+                )
             self._remove_leftovers()
             self._stored = ShardList(self.path, self._manifest)
             self._stored.refresh()
@@ -276,6 +281,7 @@ class TrajectoryWriter:
         origin: dict[str, Any],
         sets: Mapping[str, dict[str, NDArray]],
         storage: WeightStorage,
+        description: dict[str, Any],
     ) -> Manifest:
         """Write the fixed arrays and then the manifest, whose presence makes the folder a run."""
         run_id = new_run_id()
@@ -288,7 +294,7 @@ class TrajectoryWriter:
         for name, arrays in sets.items():
             array_sets.write_arrays(self.path, name, arrays, run_id)
         digests = {name: array_sets.digest(arrays) for name, arrays in sets.items()}
-        manifest = Manifest.new(layout, config, origin, digests, run_id, storage)
+        manifest = Manifest.new(layout, config, origin, digests, run_id, storage, description)
         manifest.write(self.path)
         return manifest
 
@@ -347,6 +353,7 @@ def _compare(
     config: dict[str, Any] | None,
     sets: Mapping[str, dict[str, NDArray]] | None,
     storage: WeightStorage | None,
+    description: dict[str, Any] | None,
 ) -> None:
     """Raise `ManifestMismatchError` unless the run was recorded with this model, config, storage and these arrays."""
     advice = "resume with what the run was recorded with, or record into another folder"
@@ -355,6 +362,10 @@ def _compare(
     if config is not None and (difference := config_difference(manifest.config, config)):
         raise ManifestMismatchError(
             f"{path}: another configuration than the run was recorded with: {difference}; {advice}"
+        )
+    if description is not None and (difference := config_difference(manifest.description, description, "description")):
+        raise ManifestMismatchError(
+            f"{path}: not the description that the run was recorded with: {difference}; {advice}"
         )
     if storage is not None and (
         difference := config_difference(manifest.storage.to_json(), storage.to_json(), "storage")
