@@ -102,6 +102,8 @@ def curve_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
 
 def _curve_identity(problem: Problem, settings: EstimateSettings, flat: FlatModel, batches: Batches) -> dict[str, Any]:
     sampled = repr(list(zip(flat.names, flat.shapes, flat.sizes, strict=True)))
+    if flat.chosen is not None:
+        sampled += digest_tensors({"chosen": flat.chosen})
     return {
         **settings.resolved(batches),
         "loss": problem.loss,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -40,6 +40,11 @@ class Problem:
     data_id: str | None = None
     checkpoint: tuple[Trajectory, int] | None = None
     name: str = "model"
+
+    def __post_init__(self) -> None:
+        # a problem is opened more than once, and an iterator can be read only once
+        if self.parameters is not None and not isinstance(self.parameters, str | Mapping):
+            object.__setattr__(self, "parameters", tuple(self.parameters))
 
     @property
     def loss(self) -> Loss:
