@@ -25,12 +25,11 @@ from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling.batches import Data
-from llc_dynamics.sampling.engine import isolated_generators
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.group_model import LoopModel
 from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.selection import Selection
-from llc_dynamics.seeding import torch_generator
+from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
 
 Progress = Callable[[int, int], None]

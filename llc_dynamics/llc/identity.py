@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.sampling.batches import Batches, Data
-from llc_dynamics.sampling.engine import isolated_generators
 from llc_dynamics.sampling.flat_model import FlatModel
-from llc_dynamics.seeding import torch_generator
+from llc_dynamics.seeding import isolated_generators, torch_generator
 
 _PROBE_SAMPLES = 64
 # Losses at the probe positions agree to this share of their size on any machine and number of threads.

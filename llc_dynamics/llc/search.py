@@ -26,8 +26,7 @@ from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import MALT, Kernel, Underdamped
 from llc_dynamics.sampling.batches import Batches, TensorBatches
-from llc_dynamics.sampling.engine import isolated_generators
-from llc_dynamics.seeding import torch_generator
+from llc_dynamics.seeding import isolated_generators, torch_generator
 
 # Steps per radian of the stiffest direction: what the adaptation of MALT arrives at, on networks that were tried.
 _STEP = 0.35
