@@ -12,7 +12,6 @@ from torch import nn
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration
-from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
 from llc_dynamics.llc.places import Place, places_of
 from llc_dynamics.llc.point import torch_threads
 from llc_dynamics.llc.result import LLCResult
@@ -23,6 +22,7 @@ from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import can_fork, in_processes, require_workers
 
 Progress = Callable[[int, int], None]
 

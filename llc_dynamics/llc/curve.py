@@ -13,7 +13,6 @@ from torch import nn
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
-from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
 from llc_dynamics.llc.point import (
     curve_identity,
     llc_point,
@@ -29,6 +28,7 @@ from llc_dynamics.progress import progress_bars
 from llc_dynamics.sampling.batches import Data, make_batches
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import can_fork, in_processes, require_workers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,11 @@ from llc_dynamics.llc.places import Place, place_name, spread
 from llc_dynamics.llc.settings import Loss
 from llc_dynamics.sweeps.config import LLCConfig
 from llc_dynamics.sweeps.folders import stored_sweep
-from llc_dynamics.sweeps.runner import check_workers, data_name, require_device, require_in_context
+from llc_dynamics.sweeps.runner import data_name, require_device, require_in_context
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import require_workers
 
 #: What `calibrate_runs` writes into a folder, beside the settings and the evidence of `Calibration.save`.
 TRIALS = "trials"
@@ -47,7 +48,7 @@ def calibrate_runs(
 
     Raises what `ld.calibrate` raises, and `TrajectoryError` for runs of another training loop.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     require_in_context(runs)
     places = []
