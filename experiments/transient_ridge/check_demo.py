@@ -31,6 +31,7 @@ _MARK = re.compile(
     r"<!-- demo: (?P<name>\S+)(?: \+-(?P<within>[\d.]+))? -->"
     r"\s*[*`(]*(?P<number>[-+]?[\d,]*\.?\d+)(?P<percent>%?)"
 )
+_AT_START = re.compile(r"^ *<!-- demo:.*?-->", re.MULTILINE)
 _ANY_MARK = re.compile(r"<!-- demo:.*?-->")
 
 
@@ -88,6 +89,10 @@ def wrong_numbers(text: str, where: str, figures: Mapping[str, float]) -> list[s
         f"{where}: no number follows {mark.group()}, or it is not written as <!-- demo: FIGURE +-5 -->"
         for mark in _ANY_MARK.finditer(text)
         if mark.start() not in read
+    ]
+    wrong += [
+        f"{where}: {mark.group().strip()} begins a line, where Markdown ends the paragraph; write a word before it"
+        for mark in _AT_START.finditer(text)
     ]
     if not marks:
         wrong.append(f"{where}: no number of the demo is marked; write <!-- demo: FIGURE --> before one")

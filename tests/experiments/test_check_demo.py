@@ -25,8 +25,8 @@ def run(name, transient, converged=()):
 
 FINDINGS = {"runs": [run("M-2", False, [True, False]), run("M-12", True, [True] * 3), run("M-inf", False)]}
 RIGHT = """
-t_crit is <!-- demo: M-12.t_crit +-150 -->1,050 (<!-- demo: M-12.t_crit_interval.low -->1,022), the loss rises by
-<!-- demo: M-12.rebound_relative -->28.8%, <!-- demo: llc.converged -->4 of <!-- demo: llc.points -->5 points converge.
+t_crit is <!-- demo: M-12.t_crit +-150 -->1,050 (<!-- demo: M-12.t_crit_interval.low -->1,022), the loss rises
+by <!-- demo: M-12.rebound_relative -->28.8%, <!-- demo: llc.converged -->4 of <!-- demo: llc.points -->5 points converge.
 """
 
 
@@ -58,6 +58,7 @@ def test_a_run_that_is_missing_is_named():
         ("<!-- demo: M-12.t_krit -->1,100", "did you mean M-12.t_crit?"),
         ("<!-- demo: M-2.t_crit -->1,100", "M-2.t_crit is unknown"),
         ("<!-- demo: M-12.t_crit -->about 1,100", "no number follows"),
+        ("t_crit is\n  <!-- demo: M-12.t_crit -->1,100", "begins a line"),
         ("t_crit is 1,100", "no number of the demo is marked"),
     ],
 )
