@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -62,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
             message = f"{where}cannot be read or written ({os_error_text(error)})"
-        except MemoryError:
-            message = "out of memory; give fewer --workers, or a smaller problem"
+        except (MemoryError, RuntimeError) as error:
+            # torch has no type of its own for a lack of memory of the machine
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            message = f"out of memory ({str(error).splitlines()[0]}); give fewer --workers, or smaller settings"
         except KeyboardInterrupt as stop:
             status = 128 + getattr(stop, "number", signal.SIGINT)
             message = "stopped; the same command goes on from here"
@@ -88,6 +92,31 @@ def _run(arguments: list[str]) -> int:
         )
     except SystemExit as end:  # after --help, or for arguments that cannot be read
         return end.code if isinstance(end.code, int) else 2
+
+
+class _PlainStream:
+    """A stream for text that others may have written: line ends stay, other control characters become escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write("\n".join(map(printable, text.split("\n"))))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _plain_output(verb: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(verb)
+    def called(*arguments: Any, **settings: Any) -> Any:
+        # `watch` draws on the terminal itself
+        if sys.stdout is None or verb is watch.watch:
+            return verb(*arguments, **settings)
+        with redirect_stdout(_PlainStream(sys.stdout)):
+            return verb(*arguments, **settings)
+
+    return called
 
 
 @contextmanager

@@ -39,6 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with storage_errors(path):
+        if path.exists() and not path.is_file():
+            raise TrajectoryError(f"{path}: a device or a folder, which a file does not replace; choose another name")
         try:
             yield temporary
             os.replace(temporary, path)
