@@ -53,7 +53,9 @@ def training_samples(system: System, who: str, seed: int) -> Any:
         generator = torch_generator(seed, "check")
         batch = calling(f"{who}: sample(generator, {_FEW})", system.sample, generator, _FEW)
         if num_samples(batch, f"{who}: sample(generator, {_FEW})") != _FEW:
-            raise DataError(f"{who}: sample(generator, {_FEW}) gave {num_samples(batch)} samples; give as many as asked")
+            raise DataError(
+                f"{who}: sample(generator, {_FEW}) gave {num_samples(batch)} samples; give as many as asked"
+            )
         return batch
     if not isinstance(data, tuple | dict):
         raise DataError(

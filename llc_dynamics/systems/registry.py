@@ -37,12 +37,9 @@ def system_class(spec: str, folder: Path | None = None) -> type[System]:
 
     Raises `ConfigError` for an unknown name, a missing file or class, and for a file that fails to import.
     """
-    path, _, name = spec.rpartition(":")
-    if path.endswith(".py"):
+    if _is_file(spec):
+        path, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
         return _from_file((folder or Path()) / path, name)
-    if spec.endswith(".py"):
-        file = (folder or Path()) / spec
-        raise ConfigError(f"system '{spec}': say which class, '{spec}:NAME'; {_classes_there(_module(file))}")
     if spec not in built_in():
         raise ConfigError(f"system '{spec}' is unknown; {nearest(spec, built_in())} (your own: 'my_file.py:MySystem')")
     module = importlib.import_module(f"{systems.__name__}.{spec}.system")
@@ -57,7 +54,7 @@ def make_system(cls: type[System], fields: Mapping[str, Any], where: str) -> Sys
                 f"{where}: {', '.join(map(str, fields))}: {cls.__name__} has no settings; make it a dataclass with them"
             )
         return calling(f"{cls.__name__}()", cls)
-    made: System = calling(f"{cls.__name__} with these settings", lambda: from_mapping(cls, fields, where))
+    made: System = calling(f"{cls.__name__} with these settings", from_mapping, cls, fields, where)
     return made
 
 
@@ -81,7 +78,7 @@ def spec_of(system: System) -> str:
 
 def system_mapping(system: System) -> dict[str, Any]:
     """The `[system]` table: name and settings."""
-    fields = to_mapping(system) if dataclasses.is_dataclass(system) else {}
+    fields: dict[str, Any] = to_mapping(system) if dataclasses.is_dataclass(system) else {}
     return {"name": name_of(system), **fields}
 
 
@@ -93,7 +90,7 @@ def system_of(table: Any, where: str, given: type[System] | None = None, folder:
 
     Raises `ConfigError` for what is no system, and `TrajectoryError` for a run's file that the user has to name.
     """
-    fields = {"name": table} if isinstance(table, str) else table
+    fields: Any = {"name": table} if isinstance(table, str) else table
     if not isinstance(fields, Mapping) or not isinstance(fields.get("name", ""), str):
         raise ConfigError(f'{where}: system: expected a table with name = "...", got {ascii(table)[:80]}')
     own = {key: value for key, value in fields.items() if key != "name"}
@@ -101,7 +98,7 @@ def system_of(table: Any, where: str, given: type[System] | None = None, folder:
     if given is None:
         if name is None:
             raise ConfigError(f"{where}: system: give its name; {nearest('', built_in())}, or 'my_file.py:MySystem'")
-        if folder is None and name not in built_in():
+        if folder is None and _is_file(name):
             raise TrajectoryError(
                 f"{where}: trained with the system {ascii(name)[:80]}, which is not part of this package, and a folder "
                 "loads no code by itself; name it: --system PATH/TO/FILE.py:CLASS"
@@ -157,14 +154,22 @@ def _last_name(cls: type[System]) -> str:
     return cls.name if cls.__module__.startswith(f"{systems.__name__}.") else cls.__qualname__
 
 
+def _is_file(spec: str) -> bool:
+    return ":" in spec or spec.endswith(".py")
+
+
 def _from_file(path: Path, name: str) -> type[System]:
     module = _module(path)
+    if not name:
+        raise ConfigError(f"{path}: say which class, '{path.name}:NAME'; {_classes_there(module)}")
     found = getattr(module, name, None)
     if not isinstance(found, type):
         raise ConfigError(f"{path}: no class '{name}'; {_classes_there(module, name)}")
     missing = [method for method in _NEEDED if not callable(getattr(found, method, None))]
     if missing:
-        raise ConfigError(f"{path}: {name} is no system: it has no {' and no '.join(missing)}; {_classes_there(module)}")
+        raise ConfigError(
+            f"{path}: {name} is no system: it has no {' and no '.join(missing)}; {_classes_there(module)}"
+        )
     return adopted(found)
 
 
@@ -175,7 +180,7 @@ def _module(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file with a system")
+        raise ConfigError(f"{path}: no such file; a system of your own is 'my_file.py:MySystem'")
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise ConfigError(f"{path}: not a Python file")

@@ -88,6 +88,6 @@ class System:
     def muon_parameters(self, model: nn.Module) -> list[tuple[str, int]]:
         """The matrices that the Muon optimiser takes: (parameter name, maps that are stacked in it by rows)."""
         raise ConfigError(
-            f'training.optimizer = "muon": {type(self).__name__} does not say which matrices Muon takes; choose "adam", '
-            "or give it muon_parameters(self, model) -> [(parameter name, number of maps stacked by rows)]"
+            f'training.optimizer = "muon": {type(self).__name__} does not say which matrices Muon takes; choose '
+            '"adam", or give it muon_parameters(self, model) -> [(parameter name, number of maps stacked by rows)]'
         )

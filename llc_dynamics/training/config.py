@@ -106,7 +106,9 @@ class RunConfig:
         Raises `ConfigError` for a bad, unknown or missing setting, `TrajectoryError` for a system that is not given.
         """
         if not isinstance(mapping, Mapping) or "system" not in mapping:
-            raise ConfigError(f"{where}: expected the settings of a run with a table 'system', got {ascii(mapping)[:80]}")
+            raise ConfigError(
+                f"{where}: expected the settings of a run with a table 'system', got {ascii(mapping)[:80]}"
+            )
         known = {"training": TrainingConfig, "checkpoints": CheckpointConfig, "seed": int}
         for key in mapping:
             if key not in known and key != "system":
@@ -140,3 +142,14 @@ class RunConfig:
             )
         except ConfigError as error:
             raise ConfigError(f"checkpoints.weights: {error}") from None
+
+
+def number_of_tasks(config: Mapping[str, Any]) -> float | None:
+    """M of an in-context run (`math.inf` included); None for a run of anything else."""
+    task = config.get("system", config.get("task"))
+    value = task.get("num_tasks") if isinstance(task, Mapping) else None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if number >= 1 else None
