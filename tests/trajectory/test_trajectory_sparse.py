@@ -155,7 +155,7 @@ def test_training_with_a_second_schedule_stops_and_goes_on(tmp_path):
     broken = train_in_context(SMALL, tmp_path / "broken")
     assert broken.verify().ok
     np.testing.assert_array_equal(broken.weight_steps, kept)
-    np.testing.assert_array_equal(broken.metrics("ood_loss"), whole.metrics("ood_loss"))
+    np.testing.assert_array_equal(broken.metrics("loss/ood"), whole.metrics("loss/ood"))
     first, second = whole.state_dict(24), broken.state_dict(24)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
