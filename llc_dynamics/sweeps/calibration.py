@@ -14,9 +14,10 @@ from llc_dynamics.llc.search import CalibrationOptions
 from llc_dynamics.llc.settings import Loss
 from llc_dynamics.sweeps.config import LLCConfig
 from llc_dynamics.sweeps.folders import stored_llc
-from llc_dynamics.sweeps.runner import check_workers, problem_of, require_device, systems_of
+from llc_dynamics.sweeps.runner import problem_of, require_device, systems_of
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import require_workers
 
 #: What `calibrate_runs` writes into a folder, beside the settings and the evidence of `Calibration.save`.
 TRIALS = "trials"
@@ -48,7 +49,7 @@ def calibrate_runs(
 
     Raises what `ld.calibrate` raises, and `TrajectoryError` for runs whose system nobody named.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     systems = systems_of(runs, system)
     estimate = config.estimate_of(systems[0])

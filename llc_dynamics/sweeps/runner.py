@@ -15,12 +15,12 @@ from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
-from llc_dynamics.sweeps.pool import Job, default_workers, report, run_jobs
 from llc_dynamics.systems.checks import check_system
 from llc_dynamics.systems.registry import calling, spec_of, system_class, system_mapping, system_of_run
 from llc_dynamics.systems.system import System
 from llc_dynamics.training import RunConfig, train
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import Job, report, require_workers, run_jobs
 
 
 def run_sweep(
@@ -37,7 +37,7 @@ def run_sweep(
     What is finished is left as it is, what was stopped goes on. `workers=None` is one for every core. Results do not
     depend on the number of workers. Returns the run folders in the order of the sweep.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     folder = Path(folder)
     configs = sweep.run_configs()
@@ -83,7 +83,7 @@ def estimate_curves(
     system : the runs' system where it is not part of this package, or they were recorded in another loop.
     overwrite : compute points again that were made with other settings, and drop those at steps that are not wanted.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     jobs = [job for run in runs for job in _point_jobs(run, settings, system, name, device, overwrite)]
     # Only now, when every run is known to be one that the curve can be computed for.
@@ -126,13 +126,6 @@ def systems_of(runs: Sequence[Trajectory], given: type[System] | None) -> list[S
         if len(run.weight_steps) == 0:
             raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
     return [system_of_run(run.config, str(run.path), given) for run in runs]
-
-
-def check_workers(workers: int | None) -> int:
-    """How many processes None stands for; `ConfigError` for a number below 1."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}; leave it out for one for every core")
-    return default_workers() if workers is None else workers
 
 
 def require_device(device: str) -> None:
