@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -27,7 +25,7 @@ from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors
+from llc_dynamics.trajectory.atomic import storage_errors, write_whole
 
 
 def write_report(
@@ -49,6 +47,9 @@ def write_report(
 
     Raises `TrajectoryError` if there is no run or none can be read.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise TrajectoryError(f"{path}: is a folder; name the page to write, for example {path / 'report.html'}")
     folder = None
     notes: list[str] = []
     if isinstance(runs, str | Path):
@@ -69,7 +70,11 @@ def write_report(
         Path(figures).mkdir(parents=True, exist_ok=True)
         for figure in drawn:
             figure.save(Path(figures) / f"{figure.identifier}.png")
-    return _write_whole(Path(path), render(analysis, folder, drawn))
+    text = render(analysis, folder, drawn)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode("utf-8", "backslashreplace"))
+    return path
 
 
 def render(analysis: Analysis, folder: Path | None = None, figures: Sequence[ReportFigure] | None = None) -> str:
@@ -212,24 +217,3 @@ def _reproduce(folder: Path | None, analysis: Analysis) -> str:
 
 def _text(name: str) -> str:
     return (resources.files("llc_dynamics.report") / name).read_text(encoding="utf-8")
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    if path.is_dir():
-        raise TrajectoryError(f"{path}: is a folder; name the page to write, for example {path / 'report.html'}")
-    with storage_errors(path):
-        return _replace(path, text)
-
-
-def _replace(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

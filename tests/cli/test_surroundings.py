@@ -1,4 +1,4 @@
-"""What surrounds a command: streams, folders, names and settings that are no good end in one line, not in a traceback."""
+"""Streams, folders, names and settings that are no good: one line, not a traceback."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def test_full_and_closed_output(run: Path, arguments: str) -> None:
     assert shell(f"llc info {run}/nowhere 2>/dev/full").returncode == 1
 
 
-def test_output_in_ascii(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_in_ascii(run: Path) -> None:
     ascii_only = shell(f"llc info '{run}' && llc --help", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (ascii_only.returncode, ascii_only.stderr) == (0, "")
 
