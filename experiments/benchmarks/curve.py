@@ -10,7 +10,6 @@ it was.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 
 import llc_dynamics as ld
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
@@ -29,7 +29,7 @@ def predictions(model: InContextTransformer, batch: tuple[torch.Tensor, torch.Te
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--points", type=int, default=50)

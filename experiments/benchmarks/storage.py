@@ -9,7 +9,6 @@ one. Printed are bytes a checkpoint, how many times smaller than raw that is, mi
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 
 import llc_dynamics as ld
 from llc_dynamics.trajectory import WeightStorage
@@ -75,10 +75,8 @@ def measure(states: list[dict[str, torch.Tensor]], way: WeightStorage, folder: P
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, folder=True, rounds=3)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one in it is used and removed")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = ld.Trajectory(arguments.run)
