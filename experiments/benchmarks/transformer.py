@@ -23,17 +23,12 @@ import llc_dynamics as ld
 from llc_dynamics.llc import EstimateSettings, Problem
 from llc_dynamics.llc.diagnostics import change_between_halves
 from llc_dynamics.llc.estimate import estimate
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
-from llc_dynamics.training import load_config, sequence_loss
+from llc_dynamics.training import load_config
 
 # Largest curvature of the behavioural loss over the checkpoints: what `ld.calibrate` finds, rounded up.
 CURVATURE = 120.0
 STEP = 0.35
 NUM_SAMPLES = 1000
-
-
-def predictions(model: InContextTransformer, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return model(*batch)
 
 
 def settings_for(gamma: float, batch_size: int, length: float = 1.0, factor: float = 1.0) -> dict[str, Any]:
@@ -65,14 +60,14 @@ def sgld_for(base: dict[str, Any], gamma: float, gradients: int) -> dict[str, An
     }
 
 
-def trials(gamma: float, size: int) -> dict[str, tuple[Any, dict[str, Any]]]:
+def trials(system: ld.System, gamma: float, size: int) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Loss and settings of every estimate that is made at a localisation, by name."""
-    behavioural, base = ld.behavioural(predictions), settings_for(gamma, size)
+    behavioural, base = ld.behavioural(system.outputs), settings_for(gamma, size)
     gradients = (base["num_burnin"] + base["num_draws"]) * base["sampler"].num_steps
     return {
         "base": (behavioural, base),
         "SGLD, behavioural": (behavioural, sgld_for(base, gamma, gradients)),
-        "SGLD, given": (sequence_loss, sgld_for(base, gamma, gradients)),
+        "SGLD, given": (system.loss, sgld_for(base, gamma, gradients)),
         "half the step": (behavioural, settings_for(gamma, size, factor=0.5)),
         "4 times as long": (behavioural, settings_for(gamma, size, length=4.0)),
         "4 times the batch": (behavioural, settings_for(gamma, 4 * size)),
@@ -115,12 +110,12 @@ def main() -> None:
     path = options.out / "transformer.jsonl"
     run = ld.Trajectory(options.run)
     config = load_config(run)
-    model = InContextTransformer(config.model, seed=config.seed)
+    model = config.system.build(config.seed)
 
     def measure(cell: Row) -> Row:
-        loss, settings = trials(cell["gamma"], options.batch_size)[cell["trial"]]
+        loss, settings = trials(config.system, cell["gamma"], options.batch_size)[cell["trial"]]
         start = time.perf_counter()
-        problem = Problem(model, loss, config.task.sample).at(run, cell["step"])
+        problem = Problem(model, loss, config.system.sample).at(run, cell["step"])
         result = estimate(problem, EstimateSettings(seed=1, **settings))
         return {**row_of(result), "seconds": time.perf_counter() - start}
 
@@ -129,7 +124,7 @@ def main() -> None:
             {"step": step, "gamma": gamma, "trial": trial}
             for gamma in options.gammas
             for step in options.steps
-            for trial in trials(gamma, options.batch_size)
+            for trial in trials(config.system, gamma, options.batch_size)
         ],
         path,
         measure,
