@@ -17,7 +17,7 @@ from llc_dynamics.systems.in_context_regression.task import InContextRegression
 from llc_dynamics.systems.in_context_regression.transformer import TransformerConfig
 from llc_dynamics.training import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig, WeightSchedule
 from llc_dynamics.training import train as train_in_context
-from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.sealed import row_checksum
 
 
 def record(path, num_steps, every, expected=None, **options):
