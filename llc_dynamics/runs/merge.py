@@ -52,7 +52,7 @@ class _Copies:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What `merge_runs` did, by the names of the runs; `notes` say what was not merged (codes: sweep_left_out, foreign)."""
+    """What `merge_runs` did, by the names of the runs; `notes` say what was not merged (sweep_left_out, foreign)."""
 
     path: Path
     added: list[str]

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llc_dynamics.errors import ConfigError, TrajectoryError
-from llc_dynamics.llc import llc_point
+from llc_dynamics.llc import Problem, llc_point
 from llc_dynamics.llc.storage import curve_folder, stored_points
+from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
-from llc_dynamics.sweeps.pool import Job, default_workers, report, run_jobs
 from llc_dynamics.systems.in_context_regression.task import InContextRegression
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import RunConfig, load_config, train
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import Job, report, require_workers, run_jobs
 
 
 def run_sweep(
@@ -36,7 +37,7 @@ def run_sweep(
     What is finished is left as it is, what was stopped goes on. `workers=None` is one for every core. Results do not
     depend on the number of workers. Returns the run folders in the order of the sweep.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     folder = Path(folder)
     write_sweep_file(folder, to_mapping(sweep))
@@ -76,7 +77,7 @@ def estimate_curves(
 
     overwrite : compute points again that were made with other settings, and drop those at steps that are not wanted.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device, overwrite=overwrite)]
     # Only now, when every run is known to be one that the curve can be computed for.
@@ -119,13 +120,6 @@ def require_in_context(runs: Sequence[Trajectory]) -> None:
             raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
 
 
-def check_workers(workers: int | None) -> int:
-    """How many processes None stands for; `ConfigError` for a number below 1."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}; leave it out for one for every core")
-    return default_workers() if workers is None else workers
-
-
 def require_device(device: str) -> None:
     """Raise `ConfigError` for a device that torch does not know or does not have here."""
     try:
@@ -149,23 +143,23 @@ def _train_run(config: dict[str, Any], path: str, device: str) -> str:
     return path
 
 
-def _estimate_point(path: str, step: int, settings: dict[str, Any], name: str, device: str, overwrite: bool) -> None:
+def _estimate_point(path: str, step: int, mapping: dict[str, Any], name: str, device: str, overwrite: bool) -> None:
     """In a worker: one point of one curve."""
-    llc = from_mapping(LLCConfig, settings)
+    llc = from_mapping(LLCConfig, mapping)
     run = Trajectory(path)
+    settings = replace(llc.estimate, seed=load_config(run).seed)
+    llc_point(run, step, problem_of(run, llc.loss_fn, device), settings, name=name, overwrite=overwrite)
+
+
+def problem_of(run: Trajectory, loss_fn: LossFunction, device: str) -> Problem:
+    """What the estimates of an in-context run are made for."""
     config = load_config(run)
-    sampling = {each.name: getattr(llc.estimate, each.name) for each in fields(llc.estimate)}
-    llc_point(
-        run,
-        step,
+    return Problem(
         InContextTransformer(config.model, seed=config.seed),
-        llc.loss_fn,
+        loss_fn,
         config.task.sample,
-        name=name,
-        data_id=data_name(config.task),
         device=device,
-        overwrite=overwrite,
-        **sampling | {"seed": config.seed},
+        data_id=data_name(config.task),
     )
 
 

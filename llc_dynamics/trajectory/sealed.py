@@ -94,8 +94,10 @@ class SealedFile:
             version = described.pop("schema_version")
             found_kind, self.run_id, self.digest = (described.pop(key) for key in ("kind", "run_id", "digest"))
             self.size, listed = described.pop("size"), described.pop("datasets")
-            if type(version) is not int or version != SCHEMA_VERSION or not all(
-                isinstance(each, str) for each in (found_kind, self.run_id, self.digest)
+            if (
+                type(version) is not int
+                or version != SCHEMA_VERSION
+                or not all(isinstance(each, str) for each in (found_kind, self.run_id, self.digest))
             ):
                 raise ValueError("wrong types")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -15,8 +15,7 @@ from interchange_runs import kill_at_each_change, read_sparse, record_sparse, tr
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sealed_files import change_header
-from test_trajectory_folders import contents
-from trajectory_runs import Tied, new_model, read_all, train
+from trajectory_runs import Tied, contents, new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
