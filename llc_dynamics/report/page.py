@@ -27,7 +27,7 @@ from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors
+from llc_dynamics.trajectory.files import storage_errors
 
 
 def write_report(
