@@ -93,6 +93,10 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise ConfigError(f"{where}: {value!r} is not one of them; {nearest(str(value), map(str, arguments))}")
         return value
+    if origin is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return {key: converted(arguments[1], item, _path(where, key)) for key, item in value.items()}
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {value!r}")
@@ -121,7 +125,7 @@ def _plain(value: Any) -> Any:
         own = getattr(value, "to_mapping", None)
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return _plain(fields if own is None else own())
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

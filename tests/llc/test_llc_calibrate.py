@@ -2,30 +2,26 @@
 
 import dataclasses
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from problems import outputs
 
 import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, CorruptRunError
 from llc_dynamics.llc import Calibration, EstimateSettings, read_settings, write_settings
-from llc_dynamics.llc import places as places_module
 from llc_dynamics.sampling import HMC, MALT, RMSpropSGLD, Underdamped
-from llc_dynamics.theory.losses import half_squared_error
-from llc_dynamics.theory.potentials import Quadratic, potential_data
+from llc_dynamics.theory import Quadratic, half_squared_error, potential_data
 
 # Half of the directions stiff, half of them flat; a whole range of curvatures, the flattest of which no budget reaches.
 GAP = [40.0] * 32 + [0.0] * 32
 NO_GAP = np.geomspace(40.0, 4e-4, 64).tolist()
 N = 1000
 ROWS = torch.zeros(4, 1)
-
-
-def outputs(model, batch):
-    return model(batch[0])
 
 
 def calibrate(curvatures, **changes):
@@ -109,7 +105,7 @@ def test_an_estimate_with_the_settings_is_exact_and_as_good_as_promised(with_gap
 
 def test_deep_linear_network_with_fresh_batches():
     """Minibatches of the behavioural loss: the value of a long run with other settings, at the same resolution."""
-    from llc_dynamics.theory.deep_linear_network import DeepLinearData, rank_minimal_network
+    from llc_dynamics.theory import DeepLinearData, rank_minimal_network
 
     network = rank_minimal_network((8, 6, 8), 2, seed=1)
     data = DeepLinearData(network.product().detach())
@@ -210,16 +206,17 @@ class TestRuns:
         """Stopped in the middle, and called again: the same evidence, and nothing computed twice."""
         wanted = {"run": runs[0], "steps": [4, 9], "gradients": 95, "target_error": 9.0, "store": tmp_path / "trials"}
         made, progress = [], []
-        sampled = places_module.estimate_inside
+        calibrate_module = sys.modules[ld.calibrate.__module__]
+        sampled = calibrate_module.estimate
 
-        def counting(flat, batches, settings):
+        def counting(problem, settings):
             if len(made) == 3:
                 made.append("stopped")
                 raise KeyboardInterrupt
             made.append(settings)
-            return sampled(flat, batches, settings)
+            return sampled(problem, settings)
 
-        monkeypatch.setattr(places_module, "estimate_inside", counting)
+        monkeypatch.setattr(calibrate_module, "estimate", counting)
         with pytest.raises(KeyboardInterrupt):
             calibrate(GAP, **wanted)
         first = calibrate(GAP, **wanted, progress=lambda *call: progress.append(call))

@@ -1,9 +1,5 @@
 """`llc_spectrum`: the exact value at every resolution, at one model and over a run, stored and resumed."""
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 import pytest
 import torch
@@ -14,8 +10,7 @@ from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc import EstimateSettings
 from llc_dynamics.llc.storage import stored_points
 from llc_dynamics.sampling import MALT, Underdamped
-from llc_dynamics.theory.losses import squared_error
-from llc_dynamics.theory.potentials import Quadratic
+from llc_dynamics.theory import Quadratic, squared_error
 
 CURVATURES = [100.0] * 10 + [10.0] * 10 + [1.0] * 20
 DATA = (torch.zeros(4, 1), torch.zeros(4, len(CURVATURES)))
@@ -85,6 +80,13 @@ class TestRun:
         np.testing.assert_array_equal(again.values, first.values[1:2])
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*.h5")} == before
 
+    def test_only_the_chosen_parameters_are_sampled(self, run):
+        half = torch.arange(len(CURVATURES)) < len(CURVATURES) // 2
+        found = self.over(run, steps=[5], parameters={"weight": half}, nbetas=[1.0])
+        assert {result.dimension for row in found.results[0] for result in row} == {int(half.sum())}
+        with pytest.raises(ConfigError, match="sampled_parameters"):
+            self.over(run, steps=[5], nbetas=[1.0])
+
     def test_curve(self, run):
         found = self.over(run)
         curve = found.curve(40.0, nbeta=2.0)
@@ -103,15 +105,12 @@ class TestRun:
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["step 0", "step 5", "step 9"]
         one = plots.plot_spectrum(self.over(run, steps=[9]))
         assert len(one.get_legend().get_texts()) == 2
-        mpl.pyplot.close("all")
 
     def test_bad_input(self, run):
         with pytest.raises(StepNotStoredError, match="no checkpoint at step 4; the nearest"):
             self.over(run, steps=[4])
         with pytest.raises(ConfigError, match="no steps"):
             self.over(run, steps=[])
-        with pytest.raises(ConfigError, match="parameters cannot be chosen"):
-            self.over(run, parameters="weight")
         with pytest.raises(ConfigError, match="give run=, too"):
             spectrum(steps=[5])
 
