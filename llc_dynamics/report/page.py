@@ -25,7 +25,7 @@ from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 
 def write_report(
@@ -73,6 +73,7 @@ def write_report(
     text = render(analysis, folder, drawn)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # a folder name that is no UTF-8 is shown by its bytes
         write_whole(path, text.encode("utf-8", "backslashreplace"))
     return path
 
