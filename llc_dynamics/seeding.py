@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,3 +43,30 @@ def torch_generator(seed: int, *purpose: str | int, device: str | torch.device =
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """A `numpy.random.Generator` for `(seed, *purpose)`."""
     return np.random.default_rng(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def isolated_generators(seed: int) -> Iterator[None]:
+    """Leave the global generators of torch, numpy and `random` as they were, whatever is drawn inside."""
+    import torch
+
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            seed_global(derive_seed(seed, "global"))
+            yield
+    finally:
+        np.random.set_state(states[0])  # noqa: NPY002
+        random.setstate(states[1])
+
+
+def seed_global(seed: int) -> None:
+    """So that a function that draws from a global generator gives the same result every time."""
+    import torch
+
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed a GPU that nobody has used yet
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)

@@ -1,4 +1,4 @@
-"""A point of an LLC curve with a made-up result, stored as `llc_curve` stores it."""
+"""Points of an LLC curve with made-up results, stored as `llc_curve` stores them."""
 
 from pathlib import Path
 
@@ -35,3 +35,12 @@ def store_point(run, step, value, error, *, reasons=(), name="llc", **more) -> N
     )
     identity = Identity({"num_chains": 2}, f"w{step}", np.zeros((2, 3)))
     write_point(point_file(curve_folder(Path(run.path), name), int(step)), int(step), result, identity)
+
+
+def store_llc(run, values, errors, reasons, name="llc"):
+    """Points of an LLC curve, as `llc_curve` stores them; NaN values have no estimate."""
+    steps = run.steps[np.linspace(0, len(run.steps) - 1, len(values)).round().astype(int)]
+    settings = {"sampler": {"name": "SGLD", "localization": 1000.0}, "num_chains": 2}
+    for step, value, error, why in zip(steps, values, errors, reasons, strict=True):
+        store_point(run, step, value, error, reasons=why, name=name, dimension=3, settings=settings)
+    return steps

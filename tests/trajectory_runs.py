@@ -110,3 +110,10 @@ def read_all(run):
             "model": {name: tensor.float().numpy().tobytes() for name, tensor in resume["model"].items()},
         }
     return found
+
+
+def contents(folder):
+    """Every file of a folder, by its path."""
+    return {
+        str(entry.relative_to(folder)): entry.read_bytes() for entry in sorted(folder.rglob("*")) if entry.is_file()
+    }

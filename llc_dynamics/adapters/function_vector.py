@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llc_dynamics.sampling.engine import isolated_generators
+from llc_dynamics.seeding import isolated_generators
 from llc_dynamics.trajectory.state import bare
 
 #: From a model to its function vector, of the same shape at every step.

@@ -23,12 +23,11 @@ from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import Identity, differences, digest_tensors, read_point, write_point
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
-from llc_dynamics.sampling.engine import isolated_generators
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import LoopModel
 from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.selection import Selection
-from llc_dynamics.seeding import torch_generator
+from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
 
 _CONTROL_DRAWS = 16

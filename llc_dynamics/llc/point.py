@@ -33,9 +33,8 @@ from llc_dynamics.llc.storage import (
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
-from llc_dynamics.sampling.engine import isolated_generators
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
-from llc_dynamics.seeding import derive_seed, torch_generator
+from llc_dynamics.seeding import derive_seed, isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
 
 _PROBE_SAMPLES = 64

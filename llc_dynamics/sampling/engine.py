@@ -20,7 +20,7 @@ from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import ChainMethod, GroupModel, LoopModel, VmapModel, choose_chain_method
 from llc_dynamics.sampling.kernel import Evaluation, Kernel, Noise, Target
 from llc_dynamics.sampling.traces import ChainTraces, FailedChain, Recorder
-from llc_dynamics.seeding import derive_seed, torch_generator
+from llc_dynamics.seeding import derive_seed, isolated_generators, seed_global, torch_generator
 
 Progress = Callable[[int, int], None]
 _GRADIENTS_BETWEEN_LOOKS = 8
@@ -289,7 +289,7 @@ class _Group:
     def generators(self, seed: int) -> Iterator[None]:
         """The global generators as this group left them, for loss functions that draw from them."""
         if self._globals is None:
-            _seed_global(derive_seed(seed, "global", self.chains[0]))
+            seed_global(derive_seed(seed, "global", self.chains[0]))
         else:
             torch.set_rng_state(self._globals[0])
             np.random.set_state(self._globals[1])  # noqa: NPY002
@@ -328,26 +328,3 @@ def _require_sound(model: FlatModel, batches: Batches, kernel: Kernel, control_v
 
 def _holds_all_data(batches: Batches) -> bool:
     return isinstance(batches, TensorBatches) and batches.batch_size == batches.length
-
-
-@contextmanager
-def isolated_generators(seed: int) -> Iterator[None]:
-    """Leave the global generators of torch, numpy and `random` as they were, whatever a loss function draws."""
-    states = np.random.get_state(), random.getstate()  # noqa: NPY002
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            _seed_global(derive_seed(seed, "global"))
-            yield
-    finally:
-        np.random.set_state(states[0])  # noqa: NPY002
-        random.setstate(states[1])
-
-
-def _seed_global(seed: int) -> None:
-    """So that a loss function that draws from a global generator gives the same result every time."""
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed a GPU that nobody has used yet
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    random.seed(seed)

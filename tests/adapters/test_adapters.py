@@ -259,7 +259,7 @@ def test_two_processes_one_writer(tmp_path):
     assert list(run.state_dict(0)) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-# --- the documents' examples, as they stand there ---------------------------------------------------------------------
+# --- the documents' examples with the trainers ------------------------------------------------------------------------
 
 
 def run_example(heading, folder, monkeypatch):
@@ -270,18 +270,6 @@ def run_example(heading, folder, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(example, "recording.md", "exec"), {"__name__": "example"})
-
-
-def test_the_plain_example(tmp_path, monkeypatch, capsys):
-    for _ in range(2):
-        run_example("A plain loop", tmp_path, monkeypatch)
-    first, second = capsys.readouterr().out.split()
-    assert first == second
-    assert float(first) < 0.1
-    run = ld.Trajectory(tmp_path / "runs" / "plain")
-    assert run.complete
-    assert run.steps.tolist() == ld.checkpoint_schedule(400, 100, 20).tolist()
-    assert run.outputs().shape == (len(run), 32, 1)
 
 
 def test_the_lightning_example(tmp_path, monkeypatch):

@@ -3,13 +3,11 @@
 import re
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 import pytest
-from test_report import Reader, record, store_llc, visible
+from pages import Reader, visible
+from stored_llc import store_llc
+from sweep_runs import record
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main

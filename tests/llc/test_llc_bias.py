@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import NO_DATA, Vector, quadratic
 from torch import nn
 
 import llc_dynamics as ld
@@ -17,19 +18,9 @@ from llc_dynamics.llc.diagnostics import monte_carlo_error
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.theory import quadratic_llc, quadratic_sgld_llc
 
-NO_DATA = (torch.zeros(3, 1),)
 CURVATURES = [1.0, 2.0, 5.0, 10.0]
+LOSS = quadratic(CURVATURES)
 MANY = {"num_chains": 16, "num_draws": 200, "num_burnin": 40, "chain_method": "vmap"}
-
-
-class Vector(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(size))
-
-
-def quadratic(model, batch):
-    return (torch.tensor(CURVATURES) * model.w.square() / 2).sum().expand(len(batch[0]))
 
 
 def noisy(model, batch):
@@ -46,7 +37,7 @@ def test_step_bias_of_sgld():
     eps = 0.2
     exact, coarse = quadratic_llc(CURVATURES, 1.0, 1.0), quadratic_sgld_llc(CURVATURES, 1.0, 1.0, eps)
     fine = quadratic_sgld_llc(CURVATURES, 1.0, 1.0, eps / 2)
-    result = ld.estimate_llc(Vector(4), quadratic, NO_DATA, sampler=ld.SGLD(eps, 1.0, 1.0), bias_checks=True, **MANY)
+    result = ld.estimate_llc(Vector(4), LOSS, NO_DATA, sampler=ld.SGLD(eps, 1.0, 1.0), bias_checks=True, **MANY)
     assert abs(result.step_bias - 2 * (coarse - fine)) < 4 * result.step_bias_error
     assert result.step_bias > 3 * result.step_bias_error
     assert abs(result.extrapolated - (2 * fine - coarse)) < 4 * result.extrapolated_error
@@ -82,18 +73,16 @@ def test_batch_bias_of_sgld():
 def test_sgld_bias_needs_no_other_run():
     """(eps/8) E|nbeta grad L|^2: exact for h gamma-free directions, for the step and for the heat of the noise."""
     eps = 0.12
-    result = ld.estimate_llc(Vector(4), quadratic, NO_DATA, sampler=ld.SGLD(eps, 1.0, 1.0), **MANY)
+    result = ld.estimate_llc(Vector(4), LOSS, NO_DATA, sampler=ld.SGLD(eps, 1.0, 1.0), **MANY)
     h = np.array(CURVATURES)
     a = h + 1
     value = float((eps / 8 * h**2 / (a * (1 - eps * a / 4))).sum())
     assert abs(result.sgld_bias - value) < 4 * result.sgld_bias_error
     # without localisation it is the bias itself
     exact, biased = quadratic_llc(CURVATURES, 1.0, 1e-6), quadratic_sgld_llc(CURVATURES, 1.0, 1e-6, eps)
-    free = ld.estimate_llc(Vector(4), quadratic, NO_DATA, sampler=ld.SGLD(eps, 1.0, 1e-6), **MANY)
+    free = ld.estimate_llc(Vector(4), LOSS, NO_DATA, sampler=ld.SGLD(eps, 1.0, 1e-6), **MANY)
     assert abs(free.sgld_bias - (biased - exact)) < 4 * free.sgld_bias_error
-    assert math.isnan(
-        ld.estimate_llc(Vector(4), quadratic, NO_DATA, sampler=ld.MALA(0.3, 1.0, 1.0), num_draws=9).sgld_bias
-    )
+    assert math.isnan(ld.estimate_llc(Vector(4), LOSS, NO_DATA, sampler=ld.MALA(0.3, 1.0, 1.0), num_draws=9).sgld_bias)
 
 
 def test_sgld_bias_holds_the_heat_of_the_batch():
@@ -110,7 +99,7 @@ def test_sgld_bias_holds_the_heat_of_the_batch():
 def test_a_metropolis_test_on_all_data_has_no_bias():
     result = ld.estimate_llc(
         Vector(4),
-        quadratic,
+        LOSS,
         NO_DATA,
         sampler=ld.MALT(nbeta=1.0, localization=1.0, num_steps=4),
         num_draws=30,
@@ -124,7 +113,7 @@ def test_a_metropolis_test_on_all_data_has_no_bias():
 
 
 def test_without_checks_nothing_is_claimed():
-    result = ld.estimate_llc(Vector(4), quadratic, NO_DATA, sampler=ld.SGLD(0.05, 1.0, 1.0), num_draws=50)
+    result = ld.estimate_llc(Vector(4), LOSS, NO_DATA, sampler=ld.SGLD(0.05, 1.0, 1.0), num_draws=50)
     assert math.isnan(result.step_bias)
     assert math.isnan(result.batch_bias)
     assert result.total_error == result.standard_error
@@ -161,7 +150,7 @@ def test_larger_batches():
 
 def test_an_error_that_covers_both_biases():
     """Second runs that say: 10 with the step, 8 with half of it, 9 with twice the batch."""
-    plain = ld.estimate_llc(Vector(4), quadratic, NO_DATA, sampler=ld.SGLD(0.05, 1.0, 1.0), num_draws=100)
+    plain = ld.estimate_llc(Vector(4), LOSS, NO_DATA, sampler=ld.SGLD(0.05, 1.0, 1.0), num_draws=100)
     found = dataclasses.replace(plain, llc=10.0, standard_error=0.1)
     batches = make_batches(fresh, 8, 100, torch.device("cpu"))
     asked = []
@@ -185,7 +174,11 @@ def test_an_error_that_covers_both_biases():
 def test_a_step_that_is_found_along_the_way_cannot_be_halved():
     with pytest.raises(ConfigError, match="with_step"):
         ld.estimate_llc(
-            Vector(4), quadratic, NO_DATA, sampler=ld.Underdamped(nbeta=1.0, localization=1.0), bias_checks=True
+            Vector(4),
+            LOSS,
+            NO_DATA,
+            sampler=ld.Underdamped(nbeta=1.0, localization=1.0),
+            bias_checks=True,
         )
 
 

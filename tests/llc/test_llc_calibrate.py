@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from problems import outputs
 
 import llc_dynamics as ld
 from llc_dynamics import theory
@@ -22,10 +23,6 @@ GAP = [40.0] * 32 + [0.0] * 32
 NO_GAP = np.geomspace(40.0, 4e-4, 64).tolist()
 N = 1000
 ROWS = torch.zeros(4, 1)
-
-
-def outputs(model, batch):
-    return model(batch[0])
 
 
 def calibrate(curvatures, **changes):

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from problems import regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
@@ -26,16 +27,6 @@ SHORT = {
 
 def network():
     return nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1))
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
-def regression():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 3, generator=generator)
-    return x, x.sum(1, keepdim=True) + 0.3 * torch.randn(64, 1, generator=generator)
 
 
 DATA = regression()

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import NO_DATA, Vector, least_squares, quadratic, squared_error
 from scipy.signal import lfilter
 from torch import nn
 
@@ -18,32 +19,6 @@ from llc_dynamics.llc.summary import summarise
 from llc_dynamics.sampling import ChainTraces, run_chains
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
-
-NO_DATA = (torch.zeros(3, 1),)
-
-
-class Vector(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(size))
-
-
-def quadratic(curvature):
-    return lambda model, batch: (curvature * model.w.square() / 2).sum().expand(len(batch[0]))
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
-def least_squares(samples=2000, dimension=6, seed=0):
-    """Data, the model at the least-squares solution, and the curvatures of its loss."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(samples, dimension, generator=generator, dtype=torch.float64)
-    y = x.sum(1, keepdim=True) + torch.randn(samples, 1, generator=generator, dtype=torch.float64)
-    model = nn.Linear(dimension, 1, bias=False).double()
-    model.weight.data = torch.linalg.lstsq(x, y).solution.T.contiguous()
-    return (x, y), model, torch.linalg.eigvalsh(2 * x.T @ x / samples)
 
 
 def traces_of(loss, distance=None, virial=None):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import NO_DATA, Vector, outputs, quadratic, regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
@@ -15,7 +16,6 @@ from llc_dynamics.llc.summary import summarise
 from llc_dynamics.sampling import ChainTraces
 from llc_dynamics.theory.deep_linear_network import DeepLinearData, rank_minimal_network
 
-NO_DATA = (torch.zeros(3, 1),)
 KERNELS = [
     ld.SGLD(100.0, 50.0, 1.0),
     ld.RMSpropSGLD(1e4, 50.0, 1.0),
@@ -24,26 +24,6 @@ KERNELS = [
     ld.HMC(100.0, 50.0, 1.0, num_steps=3),
     ld.MALT(100.0, 50.0, 1.0, num_steps=3),
 ]
-
-
-class Vector(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(size))
-
-
-def bowl(model, batch):
-    return model.w.square().sum().expand(len(batch[0]))
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
-def regression(samples=200):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(samples, 3, generator=generator)
-    return x, x.sum(1, keepdim=True) + 0.3 * torch.randn(samples, 1, generator=generator)
 
 
 def white(seed):
@@ -68,7 +48,8 @@ def result(**changes):
 class TestDisasters:
     @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
     def test_a_step_far_too_large(self, kernel):
-        found = ld.estimate_llc(Vector(20), bowl, NO_DATA, sampler=kernel, num_chains=2, num_draws=12, num_burnin=2)
+        short = {"num_chains": 2, "num_draws": 12, "num_burnin": 2}
+        found = ld.estimate_llc(Vector(20), quadratic(2.0), NO_DATA, sampler=kernel, **short)
         assert not found.converged
         said = " ".join(found.reasons)
         if hasattr(kernel, "target_acceptance"):
@@ -79,7 +60,7 @@ class TestDisasters:
             assert "try a smaller step_size" in said
 
     def test_nan_in_the_data(self):
-        x, y = regression()
+        x, y = regression(200)
         x[50] = torch.nan
         with pytest.raises(DataError, match="NaN or infinite"):
             ld.estimate_llc(nn.Linear(3, 1), squared_error, (x, y), batch_size=20, num_draws=50)
@@ -133,7 +114,7 @@ class TestDisasters:
 
     def test_the_noise_of_batches_is_not_taken_for_lower_loss(self):
         model = nn.Linear(3, 1, bias=False)
-        x, y = regression()
+        x, y = regression(200)
         model.weight.data = torch.linalg.lstsq(x, y).solution.T.contiguous()
         found = ld.estimate_llc(
             model, squared_error, (x, y), sampler=ld.SGLD(1e-3, 20.0, 5.0), batch_size=10, num_draws=100, num_burnin=50
@@ -161,15 +142,15 @@ class Branches(nn.Module):
 
 class TestDeadBranch:
     def test_is_noted_and_adds_nothing(self):
-        model, (x, y) = Branches(), regression()
-        outputs = ld.behavioural(lambda m, b: m(b[0]))
+        model, (x, y) = Branches(), regression(200)
+        loss = ld.behavioural(outputs)
         settings = {
             "sampler": ld.MALT(nbeta=20.0, localization=20.0, num_steps=4, step_size=0.2),
             "num_draws": 40,
             "num_burnin": 10,
         }
-        found = ld.estimate_llc(model, outputs, (x, y), batch_size=200, **settings)
-        alone = ld.estimate_llc(model, outputs, (x, y), batch_size=200, parameters="live.*", **settings)
+        found = ld.estimate_llc(model, loss, (x, y), batch_size=200, **settings)
+        alone = ld.estimate_llc(model, loss, (x, y), batch_size=200, parameters="live.*", **settings)
         assert found.without_gradient == ("dead_in.weight", "dead_in.bias", "dead_out.weight")
         (note,) = (note for note in found.notes if "no gradient at all" in note)
         assert "dead_in.weight, dead_in.bias, dead_out.weight" in note

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from problems import outputs, regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
@@ -24,23 +25,16 @@ TRACES = ("trace", "distance_trace", "virial_trace")
 SHORT = {"num_chains": 3, "num_draws": 30, "num_burnin": 10, "batch_size": 16}
 
 
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
 def absolute_error(model, batch):
     return (model(batch[0]) - batch[1]).abs().mean(1)
 
 
 def estimate(sampler=None, loss_fn=squared_error, **changes):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 3, generator=generator)
     model = nn.Linear(3, 1)
     with torch.no_grad():
         model.weight.fill_(1)
         model.bias.zero_()
-    data = x, x.sum(1, keepdim=True) + 0.3 * torch.randn(64, 1, generator=generator)
-    return ld.estimate_llc(model, loss_fn, data, sampler=sampler or ld.SGLD(1e-3), **SHORT | changes)
+    return ld.estimate_llc(model, loss_fn, regression(), sampler=sampler or ld.SGLD(1e-3), **SHORT | changes)
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +219,6 @@ def test_importing_the_package_brings_none_of_them_in():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def outputs(model, batch):
-    return model(batch[0])
 
 
 @pytest.mark.parametrize(

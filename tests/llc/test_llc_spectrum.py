@@ -1,9 +1,5 @@
 """`llc_spectrum`: the exact value at every resolution, at one model and over a run, stored and resumed."""
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 import pytest
 import torch
@@ -103,7 +99,6 @@ class TestRun:
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["step 0", "step 5", "step 9"]
         one = plots.plot_spectrum(self.over(run, steps=[9]))
         assert len(one.get_legend().get_texts()) == 2
-        mpl.pyplot.close("all")
 
     def test_bad_input(self, run):
         with pytest.raises(StepNotStoredError, match="no checkpoint at step 4; the nearest"):

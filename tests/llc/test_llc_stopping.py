@@ -5,9 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from problems import NO_DATA, Vector, quadratic
 from scipy import stats
-from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError
@@ -15,22 +14,12 @@ from llc_dynamics.llc import EstimateSettings, stopping
 from llc_dynamics.llc.diagnostics import monte_carlo_error
 from llc_dynamics.theory import quadratic_sgld_llc
 
-NO_DATA = (torch.zeros(3, 1),)
 CURVATURES = [1.0, 2.0, 5.0, 10.0]
 
 
-class Vector(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(4))
-
-
-def quadratic(model, batch):
-    return (torch.tensor(CURVATURES) * model.w.square() / 2).sum().expand(len(batch[0]))
-
-
 def estimate(**settings):
-    return ld.estimate_llc(Vector(), quadratic, NO_DATA, sampler=ld.SGLD(0.15, 1.0, 1.0), num_burnin=20, **settings)
+    loss_fn, sampler = quadratic(CURVATURES), ld.SGLD(0.15, 1.0, 1.0)
+    return ld.estimate_llc(Vector(4), loss_fn, NO_DATA, sampler=sampler, num_burnin=20, **settings)
 
 
 class Recorded:

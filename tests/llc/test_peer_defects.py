@@ -16,17 +16,16 @@
 | a negative value is not flagged | elsewhere |
 """
 
+import ast
 import copy
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-import test_llc_curve
-import test_llc_estimate
-import test_sampling_engine
-import test_sampling_kernels
 import torch
+from problems import NO_DATA, Vector, regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
@@ -38,38 +37,31 @@ from llc_dynamics.theory.losses import squared_error as potential_loss
 from llc_dynamics.theory.potentials import Quadratic, potential_data
 
 ELSEWHERE = [
-    (test_sampling_engine, "test_burn_in_is_not_recorded_and_draws_are_steps_apart"),
-    (test_llc_curve, "test_another_computation_under_the_same_name_is_refused"),
-    (test_llc_curve, "test_a_loss_that_differs_only_away_from_the_start_is_noticed"),
-    (test_llc_curve, "test_functions_are_told_apart_by_what_they_sample"),
-    (test_llc_curve, "test_other_weights_are_noticed"),
-    (test_llc_curve, "test_another_choice_of_parameters_is_noticed"),
-    (test_llc_estimate.TestDeadChains, "test_named_and_left_out_entirely"),
-    (test_sampling_kernels.TestRMSprop, "test_the_bias_vanishes_with_the_step"),
-    (test_sampling_kernels.TestRMSprop, "test_a_preconditioner_that_keeps_changing_is_biased_at_any_step"),
-    (test_sampling_engine, "test_low_precision_weights_are_sampled_in_float32"),
-    (test_sampling_engine, "test_a_chain_does_not_depend_on_how_many_there_are"),
-    (test_sampling_engine, "test_global_generators_are_untouched_and_without_influence"),
-    (test_sampling_engine, "test_the_callers_model_comes_back_untouched"),
-    (test_sampling_engine, "test_sampling_is_in_evaluation_mode_and_sees_the_buffers_as_given"),
-    (test_llc_estimate.TestBadInput, "test_batch_larger_than_the_data"),
-    (test_llc_estimate.TestVerdict, "test_not_a_minimum"),
+    "sampling/test_sampling_engine.py::test_burn_in_is_not_recorded_and_draws_are_steps_apart",
+    "llc/test_llc_curve.py::test_another_computation_under_the_same_name_is_refused",
+    "llc/test_llc_curve.py::test_a_loss_that_differs_only_away_from_the_start_is_noticed",
+    "llc/test_llc_curve.py::test_functions_are_told_apart_by_what_they_sample",
+    "llc/test_llc_curve.py::test_other_weights_are_noticed",
+    "llc/test_llc_curve.py::test_another_choice_of_parameters_is_noticed",
+    "llc/test_llc_estimate.py::TestDeadChains::test_named_and_left_out_entirely",
+    "sampling/test_sampling_kernels.py::TestRMSprop::test_the_bias_vanishes_with_the_step",
+    "sampling/test_sampling_kernels.py::TestRMSprop::test_a_preconditioner_that_keeps_changing_is_biased_at_any_step",
+    "sampling/test_sampling_engine.py::test_low_precision_weights_are_sampled_in_float32",
+    "sampling/test_sampling_engine.py::test_a_chain_does_not_depend_on_how_many_there_are",
+    "sampling/test_sampling_engine.py::test_global_generators_are_untouched_and_without_influence",
+    "sampling/test_sampling_engine.py::test_the_callers_model_comes_back_untouched",
+    "sampling/test_sampling_engine.py::test_sampling_is_in_evaluation_mode_and_sees_the_buffers_as_given",
+    "llc/test_llc_estimate.py::TestBadInput::test_batch_larger_than_the_data",
+    "llc/test_llc_estimate.py::TestVerdict::test_not_a_minimum",
 ]
 
 
-@pytest.mark.parametrize(("place", "name"), ELSEWHERE, ids=[name for _, name in ELSEWHERE])
-def test_elsewhere(place, name):
-    assert callable(getattr(place, name))
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
-def regression(samples=60):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(samples, 3, generator=generator)
-    return x, x.sum(1, keepdim=True) + 0.3 * torch.randn(samples, 1, generator=generator)
+@pytest.mark.parametrize("test", ELSEWHERE)
+def test_elsewhere(test):
+    file, *place = test.split("::")
+    inside = ast.parse((Path(__file__).parents[1] / file).read_text())
+    for name in place:
+        (inside,) = [each for each in inside.body if getattr(each, "name", None) == name]
 
 
 def test_burn_in_is_in_no_average():
@@ -109,7 +101,7 @@ class TestStoredPoints:
         return nn.Sequential(nn.Linear(3, 6), activation, nn.Linear(6, 1))
 
     def test_checkpoints_under_one_name_have_an_estimate_each(self, run):
-        model, data = self.network(nn.Tanh()), regression()
+        model, data = self.network(nn.Tanh()), regression(60)
         curve = ld.llc_curve(run, model, squared_error, data, **self.short)
         assert len({float(value) for value in curve.values}) == 4
         for place, step in enumerate(curve.steps):
@@ -117,7 +109,7 @@ class TestStoredPoints:
             assert alone.llc == curve.values[place]
 
     def test_another_architecture_of_the_same_shapes_is_noticed(self, run):
-        data = regression()
+        data = regression(60)
         ld.llc_curve(run, self.network(nn.Tanh()), squared_error, data, steps=[0], **self.short)
         with pytest.raises(ConfigError, match="probe"):
             ld.llc_curve(run, self.network(nn.ReLU()), squared_error, data, steps=[0], **self.short)
@@ -125,7 +117,7 @@ class TestStoredPoints:
             llc_point(run, 0, self.network(nn.ReLU()), squared_error, data, **self.short)
 
     def test_another_kind_of_loss_is_noticed(self, run):
-        model, data = self.network(nn.Tanh()), regression()
+        model, data = self.network(nn.Tanh()), regression(60)
         llc_point(run, 0, model, squared_error, data, **self.short)
         own = ld.behavioural(lambda m, batch: m(batch[0]))
         with pytest.raises(ConfigError, match="loss is given there and behavioural here"):
@@ -133,17 +125,10 @@ class TestStoredPoints:
 
 
 def test_a_dead_chain_is_in_no_average_and_flagged():
-    class Vector(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.zeros(1))
-
     def cliff(model, batch):
         return (torch.where(model.w > 1.0, torch.nan, 1.0) * model.w.square()).sum().expand(len(batch[0]))
 
-    result = ld.estimate_llc(
-        Vector(), cliff, (torch.zeros(3, 1),), sampler=ld.SGLD(0.02, 3.0, 0.0), num_chains=6, num_draws=100
-    )
+    result = ld.estimate_llc(Vector(1), cliff, NO_DATA, sampler=ld.SGLD(0.02, 3.0, 0.0), num_chains=6, num_draws=100)
     dead = [failed.chain for failed in result.failed_chains]
     assert 0 < len(dead) < 6
     assert result.llc == pytest.approx(np.delete(result.trace, dead, axis=0).mean())
@@ -179,16 +164,12 @@ def test_momentum_moves(kernel):
 
 def test_bfloat16_weights_have_the_value_of_float32_ones():
     """200 directions, 100 (1,602 in bfloat16 there); around w* = 1, where bfloat16 has a spacing of 1/128."""
-
-    class Vector(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(200, dtype=torch.bfloat16))
-
+    model = Vector(200, torch.bfloat16)
+    torch.nn.init.ones_(model.w)
     result = ld.estimate_llc(
-        Vector(),
+        model,
         lambda model, batch: ((model.w.float() - 1).square().sum() / 2).expand(len(batch[0])),
-        (torch.zeros(3, 1),),
+        NO_DATA,
         sampler=ld.SGLD(1e-4, 1000.0, 0.0),
         num_chains=2,
         num_draws=400,
@@ -230,7 +211,7 @@ def test_reported_error_is_the_spread():
 
 def test_the_loss_at_the_start_is_that_of_evaluation():
     torch.manual_seed(0)
-    model, data = nn.Sequential(nn.Linear(3, 40), nn.BatchNorm1d(40), nn.Dropout(0.5), nn.Linear(40, 1)), regression()
+    model, data = nn.Sequential(nn.Linear(3, 40), nn.BatchNorm1d(40), nn.Dropout(0.5), nn.Linear(40, 1)), regression(60)
     model.eval()
     with torch.no_grad():
         exact = float(squared_error(model, data).mean())

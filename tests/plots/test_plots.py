@@ -10,9 +10,6 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -24,12 +21,6 @@ from llc_dynamics.plots.losses import since_minimum
 from llc_dynamics.plots.step_axis import format_step
 
 STEPS = np.array([0, 10, 30, 100, 300, 1000, 3000, 10_000])
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def dipping(seed=0, num_samples=64):

@@ -2,11 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -14,12 +9,6 @@ import llc_dynamics as ld
 from llc_dynamics import plots
 from llc_dynamics.errors import DataError
 from llc_dynamics.stages import Boundary, Stage, change_points, detect_stages
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

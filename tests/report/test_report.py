@@ -6,16 +6,13 @@ import json
 import math
 import re
 import tomllib
-from html.parser import HTMLParser
-
-import matplotlib as mpl
-
-mpl.use("Agg")
 
 import numpy as np
 import pytest
 import torch
-from stored_llc import store_point
+from pages import Reader, visible
+from stored_llc import store_llc
+from sweep_runs import STEPS, record
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError, TrajectoryError
@@ -26,79 +23,6 @@ from llc_dynamics.report.embed import dark_variant
 from llc_dynamics.report.numbers import listed, percent, plain, with_error
 from llc_dynamics.report.toml_text import toml_text
 from llc_dynamics.report.words import llc_sentences, predictor_names, run_sentences
-
-STEPS = np.unique(np.round(np.concatenate([[0], np.geomspace(1, 10_000, 35)])).astype(int))
-SEQUENCES, ROOT, LENGTH, DIMENSION = 96, 6, 4, 2
-
-
-def world(num_tasks, root_seed=0):
-    """Evaluation arrays as a training run stores them: the root batch is shared, dMMSE depends on M."""
-    arrays = {}
-    for name, count, seed in (("id", SEQUENCES, 10), ("ood", SEQUENCES, 11), ("root", ROOT, 12 + root_seed)):
-        generator = np.random.default_rng(seed)
-        arrays[f"{name}_x"] = generator.normal(size=(count, LENGTH, DIMENSION)).astype(np.float32)
-        arrays[f"{name}_y"] = generator.normal(size=(count, LENGTH)).astype(np.float32)
-        arrays[f"{name}_ridge"] = 0.5 * arrays[f"{name}_y"]
-        if math.isfinite(num_tasks):
-            shift = generator.normal(size=(count, LENGTH)) * (1 + 2 / num_tasks)
-            arrays[f"{name}_dmmse"] = (0.5 * arrays[f"{name}_y"] + shift).astype(np.float32)
-    return arrays
-
-
-def mixture(step, num_tasks):
-    """How much of zero, ridge and dMMSE the model's function holds: M = 8 passes by ridge, M = 2 does not."""
-    rise = 1 / (1 + (100 / max(step, 1e-9)) ** 2)
-    turn = 1 / (1 + (3000 / max(step, 1e-9)) ** 2)
-    if math.isinf(num_tasks):
-        return rise, 0.0
-    return (rise * (1 - turn), 0.9 * turn) if num_tasks == 8 else (0.0, rise)
-
-
-def record(path, num_tasks=8.0, *, finish=True, steps=STEPS, config=None, root_seed=0, drop=(), outputs=True, seed=0):
-    """A run as the training loop stores it, with a function that moves between zero, ridge and dMMSE."""
-    arrays = world(num_tasks, root_seed)
-    model = torch.nn.Linear(2, 1)
-    config = config or {
-        "task": {"num_tasks": "inf" if math.isinf(num_tasks) else num_tasks, "seed": 0},
-        "training": {"num_steps": 10_000},
-        "seed": seed,
-    }
-    generator = np.random.default_rng(int(min(num_tasks, 99)) + seed)
-    with ld.TrajectoryWriter(path, model, config=config, arrays={"evaluation": arrays}) as writer:
-        for step in steps:
-            to_ridge, to_dmmse = mixture(step, num_tasks)
-            function, measured, samples = {}, {}, {}
-            for name in ("id", "ood", "root"):
-                dmmse = arrays.get(f"{name}_dmmse", arrays[f"{name}_ridge"])
-                f = to_ridge * arrays[f"{name}_ridge"] + to_dmmse * dmmse
-                function[name] = f + 0.01 * generator.normal(size=f.shape)
-            for name in ("id", "ood"):
-                targets = {f"{name}_loss": "y", f"ridge_distance_{name}": "ridge"}
-                if math.isfinite(num_tasks):
-                    targets[f"dmmse_distance_{name}"] = "dmmse"
-                for metric, target in targets.items():
-                    values = ((function[name] - arrays[f"{name}_{target}"]) ** 2).mean(axis=1)
-                    measured[metric] = float(values.mean())
-                    samples[metric] = values.astype(np.float32)
-            measured["train_loss"] = measured["id_loss"] if step else math.nan
-            measured = {name: value for name, value in measured.items() if name not in drop}
-            samples = {
-                n: v for n, v in samples.items() if n in measured and n != "id_loss" and n != "ridge_distance_id"
-            }
-            extra = {"outputs": function["root"].astype(np.float32)} if outputs else {}
-            writer.record(int(step), metrics=measured, samples=samples, **extra)
-        if finish:
-            writer.finish()
-    return ld.Trajectory(path)
-
-
-def store_llc(run, values, errors, reasons, name="llc"):
-    """Points of an LLC curve, as `llc_curve` stores them; NaN values have no estimate."""
-    steps = run.steps[np.linspace(0, len(run.steps) - 1, len(values)).round().astype(int)]
-    settings = {"sampler": {"name": "SGLD", "localization": 1000.0}, "num_chains": 2}
-    for step, value, error, why in zip(steps, values, errors, reasons, strict=True):
-        store_point(run, step, value, error, reasons=why, name=name, dimension=3, settings=settings)
-    return steps
 
 
 @pytest.fixture(scope="module")
@@ -127,36 +51,6 @@ def page(sweep, analysis):
 def _without_figures(monkeypatch):
     """Pages in words only: drawing takes seconds, and one page with all figures is tested above."""
     monkeypatch.setattr(report_page, "report_figures", lambda _: [])
-
-
-class Reader(HTMLParser):
-    """What a browser would see: tags with attributes, text, and whether the tags are balanced."""
-
-    VOID = frozenset({"meta", "img", "br", "link", "input", "path", "use", "rect"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.open, self.depth_error = [], [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.depth_error = self.depth_error or tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def visible(page):
-    return re.sub(r"\s+", " ", " ".join(Reader(re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).text))
 
 
 class TestPage:

@@ -5,13 +5,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 import pytest
-from test_report import Reader, record
+from pages import Reader
+from sweep_runs import record
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main

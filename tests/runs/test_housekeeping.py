@@ -14,8 +14,7 @@ from interchange_runs import (
     record_sparse,
     train_with_curve,
 )
-from test_trajectory_folders import contents
-from trajectory_runs import new_model, read_all, train
+from trajectory_runs import contents, new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main

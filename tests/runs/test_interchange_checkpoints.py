@@ -7,7 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from interchange_runs import bits, kill_at_each_change
@@ -387,18 +386,3 @@ def test_with_the_model_at_hand(tmp_path):
     run.load_into(model, 1)
     with pytest.raises(ManifestMismatchError, match=r"step1\.pt: '0\.weight' has shape \[3, 2\], but \[4, 2\] in the"):
         ld.import_checkpoints(tmp_path / "given", tmp_path / "other", model=torch.nn.Sequential(torch.nn.Linear(2, 4)))
-
-
-def test_the_example_of_the_docs(tmp_path, monkeypatch, capsys):
-    document = Path(__file__).parents[2] / "docs" / "moving-runs.md"
-    (example,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-    for step in (0, 10, 20):
-        save(dict(model.state_dict()), Path(f"checkpoints/step{step}.pt"))
-    # As it stands there, with fewer draws.
-    sampling = "localization=100.0), num_chains=2, num_draws=20, num_burnin=5"
-    exec(compile(example.replace("localization=100.0)", sampling), "moving-runs.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("[ 0 20]")
-    assert np.isfinite(ld.LLCCurve.load(ld.Trajectory("runs/theirs")).values).all()

@@ -14,8 +14,7 @@ import torch
 from interchange_runs import kill_at_each_change, read_sparse, record_sparse, train_with_curve
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_trajectory_folders import contents
-from trajectory_runs import Tied, new_model, read_all, train
+from trajectory_runs import Tied, contents, new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main

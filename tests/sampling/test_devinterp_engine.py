@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from problems import NO_DATA, Vector, network, quadratic, regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
@@ -22,18 +23,6 @@ needs_devinterp = pytest.mark.skipif(
     reason='devinterp is not installed: pip install "llc-dynamics[devinterp]"',
 )
 SHAPES = [(4, 3), (4,), (1, 4), (1,)]
-NO_DATA = (torch.zeros(3, 1),)
-
-
-def network(dtype=torch.float32):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(dtype)
-
-
-def regression(dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 3, generator=generator)
-    return x.to(dtype), (x.sum(1, keepdim=True) + 0.3 * torch.randn(64, 1, generator=generator)).to(dtype)
 
 
 def fitted():
@@ -44,10 +33,6 @@ def fitted():
         model.weight.copy_(best[None, :3])
         model.bias.copy_(best[3:])
     return model
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
 
 
 class NoiseByTensor(Noise):
@@ -98,7 +83,7 @@ def mask_of(name):
 def test_given_the_same_noise_both_engines_take_the_same_steps(monkeypatch, theirs, ours, dtype, rounding, masked):
     masks, shapes, chosen = mask_of(masked)
     settings = {"num_chains": 2, "num_draws": 40, "num_burnin": 5, "batch_size": 16, "parameters": masks}
-    model, data = network(dtype), regression(dtype)
+    model, data = network(dtype=dtype), regression(dtype=dtype)
     found = ld.estimate_llc(model, squared_error, data, sampler=theirs, engine="devinterp", **settings)
     monkeypatch.setattr("llc_dynamics.sampling.engine.Noise", functools.partial(NoiseByTensor, shapes, chosen))
     expected = ld.estimate_llc(model, squared_error, data, sampler=ours, **settings)
@@ -135,23 +120,13 @@ def test_both_engines_agree_on_average(sampler):
     assert abs(ours.llc - theirs.llc) < 4 * error
 
 
-class Point(nn.Module):
-    def __init__(self, dimension):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(dimension))
-
-
-def bowl(model, batch):
-    return (model.w.square().sum() / 2).expand(len(batch[0]))
-
-
 @needs_devinterp
 def test_their_moving_preconditioner_is_biased_and_ours_is_not():
     """A Gaussian in 20 dimensions, without localisation: lambda_hat is 10."""
     sampler = ld.RMSpropSGLD(0.02, nbeta=4.0, localization=0.0, decay=0.9, stability=0.1)
     settings = {"sampler": sampler, "num_chains": 4, "num_draws": 500, "num_burnin": 200}
-    ours = ld.estimate_llc(Point(20), bowl, NO_DATA, **settings)
-    theirs = ld.estimate_llc(Point(20), bowl, NO_DATA, engine="devinterp", **settings)
+    ours = ld.estimate_llc(Vector(20), quadratic(1.0), NO_DATA, **settings)
+    theirs = ld.estimate_llc(Vector(20), quadratic(1.0), NO_DATA, engine="devinterp", **settings)
     assert abs(ours.llc - 10) < 4 * ours.standard_error
     assert theirs.llc > 10 + 4 * theirs.standard_error
 

@@ -1,11 +1,14 @@
 """The engine: what it leaves untouched, what a chain depends on, batches, dead chains."""
 
 import copy
+import functools
 import random
 
 import numpy as np
+import problems
 import pytest
 import torch
+from problems import squared_error
 from torch import nn
 from torch.nn import functional
 
@@ -17,18 +20,9 @@ from llc_dynamics.sampling.engine import run_chains
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import torch_generator
 
+regression = functools.partial(problems.regression, 40)
 CPU = torch.device("cpu")
 SHORT = {"num_chains": 2, "num_draws": 6, "num_burnin": 3, "steps_per_draw": 2, "seed": 4}
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
-def regression(samples=40, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(samples, 3, generator=generator)
-    return x, x.sum(1, keepdim=True) + 0.3 * torch.randn(samples, 1, generator=generator)
 
 
 class Everything(nn.Module):

@@ -8,8 +8,10 @@ from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
+import problems
 import pytest
 import torch
+from problems import least_squares, squared_error
 from torch import nn
 from torch.nn import functional
 
@@ -24,8 +26,10 @@ from llc_dynamics.sampling.selection import resolve_selection
 from llc_dynamics.theory.losses import squared_error as potential_loss
 from llc_dynamics.theory.potentials import Quadratic, potential_data
 
+network = functools.partial(problems.network, dtype=torch.float64)
+regression = functools.partial(problems.regression, 40, dtype=torch.float64)
 CPU = torch.device("cpu")
-BEHAVIOURAL = ld.behavioural(lambda model, batch: model(batch[0]))
+BEHAVIOURAL = ld.behavioural(problems.outputs)
 KERNELS = [
     ld.SGLD(1e-3, localization=4.0),
     ld.RMSpropSGLD(1e-3, localization=4.0, decay=0.9),
@@ -40,21 +44,6 @@ each_kernel = pytest.mark.parametrize(
 )
 BY_DRAW = ("loss_difference", "distance", "virial", "virial_by_block", "fresh_difference", "half_difference")
 ALL_TRACES = (*BY_DRAW, "kinetic", "gradient_kinetic", "acceptance", "step_size")
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
-
-
-def regression(samples=40, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(samples, 3, generator=generator, dtype=dtype)
-    return x, x.sum(1, keepdim=True) + 0.3 * torch.randn(samples, 1, generator=generator, dtype=dtype)
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
 
 
 def run(model, kernel, calls=(6,), *, loss_fn=BEHAVIOURAL, data=None, batch_size=8, flat=None, **changes):
@@ -314,16 +303,6 @@ class TestMicrobatches:
 
 
 # --- control variates -------------------------------------------------------------------------------------------------
-
-
-def least_squares(samples=2000, dimension=6):
-    """Data, the model at its minimum, and the curvatures."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(samples, dimension, generator=generator, dtype=torch.float64)
-    y = x.sum(1, keepdim=True) + torch.randn(samples, 1, generator=generator, dtype=torch.float64)
-    model = nn.Linear(dimension, 1, bias=False).double()
-    model.weight.data = torch.linalg.lstsq(x, y).solution.T.contiguous()
-    return (x, y), model, torch.linalg.eigvalsh(2 * x.T @ x / samples)
 
 
 class TestControlVariate:

@@ -5,12 +5,15 @@ Chains are rows of one matrix here, so that hundreds of independent ones give th
 """
 
 import copy
+import functools
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import problems
 import pytest
 import torch
+from problems import outputs, squared_error
 from scipy.linalg import expm
 from torch import nn
 
@@ -23,25 +26,12 @@ from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.theory.potentials import family_data
 
+network = functools.partial(problems.network, 2, torch.float64)
+regression = functools.partial(problems.regression, 40, dtype=torch.float64)
 NBETA, GAMMA, SEED, BURNIN, DRAWS = 30.0, 4.0, 4, 3, 18
 
 
 # --- twins ------------------------------------------------------------------------------------------------------------
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double()
-
-
-def regression(samples=40):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
-    return x, x.sum(1, keepdim=True) + 0.3 * torch.randn(samples, 1, generator=generator, dtype=torch.float64)
-
-
-def squared_error(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean(1)
 
 
 class Twin:
@@ -209,7 +199,7 @@ class MetropolisTwin(Twin):
     ],
 )
 def test_a_chain_is_the_equations(kernel, twin, behavioural, batch_size):
-    loss_fn = ld.behavioural(lambda model, batch: model(batch[0])) if behavioural else squared_error
+    loss_fn = ld.behavioural(outputs) if behavioural else squared_error
     batches = make_batches(regression(), batch_size, None, torch.device("cpu"))
     with FlatModel(network(), loss_fn) as flat:
         traces = run_chains(
@@ -296,9 +286,12 @@ CURVATURES = (0.1, 1.0, 10.0)
 GRID = [(0.3, 1.0, 10.0), (0.3, 30.0, 3.0), (1.0, 5.0, 2.0), (1.2, 100.0, 1.0)]
 
 
-def quadratic(position):
-    h = torch.tensor(CURVATURES, dtype=torch.float64)
-    return (h * position.square()).sum(1) / 2, h * position
+def quadratic_of(h):
+    """Values and gradients of sum h_i w_i^2 / 2 for rows w."""
+    return lambda w: ((h * w.square()).sum(1) / 2, h * w)
+
+
+quadratic = quadratic_of(torch.tensor(CURVATURES, dtype=torch.float64))
 
 
 def stiffest(gamma, nbeta):
@@ -352,7 +345,7 @@ class TestQuadratic:
 def test_the_thermostat_warms_by_less_than_momenta_are_too_cold():
     h = torch.tensor(CURVATURES * 4, dtype=torch.float64)
     kernel = ld.Underdamped(0.3 / math.sqrt(101.0), 10.0, 1.0, thermostat=True)
-    found = stationary(kernel, lambda w: ((h * w.square()).sum(1) / 2, h * w), len(h), burnin=200)
+    found = stationary(kernel, quadratic_of(h), len(h), burnin=200)
     exact = theory.quadratic_llc(h.numpy(), 10.0, 1.0)
     assert -4 * found.error() < found.llc.mean() / exact - 1 < 0.3**2 / 4 + 4 * found.error()
     assert found.error() < 0.015
@@ -461,9 +454,7 @@ def test_two_parameter_family(layers, power):
 def test_the_step_is_adapted_to_the_wanted_acceptance(kernel, adapting):
     kernel = replace(kernel, nbeta=10.0, localization=2.0)
     rng = torch.linspace(0.5, 20, 40, dtype=torch.float64)
-    found = stationary(
-        kernel, lambda w: ((rng * w.square()).sum(1) / 2, rng * w), 40, adapting=adapting, burnin=50, draws=100
-    )
+    found = stationary(kernel, quadratic_of(rng), 40, adapting=adapting, burnin=50, draws=100)
     # 64 updates are few to climb from the first step, which is a cautious one
     assert abs(found.acceptance.mean() - kernel.target_acceptance) < (0.05 if adapting > 64 else 0.12)
     steps = found.state.step.log()
@@ -512,7 +503,7 @@ def test_a_kernel_that_holds_its_batch_wants_a_loss_with_its_minimum_at_the_star
     with pytest.raises(ConfigError, match=type(kernel).__name__):
         ld.estimate_llc(model, squared_error, lambda generator, size: None, num_samples=40, **short)  # noqa: ARG005
     ld.estimate_llc(model, squared_error, regression(), batch_size=40, **short)
-    ld.estimate_llc(model, ld.behavioural(lambda m, b: m(b[0])), regression(), batch_size=8, **short)
+    ld.estimate_llc(model, ld.behavioural(outputs), regression(), batch_size=8, **short)
 
 
 @pytest.mark.parametrize("name", ["RMSpropSGLD", "Underdamped", "MALT", "HMC", "MALA"])
@@ -579,11 +570,7 @@ class TestRMSprop:
 
     def run(self, step_size, **settings):
         kernel = ld.RMSpropSGLD(step_size, self.nbeta, 0.0, decay=0.9)
-
-        def potential(w):
-            return (self.h * w.square()).sum(1) / 2, self.h * w
-
-        return stationary(kernel, potential, 20, chains=100, burnin=800, draws=800, **settings)
+        return stationary(kernel, quadratic_of(self.h), 20, chains=100, burnin=800, draws=800, **settings)
 
     def test_the_bias_vanishes_with_the_step(self):
         coarse, fine = self.run(0.2), self.run(0.02)

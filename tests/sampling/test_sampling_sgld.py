@@ -5,26 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from problems import NO_DATA, Vector, exact_loss, quadratic
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.sampling import Evaluation, Noise, Target
-
-NO_DATA = (torch.zeros(3, 1),)
-
-
-class Sum(nn.Module):
-    """Independent one-parameter models, all in one vector: L(w) = sum of potential(w_i)."""
-
-    def __init__(self, copies: int) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(copies, dtype=torch.float64))
-
-
-def exact_loss(potential):
-    """A loss without data: the same for every sample, so that gradients are exact."""
-    return lambda model, batch: potential(model.w).sum().expand(len(batch[0]))
 
 
 def test_update_is_the_equation():
@@ -48,8 +33,8 @@ def test_quadratic_has_its_stationary_value(step_size, localization, nbeta):
     expected = float((0.5 * nbeta * curvature / (a * (1 - step_size * a / 4))).sum())
     slowest = 2 / float(a.min()) / step_size
     result = ld.estimate_llc(
-        Sum(1200),
-        exact_loss(lambda w: curvature * w.square() / 2),
+        Vector(1200, torch.float64),
+        quadratic(curvature),
         NO_DATA,
         sampler=ld.SGLD(step_size, nbeta, localization),
         num_chains=2,
@@ -68,8 +53,8 @@ def test_small_steps_give_the_posterior_value():
     nbeta, gamma = 10.0, 5.0
     expected = float((0.5 * nbeta * curvature / (nbeta * curvature + gamma)).sum())
     result = ld.estimate_llc(
-        Sum(2100),
-        exact_loss(lambda w: curvature * w.square() / 2),
+        Vector(2100, torch.float64),
+        quadratic(curvature),
         NO_DATA,
         sampler=ld.SGLD(0.002, nbeta, gamma),
         num_chains=2,
@@ -104,7 +89,7 @@ def test_singular_minimum_has_learning_coefficient_one_over_2k(k):
     # without the bias of first order in the step: exactly 1/(2k) at gamma = 0
     assert 2 * at_half - at_this_step == pytest.approx(1 / (2 * k), rel=0.01)
     result = ld.estimate_llc(
-        Sum(copies),
+        Vector(copies, torch.float64),
         exact_loss(law[1]),
         NO_DATA,
         sampler=ld.SGLD(step_size, nbeta=1.0, localization=0.0),

@@ -6,10 +6,6 @@ import json
 import math
 from itertools import product
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest

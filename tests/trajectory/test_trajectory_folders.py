@@ -7,16 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from trajectory_runs import ARRAYS, CONFIG, Tied, new_model, train
+from trajectory_runs import ARRAYS, CONFIG, Tied, contents, new_model, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
-
-
-def contents(folder):
-    return {
-        str(entry.relative_to(folder)): entry.read_bytes() for entry in sorted(folder.rglob("*")) if entry.is_file()
-    }
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""What a reader of an HTML page sees."""
+
+import re
+from html.parser import HTMLParser
+
+
+class Reader(HTMLParser):
+    """What a browser would see: tags with attributes, text, and whether the tags are balanced."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "path", "use", "rect"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open, self.depth_error = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.depth_error = self.depth_error or tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def visible(page):
+    return re.sub(r"\s+", " ", " ".join(Reader(re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).text))
