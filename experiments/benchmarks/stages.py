@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from power_figure import plot_power
 from rows import Row, fill
 
 import llc_dynamics as ld
@@ -118,7 +119,7 @@ def draw_power(rows: list[Row], path: Path) -> None:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    from llc_dynamics.plots import RC, plot_power
+    from llc_dynamics.plots import RC
 
     with mpl.rc_context(RC):
         figure, panels = plt.subplots(1, len(POWER_POINTS), figsize=(7.2, 3.0), sharey=True, layout="constrained")

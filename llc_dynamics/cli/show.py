@@ -61,11 +61,9 @@ def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: i
         _say(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
         for sentence in run_sentences(run):
             _say(f"  {sentence}")
-        for note in [
-            *run.notes,
-            *(text for found in run.transitions for text in verdict_notes(found, run.description)),
-        ]:
-            _say(f"  note: {note}")
+        told = [text for found in run.transitions for text in verdict_notes(found, run.description)]
+        for text in [*map(str, run.notes), *told]:
+            _say(f"  note: {text}")
         if run.llc is None:
             _say(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
         if run.stages is not None:
