@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 import llc_dynamics as ld
+from llc_dynamics.llc import EstimateSettings, Problem
 from llc_dynamics.llc.diagnostics import change_between_halves
-from llc_dynamics.llc.point import at_checkpoint
+from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config, sequence_loss
 
@@ -122,8 +123,8 @@ def main() -> None:
                 if (step, gamma, name) in done:
                     continue
                 start = time.perf_counter()
-                with at_checkpoint(run, step, model):
-                    result = ld.estimate_llc(model, loss, config.task.sample, seed=1, **settings)
+                problem = Problem(model, loss, config.task.sample).at(run, step)
+                result = estimate(problem, EstimateSettings(seed=1, **settings))
                 row = row_of(result, step=step, gamma=gamma, trial=name, seconds=time.perf_counter() - start)
                 rows.append(row)
                 with path.open("a") as stream:

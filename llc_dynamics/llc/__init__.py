@@ -5,6 +5,7 @@ from llc_dynamics.llc.calibration import Calibration, Trial
 from llc_dynamics.llc.curve import LLCCurve, llc_curve
 from llc_dynamics.llc.estimate import estimate_llc
 from llc_dynamics.llc.point import llc_point
+from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.settings_file import read_settings, write_settings
@@ -17,6 +18,7 @@ __all__ = [
     "LLCCurve",
     "LLCResult",
     "LLCSpectrum",
+    "Problem",
     "Thresholds",
     "Trial",
     "calibrate",

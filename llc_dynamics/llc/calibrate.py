@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -12,19 +14,27 @@ from torch import nn
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration
+from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
-from llc_dynamics.llc.places import Place, places_of
+from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
+from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
+from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, CalibrationOptions, Search
 from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.sampling import Behavioural
+from llc_dynamics.llc.storage import read_point, write_point
+from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
+from llc_dynamics.sampling.group_model import LoopModel
+from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.selection import Selection
+from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
 
 Progress = Callable[[int, int], None]
+_SHARES_OF_A_RUN = (1 / 3, 2 / 3, 1.0)
+_SHARES_OF_EACH_RUN = (2 / 3, 1.0)
 
 
 def calibrate(
@@ -81,16 +91,11 @@ def calibrate(
     Raises `ConfigError` for a setting out of its range or a budget that is too small for any exploration, and what
     `estimate_llc` raises.
     """
-    return calibrate_places(
-        places_of(model, loss_fn, data, run, steps, parameters, device),
-        gradients=gradients,
-        target_error=target_error,
-        nbeta=nbeta,
-        num_chains=num_chains,
-        batch_size=batch_size,
-        num_samples=num_samples,
-        trials=trials,
-        seed=seed,
+    options = CalibrationOptions(gradients, target_error, nbeta, num_chains, batch_size, num_samples, trials, seed)
+    problem = Problem(model, loss_fn, data, parameters, device)
+    return calibrate_problems(
+        _at_checkpoints(problem, run, steps),
+        options,
         store=store,
         workers=workers,
         threads=threads,
@@ -98,61 +103,39 @@ def calibrate(
     )
 
 
-def calibrate_places(
-    places: Sequence[Place],
+def calibrate_problems(
+    problems: Sequence[Problem],
+    options: CalibrationOptions,
     *,
-    gradients: int = 4000,
-    target_error: float = 0.05,
-    nbeta: float | None = None,
-    num_chains: int = 4,
-    batch_size: int | None = None,
-    num_samples: int | None = None,
-    trials: bool = True,
-    seed: int = 0,
     store: str | Path | None = None,
     workers: int = 1,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> Calibration:
-    """`calibrate` for places that differ in more than their weights, such as runs on different data.
+    """`calibrate` for problems that differ in more than their weights, such as runs on different data.
 
-    All have the same kind of loss, and one n; the last place is where batches and temperatures are tried.
+    All have the same kind of loss, and one n; the last one is where batches and temperatures are tried.
     """
-    if nbeta is not None and not (nbeta > 0 and math.isfinite(nbeta)):
-        raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {nbeta!r}")
-    if not 0 < target_error < math.inf:
-        raise ConfigError(f"target_error must be a positive share of the estimate, such as .05; got {target_error!r}")
-    if isinstance(gradients, bool) or not isinstance(gradients, int) or gradients < 1:
-        raise ConfigError(f"gradients must be a positive whole number, got {gradients!r}")
     require_workers(workers)
+    start = options.start
     with torch_threads(threads):
-        with places[0].at(batch_size, num_samples) as (flat, batches):
+        with problems[0].opened(start) as (flat, batches):
             device = flat.device
         attempts = _Attempts(
             None if store is None else Path(store),
             workers if workers > 1 and can_fork(device, threads, "calibrate") else 1,
-            most=len(RUNGS) * len(places) + MOST_TRIALS_ELSEWHERE,
+            most=len(RUNGS) * len(problems) + MOST_TRIALS_ELSEWHERE,
             progress=progress,
         )
-        measured = attempts.each(lambda place: place.curvature(batch_size, num_samples, seed), places)
+        measured = attempts.each(lambda problem: _curvature(problem, start), problems)
         curvature = max((found for found in measured if not math.isnan(found)), default=math.nan)
         if not (curvature > 0 and math.isfinite(curvature)):
             raise ConfigError(
                 f"the loss has no curvature at w* (largest eigenvalue found: {curvature:.3g}), so there is nothing to "
                 "calibrate for: do the sampled parameters have any effect on it?"
             )
-        search = Search(
-            attempts.estimates,
-            list(places),
-            batches,
-            own_minimum=all(isinstance(place.loss_fn, Behavioural) for place in places),
-            nbeta=batches.num_samples / math.log(batches.num_samples) if nbeta is None else float(nbeta),
-            curvature=curvature,
-            gradients=gradients,
-            num_chains=num_chains,
-            seed=seed,
-        )
-        found = search.run(target_error) if trials else search.by_rule()
+        search = Search(attempts.estimates, list(problems), batches, curvature, options)
+        found = search.run() if options.trials else search.by_rule()
         attempts.finish()
     return found
 
@@ -164,8 +147,8 @@ class _Attempts:
         self._store, self._workers = store, workers
         self._done, self._most, self._progress = 0, most, progress
 
-    def estimates(self, jobs: Sequence[tuple[Place, EstimateSettings]]) -> list[LLCResult]:
-        """One estimate for each (place, settings)."""
+    def estimates(self, jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
+        """One estimate for each (problem, settings)."""
         return self.each(partial(_estimated, store=self._store), jobs, self._count)
 
     def each(self, compute: Callable, jobs: Sequence, report: Callable | None = None) -> list:
@@ -173,10 +156,10 @@ class _Attempts:
         if self._workers > 1 and len(jobs) > 1:
             return in_processes(compute, jobs, min(self._workers, len(jobs)), report)
         found = []
-        for place, job in enumerate(jobs):
+        for number, job in enumerate(jobs):
             found.append(compute(job))
             if report is not None:
-                report(place, found[-1])
+                report(number, found[-1])
         return found
 
     def _count(self, *_: object) -> None:
@@ -190,6 +173,66 @@ class _Attempts:
             self._progress(self._most, self._most)
 
 
-def _estimated(job: tuple[Place, EstimateSettings], store: Path | None) -> LLCResult:
-    place, settings = job
-    return place.estimate(settings, store)
+def _estimated(job: tuple[Problem, EstimateSettings], store: Path | None) -> LLCResult:
+    """The estimate; with `store`, kept in that folder and read from there the next time."""
+    problem, settings = job
+    if store is None:
+        return estimate(problem, settings)
+    identity = identity_of(problem, settings)
+    key = json.dumps([problem.name, identity.weights, identity.curve], sort_keys=True, default=str)
+    path = store / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
+    if path.exists():
+        result, stored = read_point(path)
+        if not differences(stored, identity):
+            return result.judged(Thresholds())
+    result = estimate(problem, settings)
+    write_point(path, 0 if problem.checkpoint is None else problem.checkpoint[1], result, identity)
+    return result
+
+
+def _curvature(problem: Problem, settings: EstimateSettings) -> float:
+    """Largest curvature of the loss of one batch at w*."""
+    seed = settings.seed
+    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
+        content = flat.prepare(next(batches.stream(seed, "curvature")).content, batches.batch_size)
+        directions = torch_generator(seed, "curvature direction")
+        start = torch.randn((1, flat.dimension), generator=directions, dtype=flat.dtype).to(flat.device)
+        loop = LoopModel(flat)
+        found = largest_curvature(
+            lambda positions: loop.evaluate(positions, [content], batches.batch_size), flat.origin[None], start
+        )
+    return float(found[0])
+
+
+def _at_checkpoints(
+    problem: Problem,
+    run: Trajectory | str | Path | Sequence[Trajectory | str | Path] | None,
+    steps: Iterable[int] | None,
+) -> list[Problem]:
+    """The problem as it is, or at `steps` of a run or of each of several; see `spread` for those that None means."""
+    if run is None:
+        if steps is not None:
+            raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
+        return [problem]
+    given = [run] if isinstance(run, Trajectory | str | Path) else list(run)
+    if not given:
+        raise ConfigError("run is an empty list; give a run, several, or None for the model as it is")
+    runs = [each if isinstance(each, Trajectory) else Trajectory(each) for each in given]
+    wanted = None if steps is None else sorted({int(step) for step in steps})
+    found = []
+    for each in runs:
+        if not len(each.weight_steps):
+            raise ConfigError(f"{each.path}: the run holds no checkpoints with weights")
+        chosen = spread(each.weight_steps.tolist(), len(runs)) if wanted is None else wanted
+        require_steps(each, chosen)
+        found += [problem.at(each, step, several_runs=len(runs) > 1) for step in chosen]
+    return found
+
+
+def spread(steps: Sequence[int], num_runs: int) -> list[int]:
+    """Of the checkpoints of one run those at a third, two thirds and the end; with several runs the last two of these.
+
+    The first ones are far from any minimum, and say little about the rest.
+    """
+    shares = _SHARES_OF_A_RUN if num_runs == 1 else _SHARES_OF_EACH_RUN
+    return sorted({steps[int(share * (len(steps) - 1))] for share in shares})

@@ -14,20 +14,17 @@ from torch import nn
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
-from llc_dynamics.llc.point import (
-    curve_identity,
-    llc_point,
-    require_same_curve,
-    require_steps,
-    tensor_data_id,
-)
+from llc_dynamics.llc.identity import curve_differences, curve_identity, tensor_data_id
+from llc_dynamics.llc.point import llc_point, require_same_curve
+from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.llc.storage import curve_differences, curve_folder, read_point, stored_points
+from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.progress import progress_bars
-from llc_dynamics.sampling.batches import Data, make_batches
-from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
+from llc_dynamics.sampling.batches import Data
+from llc_dynamics.sampling.flat_model import LossFunction
+from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -159,6 +156,7 @@ def llc_curve(
     threads: int | None = 1,
     data_id: str | None = None,
     overwrite: bool = False,
+    parameters: Selection | None = None,
     device: str | torch.device | None = None,
     thresholds: Thresholds | None = None,
     progress: PointProgress | bool | None = None,
@@ -177,11 +175,12 @@ def llc_curve(
     ----------
     run : a run, or its folder.
     model : comes back with the weights it had.
-    loss_fn, data, device, thresholds : as in `estimate_llc`.
+    loss_fn, data, parameters, device, thresholds : as in `estimate_llc`.
     steps : checkpoints of the run; None stands for all that have weights.
     name : the curve lives in `<run>/llc/<name>/`.
     workers : processes; as many as there are cores, at most.
-    threads, data_id : as in `llc_point`.
+    data_id : a name for the data; worth giving for a function that draws samples.
+    threads : as in `llc_point`.
     overwrite : replace what is stored under `name` with other settings, instead of raising.
     progress : a function that is called with (step, done, total) after each point; None shows a bar on a terminal,
         False nothing.
@@ -198,12 +197,10 @@ def llc_curve(
         raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
     require_workers(workers)
     require_steps(run, wanted)
-    checked = EstimateSettings.of(**settings)
-    flat = FlatModel(model, loss_fn, device)
-    batches = make_batches(data, checked.batch_size, checked.num_samples, torch.device("cpu"))
-    data_id = tensor_data_id(data) if data_id is None else data_id
-    curve = curve_identity(flat, batches, data, data_id, checked)
-    folder = curve_folder(Path(run.path), name)
+    chosen = EstimateSettings.of(**settings)
+    problem = Problem(model, loss_fn, data, parameters, device, tensor_data_id(data) if data_id is None else data_id)
+    curve = curve_identity(problem, chosen)
+    folder = curve_folder(run.path, name)
     if overwrite:
         _remove_others(folder, curve)
     else:
@@ -211,23 +208,12 @@ def llc_curve(
 
     def compute(step: int) -> None:
         llc_point(
-            run.path,
-            step,
-            model,
-            loss_fn,
-            data,
-            name=name,
-            data_id=data_id,
-            overwrite=overwrite,
-            device=device,
-            threads=threads,
-            thresholds=thresholds,
-            **settings,
+            run.path, step, problem, chosen, name=name, overwrite=overwrite, threads=threads, thresholds=thresholds
         )
 
     with _reporting(progress, len(wanted), name) as report:
         workers = min(workers, len(wanted))
-        if workers > 1 and can_fork(flat.device, threads, "llc_curve"):
+        if workers > 1 and can_fork(problem.computed_on, threads, "llc_curve"):
             in_processes(compute, wanted, workers, lambda place, _: report(wanted[place]))
         else:
             for step in wanted:

@@ -11,6 +11,7 @@ from torch import nn
 
 from llc_dynamics.llc.bias import require_checkable, with_biases
 from llc_dynamics.llc.calibration import Calibration, chosen_settings
+from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.stopping import run_until_done
@@ -18,7 +19,7 @@ from llc_dynamics.llc.summary import summarise
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.provenance import provenance
 from llc_dynamics.sampling import SGLD, Behavioural, Chains, Kernel
-from llc_dynamics.sampling.batches import Batches, Data, make_batches
+from llc_dynamics.sampling.batches import Batches, Data
 from llc_dynamics.sampling.devinterp_engine import DevinterpKernel, Engine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import ChainMethod
@@ -135,33 +136,29 @@ def estimate_llc(
         metric=metric,
     )
     chosen = own if settings is None else chosen_settings(settings).in_place_of(own)
-    flat = FlatModel(model, loss_fn, device, parameters, chosen.microbatch_size)
-    batches = make_batches(data, chosen.batch_size, chosen.num_samples, flat.device)
-    with flat:
-        return estimate_inside(flat, batches, chosen, thresholds, progress, observe)
+    return estimate(Problem(model, loss_fn, data, parameters, device), chosen, thresholds, progress, observe)
 
 
-def estimate_inside(
-    flat: FlatModel,
-    batches: Batches,
+def estimate(
+    problem: Problem,
     settings: EstimateSettings,
     thresholds: Thresholds | None = None,
     progress: Callable[[int, int], None] | None = None,
     observe: Mapping[str, LossFunction] | None = None,
 ) -> LLCResult:
-    """`estimate_llc` inside an entered `FlatModel`."""
+    """`estimate_llc` of a problem."""
     limits = Thresholds() if thresholds is None else thresholds
     require_checkable(settings)
-    flat.measure_in(None)
-    flat.measure_in(units_of(settings.metric, flat, batches))
-    found = _sampled(flat, batches, settings, limits, progress, observe)
-    if not settings.bias_checks:
-        return found
+    with problem.opened(settings) as (flat, batches):
+        flat.measure_in(units_of(settings.metric, flat, batches))
+        found = _sampled(flat, batches, settings, limits, progress, observe)
+        if not settings.bias_checks:
+            return found
 
-    def again(other: EstimateSettings, other_batches: Batches) -> LLCResult:
-        return _sampled(flat, other_batches, other, limits)
+        def again(other: EstimateSettings, other_batches: Batches) -> LLCResult:
+            return _sampled(flat, other_batches, other, limits)
 
-    return with_biases(found, settings, batches, again)
+        return with_biases(found, settings, batches, again)
 
 
 def _sampled(

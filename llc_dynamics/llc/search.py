@@ -12,15 +12,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration, Trial
-from llc_dynamics.llc.places import Place
+from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import MALT, Kernel, Underdamped
 from llc_dynamics.sampling.batches import Batches, TensorBatches
+from llc_dynamics.seeding import isolated_generators, torch_generator
 
 # Steps per radian of the stiffest direction: what the adaptation of MALT arrives at, on networks that were tried.
 _STEP = 0.35
@@ -48,64 +54,90 @@ _TEMPERATURE_FACTORS = (1 / 3, 3.0)
 # At most so many times the draws that the passages ask for, where few directions make an estimate noisy.
 _MOST_DRAWS_FACTOR = 16.0
 _SMALLEST_RATIO = 3.0
+_CONTROL_DRAWS = 16
 #: Most trials apart from those of the ladder.
 MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
 
-Estimates = Callable[[Sequence[tuple[Place, EstimateSettings]]], list[LLCResult]]
+Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[LLCResult]]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a calibration is asked for; see `calibrate` for each. Raises `ConfigError` for one out of its range."""
+
+    gradients: int = 4000
+    target_error: float = 0.05
+    nbeta: float | None = None
+    num_chains: int = 4
+    batch_size: int | None = None
+    num_samples: int | None = None
+    trials: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
+            raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
+        if not 0 < self.target_error < math.inf:
+            raise ConfigError(
+                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
+            )
+        if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
+            raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+
+    @property
+    def start(self) -> EstimateSettings:
+        """What is known of the settings before anything is tried."""
+        return EstimateSettings(
+            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
+        )
 
 
 class Search:
-    """The state of one calibration; `estimates` makes an estimate for each (place, settings), in their order."""
+    """The state of one calibration; `estimates` makes an estimate for each (problem, settings), in their order."""
 
     def __init__(
         self,
         estimates: Estimates,
-        places: list[Place],
+        problems: list[Problem],
         batches: Batches,
-        *,
-        own_minimum: bool,
-        nbeta: float,
         curvature: float,
-        gradients: int,
-        num_chains: int,
-        seed: int,
+        options: CalibrationOptions,
     ) -> None:
-        whole = isinstance(batches, TensorBatches) and batches.batch_size == batches.length
-        self._estimates, self._places, self._batches = estimates, places, batches
-        self._own_minimum, self._whole = own_minimum, whole
-        self._nbeta, self._curvature = nbeta, curvature
-        self._num_chains, self._seed = num_chains, seed
-        self._corrected = own_minimum or whole
+        self._estimates, self._problems, self._batches = estimates, problems, batches
+        self._curvature, self._options = curvature, options
+        self._nbeta = options.start.nbeta(batches.num_samples) if options.nbeta is None else float(options.nbeta)
+        self._whole = isinstance(batches, TensorBatches) and batches.batch_size == batches.length
+        self._loss: Loss = "behavioural" if all(p.loss == "behavioural" for p in problems) else "given"
+        self._corrected = self._whole or self._loss == "behavioural"
         passages = _BURN_IN_PASSAGES + _DRAW_PASSAGES
         step = _STEP if self._corrected else _UNCORRECTED_STEP
-        self._largest_ratio = gradients * step / passages
+        self._largest_ratio = options.gradients * step / passages
         if self._largest_ratio < _SMALLEST_RATIO:
             raise ConfigError(
-                f"gradients is {gradients}: too few for chains to explore anything; give "
+                f"gradients is {options.gradients}: too few for chains to explore anything; give "
                 f"{math.ceil(_SMALLEST_RATIO * passages / step)} or more"
             )
-        self._wanted_error = _PLATEAU
+        self._wanted_error = max(_PLATEAU, options.target_error)
         self._made: dict[tuple[str, EstimateSettings], LLCResult] = {}
         self._trials: list[Trial] = []
         self._findings: list[str] = []
-        self._gradients = _CURVATURE_GRADIENTS * len(places)
+        self._gradients = _CURVATURE_GRADIENTS * len(problems)
 
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
-        settings = self._settings(self._largest_ratio, self._num_chains)
+        settings = self._settings(self._largest_ratio, self._options.num_chains)
         self._findings.append(
             f"chosen by curvature ({self._curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
             "nothing was tried out"
         )
         return self._result(settings, plateau=False)
 
-    def run(self, target_error: float) -> Calibration:
+    def run(self) -> Calibration:
         """Try out, and choose."""
-        self._wanted_error = max(_PLATEAU, target_error)
         ratio, plateau = self._resolution()
-        settings = self._settings(ratio, self._num_chains)
+        settings = self._settings(ratio, self._options.num_chains)
         settings = self._enough_batch(settings, ratio)
-        settings = self._enough_draws(settings, target_error)
+        settings = self._enough_draws(settings)
         self._neighbours(settings, ratio)
         return self._result(settings, plateau)
 
@@ -117,7 +149,7 @@ class Search:
         rungs = [ratio for ratio in rungs if ratio >= _SMALLEST_RATIO] or [self._largest_ratio]
         for ratio in rungs:
             settings = self._settings(ratio, 2)
-            rows = self._try("resolution", [(place, settings) for place in self._places], ratio)
+            rows = self._try("resolution", [(problem, settings) for problem in self._problems], ratio)
             against = [trial for trial in self._trials[-len(rows) :] if not trial.explored]
             if against:
                 break
@@ -148,15 +180,15 @@ class Search:
         if self._whole:
             return settings
         first = size = self._batches.batch_size
-        place = self._places[-1]
+        problem = self._problems[-1]
         limit = self._batches.length if isinstance(self._batches, TensorBatches) else math.inf
         sizes = [factor * first for factor in _BATCH_FACTORS if factor * first <= limit]
         pilots = [dataclasses.replace(settings, num_chains=2, batch_size=each) for each in sizes]
         # the first two are always needed, and may be made side by side
-        found = self._try("batch", [(place, pilot) for pilot in pilots[:2]], ratio)
+        found = self._try("batch", [(problem, pilot) for pilot in pilots[:2]], ratio)
         for before, (size, double) in enumerate(pairwise(sizes)):
             if len(found) < before + 2:
-                found += self._try("batch", [(place, pilots[before + 1])], ratio)
+                found += self._try("batch", [(problem, pilots[before + 1])], ratio)
             if _steady(found[before], found[before + 1], _BATCH_CHANGE):
                 self._findings.append(f"batches of {size}: twice as large ones give the same estimate")
                 return dataclasses.replace(settings, batch_size=size)
@@ -164,8 +196,9 @@ class Search:
         self._findings.append(f"batches of {size}, the largest that were tried; larger ones may change the estimate")
         return dataclasses.replace(settings, batch_size=size)
 
-    def _enough_draws(self, settings: EstimateSettings, target_error: float) -> EstimateSettings:
+    def _enough_draws(self, settings: EstimateSettings) -> EstimateSettings:
         """As many draws as the wanted error takes, up to a limit, and never fewer than the passages ask for."""
+        target_error = self._options.target_error
         rows = [
             trial
             for trial in self._trials
@@ -188,7 +221,7 @@ class Search:
 
     def _neighbours(self, settings: EstimateSettings, ratio: float) -> None:
         """Other temperatures, for the record, at the last checkpoint."""
-        place = self._places[-1]
+        problem = self._problems[-1]
         jobs = []
         for factor in _TEMPERATURE_FACTORS:
             sampler = dataclasses.replace(settings.sampler, nbeta=self._nbeta * factor)  # type: ignore[type-var]
@@ -201,25 +234,24 @@ class Search:
                 num_burnin=math.ceil(longer * settings.num_burnin),
                 num_draws=math.ceil(longer * max(settings.num_draws // 2, _LEAST_DRAWS)),
             )
-            jobs.append((place, near))
+            jobs.append((problem, near))
         self._try("nbeta", jobs, ratio)
-        self._trials.append(self._control(place, settings.sampler.localization))
+        self._trials.append(self._control(problem, settings.sampler.localization))
 
-    def _control(self, place: Place, gamma: float) -> Trial:
+    def _control(self, problem: Problem, gamma: float) -> Trial:
         """nbeta times the mean loss at positions from the localisation alone: what an estimate must be far below."""
-        n, size = self._batches.num_samples, self._batches.batch_size
-        losses = self._nbeta * place.losses_around(gamma, size, n, self._seed)
+        losses = self._nbeta * _losses_around(problem, gamma, self._options.start)
         self._findings.append(
             f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"
         )
         nan = math.nan
         return Trial(
-            "control", place.name, 0.0, gamma, 0.0, self._batches.batch_size, float(losses.mean()),
+            "control", problem.name, 0.0, gamma, 0.0, self._batches.batch_size, float(losses.mean()),
             float(losses.std()) / math.sqrt(len(losses)), nan, nan, nan, nan, nan, float(len(losses)), len(losses), 0,
             True,
         )  # fmt: skip
 
-    def _try(self, purpose: str, jobs: Sequence[tuple[Place, EstimateSettings]], ratio: float) -> list[LLCResult]:
+    def _try(self, purpose: str, jobs: Sequence[tuple[Problem, EstimateSettings]], ratio: float) -> list[LLCResult]:
         """Make estimates, and keep them as evidence; `ratio` is that of the temperature being calibrated for."""
         jobs = list(jobs)
         results = self._make(jobs)
@@ -227,20 +259,20 @@ class Search:
         judged = enumerate(results) if purpose != "nbeta" else ()
         noisy = [number for number, result in judged if _times_too_short(result, self._wanted_error) > 1]
         for number in noisy:
-            place, settings = jobs[number]
+            problem, settings = jobs[number]
             longer = min(1.5 * _times_too_short(results[number], self._wanted_error), _MOST_DRAWS_FACTOR)
-            jobs[number] = place, dataclasses.replace(settings, num_draws=math.ceil(longer * settings.num_draws))
+            jobs[number] = problem, dataclasses.replace(settings, num_draws=math.ceil(longer * settings.num_draws))
         again = self._make([jobs[number] for number in noisy])
         for number, result in zip(noisy, again, strict=True):
             results[number] = result
-        for (place, settings), result in zip(jobs, results, strict=True):
+        for (problem, settings), result in zip(jobs, results, strict=True):
             blocks = result.virial_by_block.values()
             # few draws are no fault of the resolution
             against = tuple(reason for reason in result.reasons if not reason.startswith("too few"))
             self._trials.append(
                 Trial(
                     purpose=purpose,
-                    place=place.name,
+                    place=problem.name,
                     nbeta=result.nbeta,
                     localization=result.localization,
                     ratio=ratio * math.sqrt(result.nbeta / self._nbeta),
@@ -261,13 +293,13 @@ class Search:
             )
         return results
 
-    def _make(self, jobs: Sequence[tuple[Place, EstimateSettings]]) -> list[LLCResult]:
+    def _make(self, jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
         """The estimates themselves, counted; one that was made before is taken from there."""
-        new = [(place, settings) for place, settings in jobs if (place.name, settings) not in self._made]
-        for (place, settings), result in zip(new, self._estimates(new) if new else [], strict=True):
-            self._made[place.name, settings] = result
+        new = [(problem, settings) for problem, settings in jobs if (problem.name, settings) not in self._made]
+        for (problem, settings), result in zip(new, self._estimates(new) if new else [], strict=True):
+            self._made[problem.name, settings] = result
             self._gradients += settings.num_chains * result.num_gradients
-        return [self._made[place.name, settings] for place, settings in jobs]
+        return [self._made[problem.name, settings] for problem, settings in jobs]
 
     def _settings(self, ratio: float, num_chains: int) -> EstimateSettings:
         gamma = self._gamma(ratio)
@@ -291,7 +323,7 @@ class Search:
             steps_per_draw=every,
             batch_size=self._batches.batch_size,
             num_samples=self._batches.num_samples,
-            seed=self._seed,
+            seed=self._options.seed,
         )
 
     def _gamma(self, ratio: float) -> float:
@@ -301,7 +333,7 @@ class Search:
     def _result(self, settings: EstimateSettings, plateau: bool) -> Calibration:
         return Calibration(
             settings=settings,
-            loss="behavioural" if self._own_minimum else "given",
+            loss=self._loss,
             trials=tuple(self._trials),
             findings=tuple(self._findings),
             plateau=plateau,
@@ -334,3 +366,17 @@ def _times_too_short(result: LLCResult, wanted_error: float) -> float:
     if any(reason.startswith("cannot tell") for reason in result.reasons):
         times = max(times, (result.virial_error / result.thresholds.max_virial_error) ** 2)
     return times if math.isfinite(times) else 0.0
+
+
+def _losses_around(problem: Problem, gamma: float, settings: EstimateSettings) -> NDArray[np.float64]:
+    """L_B(w) - L_B(w*) at draws of w ~ N(w*, 1/gamma), [draw]."""
+    seed, found = settings.seed, []
+    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
+        size = batches.batch_size
+        generator = torch_generator(seed, "control", device=flat.device)
+        for _, batch in zip(range(_CONTROL_DRAWS), batches.stream(seed, "control"), strict=False):
+            content = flat.prepare(batch.content, size)
+            noise = torch.randn(flat.dimension, generator=generator, dtype=flat.dtype, device=flat.device)
+            there = flat.losses(flat.origin + noise / math.sqrt(gamma), content, size).double()
+            found.append(float((there - flat.losses(flat.origin, content, size).double()).mean()))
+    return np.array(found)

@@ -16,15 +16,16 @@ from torch import nn
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.calibration import Calibration, chosen_settings
-from llc_dynamics.llc.estimate import estimate_inside
-from llc_dynamics.llc.point import llc_point, require_steps
+from llc_dynamics.llc.calibration import Calibration
+from llc_dynamics.llc.estimate import estimate
+from llc_dynamics.llc.point import llc_point
+from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling import Kernel
 from llc_dynamics.sampling.batches import Data, make_batches
-from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
+from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
 
@@ -97,6 +98,7 @@ def llc_spectrum(
     name: str = "spectrum",
     parameters: Selection | None = None,
     device: str | torch.device | None = None,
+    data_id: str | None = None,
     thresholds: Thresholds | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -118,12 +120,13 @@ def llc_spectrum(
 
     Raises `ConfigError` for an empty list or a value that is not positive, and what `estimate_llc` raises.
     """
-    base = _settings(settings, sampling)
+    base = EstimateSettings.of(settings=settings, **sampling)
     gammas = _positive(localizations, "localizations")
     temperatures = None if nbetas is None else _positive(nbetas, "nbetas")
     batches = make_batches(data, base.batch_size, base.num_samples, torch.device("cpu"))
     betas = np.array([base.nbeta(batches.num_samples)]) if temperatures is None else temperatures
     stored, places = _places(run, steps)
+    problem = Problem(model, loss_fn, data, parameters, device, data_id)
     total, done = len(places) * len(betas) * len(gammas), 0
     tables = []
     for step in places:
@@ -133,27 +136,11 @@ def llc_spectrum(
             for gamma in gammas:
                 own = _at_resolution(base, float(nbeta), float(gamma), float(gammas[-1]))
                 if stored is None:
-                    flat = FlatModel(model, loss_fn, device, parameters, own.microbatch_size)
-                    there = make_batches(data, own.batch_size, own.num_samples, flat.device)
-                    with flat:
-                        row.append(estimate_inside(flat, there, own, thresholds))
+                    row.append(estimate(problem, own, thresholds))
                 else:
-                    if parameters is not None:
-                        raise ConfigError("parameters cannot be chosen for the points of a run yet; estimate one model")
-                    fields = {each.name: getattr(own, each.name) for each in dataclasses.fields(own)}
+                    own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
                     row.append(
-                        llc_point(
-                            stored,
-                            step,
-                            model,
-                            loss_fn,
-                            data,
-                            name=f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}",
-                            overwrite=overwrite,
-                            device=device,
-                            thresholds=thresholds,
-                            **fields,
-                        )
+                        llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
                     )
                 done += 1
                 if progress is not None:
@@ -161,13 +148,6 @@ def llc_spectrum(
             rows.append(tuple(row))
         tables.append(tuple(rows))
     return LLCSpectrum(np.array(places, dtype=np.int64), betas, gammas, tuple(tables))
-
-
-def _settings(settings: EstimateSettings | Calibration | None, sampling: dict[str, Any]) -> EstimateSettings:
-    if settings is None:
-        return EstimateSettings.of(**sampling)
-    chosen = chosen_settings(settings)
-    return dataclasses.replace(chosen, **sampling) if sampling else chosen
 
 
 def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: float) -> EstimateSettings:

@@ -7,22 +7,22 @@ holds its *identity*: what must be the same for the stored point to be the one t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from llc_dynamics.errors import ConfigError, CorruptRunError, LLCDynamicsError
+from llc_dynamics.errors import ConfigError, CorruptRunError, LLCDynamicsError, TrajectoryError
+from llc_dynamics.llc.identity import Identity
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling import FailedChain
 from llc_dynamics.settings import from_mapping, to_mapping
-from llc_dynamics.trajectory.atomic import storage_errors
+from llc_dynamics.trajectory.atomic import fsync_folder, storage_errors
 from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
 
 KIND = "llc point"
@@ -31,34 +31,26 @@ _POINT = re.compile(r"step-(\d+)\.h5")
 _TRACES = ("trace", "distance_trace", "virial_trace")
 _TUPLES = ("reasons", "notes", "without_gradient")
 _APART = {*_TRACES, "failed_chains", "thresholds"}
-# Losses at the probe positions agree to this share of their size on any machine and number of threads.
-_PROBE_TOLERANCE = 1e-3
-
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """What a stored point was computed from.
-
-    Attributes
-    ----------
-    curve : what is the same along a curve: sampler, counts, seed, data, sampled parameters. JSON types.
-    weights : digest of the checkpoint.
-    probe : float64 [position, sample], losses of some samples at w* and at a fixed perturbation of it: another loss,
-        other data or another model show here, although functions cannot be compared.
-    """
-
-    curve: Mapping[str, Any]
-    weights: str
-    probe: NDArray[np.float64]
 
 
 def curve_folder(run: Path, name: str) -> Path:
-    """Where the curve `name` of a run lives; `ConfigError` for a name that is no plain file name."""
+    """Where the curve `name` of a run lives.
+
+    Raises `ConfigError` for a name that is no plain file name, `TrajectoryError` if the folder, or `llc` itself, is a
+    link: what is stored with a run stays inside it.
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"curve name {name!r}: use letters, digits, '_', '-' and '.', starting with a letter or a digit"
         )
-    return run / "llc" / name
+    folder = run / "llc" / name
+    for part in (folder.parent, folder):
+        if part.is_symlink():
+            raise TrajectoryError(
+                f"{part}: it is a link, which is not followed, so that what is stored with a run stays inside it; put "
+                "a folder there"
+            )
+    return folder
 
 
 def point_file(folder: Path, step: int) -> Path:
@@ -74,8 +66,11 @@ def stored_points(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), entry) for match, entry in found))
 
 
-def write_point(path: Path, step: int, result: LLCResult, identity: Identity) -> None:
-    """Store a result; `TrajectoryError` if the disk is full or the folder cannot be written to."""
+def write_point(path: Path, step: int, result: LLCResult, identity: Identity, replace: bool = True) -> bool:
+    """Store a result; without `replace` only if no file is there yet, which the answer says.
+
+    Raises `TrajectoryError` if the disk is full or the folder cannot be written to.
+    """
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     scalars = {
@@ -89,7 +84,30 @@ def write_point(path: Path, step: int, result: LLCResult, identity: Identity) ->
         "thresholds": to_mapping(result.thresholds),
     }
     tables = {name: getattr(result, name) for name in _TRACES} | {"probe": identity.probe}
-    write_sealed(path, KIND, path.parent.name, details, tables, bulk={})
+    if replace:
+        write_sealed(path, KIND, path.parent.name, details, tables, bulk={})
+        return True
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    with storage_errors(path):
+        try:
+            write_sealed(temporary, KIND, path.parent.name, details, tables, bulk={})
+            return _moved_if_new(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _moved_if_new(temporary: Path, path: Path) -> bool:
+    """Give a whole file its name unless there is one already, in a single step: of two processes one is first."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: here two steps, between which another could be
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+    fsync_folder(path.parent)
+    return True
 
 
 def read_point(path: Path) -> tuple[LLCResult, Identity]:
@@ -160,47 +178,3 @@ def damaged_points(paths: Iterable[Path]) -> list[str]:
         except LLCDynamicsError as error:
             messages.append(str(error))
     return messages
-
-
-def differences(stored: Identity, wanted: Identity) -> list[str]:
-    """What differs between two identities, as 'num_draws is 500 there and 300 here'."""
-    found = curve_differences(stored.curve, wanted.curve)
-    if stored.weights != wanted.weights:
-        found.append("the weights of the checkpoint are other ones")
-    same_shape = stored.probe.shape == wanted.probe.shape
-    size = np.nanmean(np.abs(wanted.probe), axis=1, keepdims=True) if wanted.probe.size else wanted.probe
-    if not same_shape or not np.all(
-        np.isclose(stored.probe, wanted.probe, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE * size, equal_nan=True)
-    ):
-        found.append("the loss function, the data or the model gives other losses on a fixed probe")
-    return found
-
-
-def curve_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, in words."""
-    here, there = dict(_flatten(wanted)), dict(_flatten(stored))
-    missing = "not set"
-    return [
-        f"{key} is {there.get(key, missing)} there and {here.get(key, missing)} here"
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key, missing) != there.get(key, missing)
-    ]
-
-
-def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """BLAKE2b of names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        # numpy knows no bfloat16, so the bytes are taken as such
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError
-from llc_dynamics.llc.storage import curve_differences, read_point, stored_points
+from llc_dynamics.llc.identity import curve_differences
+from llc_dynamics.llc.storage import read_point, stored_points
 from llc_dynamics.sweeps.folders import SWEEP_FILE, read_sweep_file, run_folders
 from llc_dynamics.trajectory import Trajectory, verify_run
 from llc_dynamics.trajectory.atomic import fsync_folder, is_temporary, storage_errors, write_whole

@@ -47,6 +47,7 @@ class FlatModel:
     origin : w*, [d], in units of `measure_in`. dtype, device : of all vectors.
     names, sizes : of the sampled parameter tensors (the blocks of the virial ratio) and of what is sampled of each.
     dimension : d, the number of sampled weights.
+    chosen : int64 [d], the places of the sampled weights among all elements of the sampled tensors; None for all.
 
     Raises `ConfigError` if no parameter requires a gradient or is selected, `DataError` for a loss of the wrong shape.
     """
@@ -92,9 +93,9 @@ class FlatModel:
         wide = any(p.dtype == torch.float64 for p in self._parameters)
         self.dtype = torch.float64 if wide else torch.float32
         self._full = torch.cat([p.detach().reshape(-1).to(self.device, self.dtype) for p in self._parameters])
-        self._index = self._chosen(masks)
+        self.chosen = self._places_of(masks)
         self._units: torch.Tensor | None = None
-        self.origin = self._full if self._index is None else self._full[self._index]
+        self.origin = self._full if self.chosen is None else self._full[self.chosen]
         self.microbatch_size = microbatch_size
         self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
         self._restore: ExitStack | None = None
@@ -130,7 +131,7 @@ class FlatModel:
 
     def measure_in(self, units: torch.Tensor | None) -> None:
         """From here on positions are w_i / units_i [d], and gradients by these; None for the weights themselves."""
-        plain = self._full if self._index is None else self._full[self._index]
+        plain = self._full if self.chosen is None else self._full[self.chosen]
         self._units = units
         self.origin = plain if units is None else plain / units
 
@@ -273,7 +274,7 @@ class FlatModel:
     def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
         return [part.view(shape) for part, shape in zip(flat.split(self._full_sizes), self.shapes, strict=True)]
 
-    def _chosen(self, masks: dict[str, torch.Tensor | None]) -> torch.Tensor | None:
+    def _places_of(self, masks: dict[str, torch.Tensor | None]) -> torch.Tensor | None:
         """Places of the sampled weights in the vector of all elements of the sampled tensors; None for all."""
         if all(mask is None for mask in masks.values()):
             return None
@@ -287,10 +288,10 @@ class FlatModel:
         """All elements of the sampled tensors [..., elements] for `positions` [..., d] of those that are sampled."""
         if self._units is not None:
             positions = positions * self._units
-        if self._index is None:
+        if self.chosen is None:
             return positions
         full = self._full.expand(*positions.shape[:-1], -1).clone()
-        full[..., self._index] = positions
+        full[..., self.chosen] = positions
         return full
 
     def named_views(self, full: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -303,19 +304,19 @@ class FlatModel:
 
     def sampled_gradient(self, full: torch.Tensor) -> torch.Tensor:
         """The gradient by positions [..., d], from that by all elements of the sampled tensors [..., elements]."""
-        part = full if self._index is None else full[..., self._index]
+        part = full if self.chosen is None else full[..., self.chosen]
         return part if self._units is None else part * self._units
 
     def _place(self, position: torch.Tensor) -> None:
         if self._units is not None:
             position = position * self._units
-        if self._index is None:
+        if self.chosen is None:
             if self._targets is None:
                 self._work.copy_(position)
                 return
             full = position
         else:
-            full = self._work.index_copy_(0, self._index, position)
+            full = self._work.index_copy_(0, self.chosen, position)
         if self._targets is not None:
             torch._foreach_copy_(self._targets, self._views(full))
 

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.llc import read_settings
-from llc_dynamics.llc.calibrate import Progress, calibrate_places
+from llc_dynamics.llc.calibrate import Progress, calibrate_problems, spread
 from llc_dynamics.llc.calibration import Calibration
-from llc_dynamics.llc.places import Place, place_name, spread
+from llc_dynamics.llc.search import CalibrationOptions
 from llc_dynamics.llc.settings import Loss
 from llc_dynamics.sweeps.config import LLCConfig
 from llc_dynamics.sweeps.folders import stored_sweep
-from llc_dynamics.sweeps.runner import check_workers, data_name, require_device, require_in_context
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
-from llc_dynamics.training import load_config
+from llc_dynamics.sweeps.runner import check_workers, problem_of, require_device, require_in_context
 from llc_dynamics.trajectory import Trajectory
 
 #: What `calibrate_runs` writes into a folder, beside the settings and the evidence of `Calibration.save`.
@@ -50,29 +48,22 @@ def calibrate_runs(
     workers = check_workers(workers)
     require_device(device)
     require_in_context(runs)
-    places = []
+    problems = []
     for run in runs:
-        settings = load_config(run)
+        problem = problem_of(run, config.loss_fn, device)
         for step in spread(config.choose_steps(run.weight_steps), len(runs)):
-            places.append(
-                Place(
-                    place_name(run, step, len(runs)),
-                    InContextTransformer(settings.model, seed=settings.seed),
-                    config.loss_fn,
-                    settings.task.sample,
-                    (run, step),
-                    data_id=data_name(settings.task),
-                    device=device,
-                )
-            )
-    found = calibrate_places(
-        places,
+            problems.append(problem.at(run, step, several_runs=len(runs) > 1))
+    options = CalibrationOptions(
         gradients=gradients,
         target_error=target_error,
         num_chains=config.estimate.num_chains,
         batch_size=config.estimate.batch_size,
         num_samples=config.estimate.num_samples,
         seed=seed,
+    )
+    found = calibrate_problems(
+        problems,
+        options,
         store=folder / TRIALS,
         workers=workers if device == "cpu" else 1,
         progress=progress,

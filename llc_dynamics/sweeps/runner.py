@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llc_dynamics.errors import ConfigError, TrajectoryError
-from llc_dynamics.llc import llc_point
+from llc_dynamics.llc import Problem, llc_point
 from llc_dynamics.llc.storage import curve_folder, stored_points
+from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
@@ -149,23 +150,23 @@ def _train_run(config: dict[str, Any], path: str, device: str) -> str:
     return path
 
 
-def _estimate_point(path: str, step: int, settings: dict[str, Any], name: str, device: str, overwrite: bool) -> None:
+def _estimate_point(path: str, step: int, mapping: dict[str, Any], name: str, device: str, overwrite: bool) -> None:
     """In a worker: one point of one curve."""
-    llc = from_mapping(LLCConfig, settings)
+    llc = from_mapping(LLCConfig, mapping)
     run = Trajectory(path)
+    settings = replace(llc.estimate, seed=load_config(run).seed)
+    llc_point(run, step, problem_of(run, llc.loss_fn, device), settings, name=name, overwrite=overwrite)
+
+
+def problem_of(run: Trajectory, loss_fn: LossFunction, device: str) -> Problem:
+    """What the estimates of an in-context run are made for."""
     config = load_config(run)
-    sampling = {each.name: getattr(llc.estimate, each.name) for each in fields(llc.estimate)}
-    llc_point(
-        run,
-        step,
+    return Problem(
         InContextTransformer(config.model, seed=config.seed),
-        llc.loss_fn,
+        loss_fn,
         config.task.sample,
-        name=name,
-        data_id=data_name(config.task),
         device=device,
-        overwrite=overwrite,
-        **sampling | {"seed": config.seed},
+        data_id=data_name(config.task),
     )
 
 

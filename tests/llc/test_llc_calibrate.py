@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,6 @@ import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, CorruptRunError
 from llc_dynamics.llc import Calibration, EstimateSettings, read_settings, write_settings
-from llc_dynamics.llc import places as places_module
 from llc_dynamics.sampling import HMC, MALT, RMSpropSGLD, Underdamped
 from llc_dynamics.theory.losses import half_squared_error
 from llc_dynamics.theory.potentials import Quadratic, potential_data
@@ -207,16 +207,17 @@ class TestRuns:
         """Stopped in the middle, and called again: the same evidence, and nothing computed twice."""
         wanted = {"run": runs[0], "steps": [4, 9], "gradients": 95, "target_error": 9.0, "store": tmp_path / "trials"}
         made, progress = [], []
-        sampled = places_module.estimate_inside
+        calibrate_module = sys.modules[ld.calibrate.__module__]
+        sampled = calibrate_module.estimate
 
-        def counting(flat, batches, settings):
+        def counting(problem, settings):
             if len(made) == 3:
                 made.append("stopped")
                 raise KeyboardInterrupt
             made.append(settings)
-            return sampled(flat, batches, settings)
+            return sampled(problem, settings)
 
-        monkeypatch.setattr(places_module, "estimate_inside", counting)
+        monkeypatch.setattr(calibrate_module, "estimate", counting)
         with pytest.raises(KeyboardInterrupt):
             calibrate(GAP, **wanted)
         first = calibrate(GAP, **wanted, progress=lambda *call: progress.append(call))

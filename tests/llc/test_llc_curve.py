@@ -12,7 +12,7 @@ from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, CorruptRunError, DataError, StepNotStoredError, TrajectoryError
-from llc_dynamics.llc import Thresholds, llc_point
+from llc_dynamics.llc import EstimateSettings, Problem, Thresholds, llc_point
 from llc_dynamics.llc import point as point_module
 
 STEPS = [0, 10, 20, 30, 40]
@@ -57,12 +57,12 @@ def computed(monkeypatch):
     """The seeds of the points that were really computed in this process."""
     seeds = []
 
-    def counting(flat, batches, settings, *rest):
+    def counting(problem, settings, *rest):
         seeds.append(settings.seed)
-        return original(flat, batches, settings, *rest)
+        return original(problem, settings, *rest)
 
-    original = point_module.estimate_inside
-    monkeypatch.setattr(point_module, "estimate_inside", counting)
+    original = point_module.estimate
+    monkeypatch.setattr(point_module, "estimate", counting)
     return seeds
 
 
@@ -286,10 +286,89 @@ def test_points_of_different_settings_do_not_make_a_curve(run):
 
 
 def test_one_point(run):
-    first = llc_point(run, 30, network(), squared_error, DATA, name="p", **SHORT)
+    problem = Problem(network(), squared_error, DATA)
+    first = llc_point(run, 30, problem, EstimateSettings(**SHORT), name="p")
     np.testing.assert_array_equal(first.trace, curve(run, name="p").results[3].trace)
     with pytest.raises(ConfigError, match="num_draws"):
-        llc_point(run, 10, network(), squared_error, DATA, name="p", **SHORT | {"num_draws": 20})
+        llc_point(run, 10, problem, EstimateSettings(**SHORT | {"num_draws": 20}), name="p")
+
+
+def test_only_the_chosen_parameters_are_sampled(run):
+    whole, part = curve(run, name="whole", steps=[40]), curve(run, name="part", steps=[40], parameters="3.*")
+    assert part.results[0].dimension == 7 < whole.results[0].dimension
+    with pytest.raises(ConfigError, match="sampled_parameters"):
+        curve(run, name="whole", steps=[40], parameters="3.*")
+    # an iterator is as good, and as many other weights of the same tensor are others
+    assert same(curve(run, name="part", steps=[40], parameters=iter(["3.*"])), part)
+    mask = torch.arange(6)[None] < 3
+    curve(run, name="half", steps=[40], parameters={"3.weight": mask})
+    with pytest.raises(ConfigError, match="sampled_parameters"):
+        curve(run, name="half", steps=[40], parameters={"3.weight": ~mask})
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_of_two_curves_at_once_the_first_to_finish_a_point_keeps_it(run, monkeypatch, late):
+    """Another process, with other settings, stores its point while this one computes (or just before it writes)."""
+    original, others = point_module.estimate, []
+
+    def overtaken(problem, settings, *rest):
+        result = original(problem, settings, *rest)
+        if not others:
+            others.append("computing")
+            others.append(curve(run, steps=[20], num_draws=20))
+        return result
+
+    monkeypatch.setattr(point_module, "estimate", overtaken)
+    if late:  # after the last look at what is stored
+        monkeypatch.setattr(point_module, "require_same_curve", lambda *_, **__: None)
+    with pytest.raises(ConfigError, match=r"step-20\.h5: num_draws is 20 there and 12 here.*overwrite=True"):
+        curve(run, steps=[20])
+    assert same(ld.LLCCurve.load(run), others[1])
+    assert [each.name for each in (run / "llc" / "llc").iterdir()] == ["step-20.h5"]
+
+
+def test_of_two_equal_curves_at_once_both_get_the_same(run, monkeypatch):
+    original, others = point_module.estimate, []
+
+    def overtaken(problem, settings, *rest):
+        result = original(problem, settings, *rest)
+        if not others:
+            others.append("computing")
+            others.append(curve(run, steps=[20]))
+        return result
+
+    monkeypatch.setattr(point_module, "estimate", overtaken)
+    assert same(curve(run, steps=[20]), others[1])
+
+
+def test_two_processes_with_different_settings(run):
+    """Whoever is first at each step: all points that are stored stay as they were finished."""
+    children = []
+    for num_draws in (12, 13):
+        child = os.fork()
+        if child == 0:
+            try:
+                curve(run, num_draws=num_draws)
+            except ConfigError:
+                os._exit(3)
+            os._exit(0)
+        children.append(child)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert codes in ([0, 3], [3, 3])
+    points = [ld.LLCCurve.load(run, steps=[int(path.stem[5:])]) for path in (run / "llc" / "llc").iterdir()]
+    assert len(points) >= 1
+    assert codes == [3, 3] or len({point.results[0].trace.shape for point in points}) == 1
+
+
+@pytest.mark.parametrize("linked", ["llc", "llc/llc"])
+def test_a_link_is_not_followed_out_of_the_run(run, tmp_path, linked):
+    (tmp_path / "elsewhere").mkdir()
+    (run / linked).parent.mkdir(exist_ok=True)
+    (run / linked).symlink_to(tmp_path / "elsewhere")
+    for use in (lambda: curve(run), lambda: curve(run, overwrite=True), lambda: ld.LLCCurve.load(run)):
+        with pytest.raises(TrajectoryError, match="it is a link, which is not followed"):
+            use()
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 class TestBadInput:

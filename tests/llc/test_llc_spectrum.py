@@ -81,6 +81,13 @@ class TestRun:
         np.testing.assert_array_equal(again.values, first.values[1:2])
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*.h5")} == before
 
+    def test_only_the_chosen_parameters_are_sampled(self, run):
+        half = torch.arange(len(CURVATURES)) < len(CURVATURES) // 2
+        found = self.over(run, steps=[5], parameters={"weight": half}, nbetas=[1.0])
+        assert {result.dimension for row in found.results[0] for result in row} == {int(half.sum())}
+        with pytest.raises(ConfigError, match="sampled_parameters"):
+            self.over(run, steps=[5], nbetas=[1.0])
+
     def test_curve(self, run):
         found = self.over(run)
         curve = found.curve(40.0, nbeta=2.0)
@@ -105,8 +112,6 @@ class TestRun:
             self.over(run, steps=[4])
         with pytest.raises(ConfigError, match="no steps"):
             self.over(run, steps=[])
-        with pytest.raises(ConfigError, match="parameters cannot be chosen"):
-            self.over(run, parameters="weight")
         with pytest.raises(ConfigError, match="give run=, too"):
             spectrum(steps=[5])
 

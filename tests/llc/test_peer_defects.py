@@ -31,7 +31,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc import llc_point
+from llc_dynamics.llc import EstimateSettings, Problem, llc_point
 from llc_dynamics.llc.diagnostics import monte_carlo_error
 from llc_dynamics.theory.losses import squared_error as potential_loss
 from llc_dynamics.theory.potentials import Quadratic, potential_data
@@ -105,7 +105,8 @@ class TestStoredPoints:
         curve = ld.llc_curve(run, model, squared_error, data, **self.short)
         assert len({float(value) for value in curve.values}) == 4
         for place, step in enumerate(curve.steps):
-            alone = llc_point(run, int(step), model, squared_error, data, name="alone", **self.short)
+            problem = Problem(model, squared_error, data)
+            alone = llc_point(run, int(step), problem, EstimateSettings(**self.short), name="alone")
             assert alone.llc == curve.values[place]
 
     def test_another_architecture_of_the_same_shapes_is_noticed(self, run):
@@ -114,14 +115,14 @@ class TestStoredPoints:
         with pytest.raises(ConfigError, match="probe"):
             ld.llc_curve(run, self.network(nn.ReLU()), squared_error, data, steps=[0], **self.short)
         with pytest.raises(ConfigError, match="probe"):
-            llc_point(run, 0, self.network(nn.ReLU()), squared_error, data, **self.short)
+            llc_point(run, 0, Problem(self.network(nn.ReLU()), squared_error, data), EstimateSettings(**self.short))
 
     def test_another_kind_of_loss_is_noticed(self, run):
         model, data = self.network(nn.Tanh()), regression(60)
-        llc_point(run, 0, model, squared_error, data, **self.short)
+        llc_point(run, 0, Problem(model, squared_error, data), EstimateSettings(**self.short))
         own = ld.behavioural(lambda m, batch: m(batch[0]))
         with pytest.raises(ConfigError, match="loss is given there and behavioural here"):
-            llc_point(run, 0, model, own, data, **self.short)
+            llc_point(run, 0, Problem(model, own, data), EstimateSettings(**self.short))
 
 
 def test_a_dead_chain_is_in_no_average_and_flagged():

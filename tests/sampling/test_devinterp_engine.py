@@ -14,7 +14,7 @@ from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, MissingPackageError
-from llc_dynamics.llc import EstimateSettings, llc_point
+from llc_dynamics.llc import EstimateSettings, Problem, llc_point
 from llc_dynamics.sampling import Noise
 from llc_dynamics.sampling.batches import make_batches
 
@@ -170,13 +170,14 @@ def test_result_and_stored_points_say_who_made_the_updates(tmp_path):
     model, settings = network(), {"sampler": ld.SGLD(1e-3), "num_chains": 2, "num_draws": 8, "num_burnin": 2}
     with ld.TrajectoryWriter(tmp_path / "run", model, config={}) as writer:
         writer.record(0, metrics={"loss": 0.0})
-    arguments = (tmp_path / "run", 0, model, squared_error, regression())
-    result = llc_point(*arguments, engine="devinterp", **settings)
+    problem = Problem(model, squared_error, regression())
+    theirs, ours = EstimateSettings(engine="devinterp", **settings), EstimateSettings(**settings)
+    result = llc_point(tmp_path / "run", 0, problem, theirs)
     assert result.settings["engine"] == "devinterp"
     assert result.provenance["engine"].startswith("devinterp 2.")
-    assert llc_point(*arguments, engine="devinterp", **settings).provenance == result.provenance
+    assert llc_point(tmp_path / "run", 0, problem, theirs).provenance == result.provenance
     with pytest.raises(ConfigError, match="engine is devinterp there and not set here"):
-        llc_point(*arguments, **settings)
+        llc_point(tmp_path / "run", 0, problem, ours)
 
 
 def test_the_engine_is_a_setting_only_where_it_is_not_ours():

@@ -10,7 +10,7 @@ from trajectory_runs import ARRAYS, CONFIG, Tied, new_model, row_of, train_step
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, ManifestMismatchError, StepNotStoredError
-from llc_dynamics.llc.point import require_steps
+from llc_dynamics.llc.problem import require_steps
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.systems.in_context_regression.task import InContextRegression

@@ -1,0 +1,104 @@
+"""What an estimate is made for: a model at its weights w*, a loss and data. Made once and handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from llc_dynamics.errors import StepNotStoredError
+from llc_dynamics.llc.settings import EstimateSettings, Loss
+from llc_dynamics.sampling import Behavioural
+from llc_dynamics.sampling.batches import Batches, Data, make_batches
+from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
+from llc_dynamics.sampling.selection import Selection
+from llc_dynamics.trajectory import Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model with its loss and data, as it is or at a checkpoint of a run.
+
+    Parameters
+    ----------
+    model, loss_fn, data, parameters, device : as in `estimate_llc`.
+    data_id : a name for the data of stored estimates; None stands for the bytes of the tensors. Worth giving for a
+        function that draws samples.
+    checkpoint : (run, step), whose weights and buffers are w*; None for the model as it is.
+    name : in tables and figures: "model", a step, or run and step.
+    """
+
+    model: nn.Module
+    loss_fn: LossFunction
+    data: Data
+    parameters: Selection | None = None
+    device: str | torch.device | None = None
+    data_id: str | None = None
+    checkpoint: tuple[Trajectory, int] | None = None
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        # a problem is opened more than once, and an iterator can be read only once
+        if self.parameters is not None and not isinstance(self.parameters, str | Mapping):
+            object.__setattr__(self, "parameters", tuple(self.parameters))
+
+    @property
+    def loss(self) -> Loss:
+        """Which loss an estimate is of."""
+        return "behavioural" if isinstance(self.loss_fn, Behavioural) else "given"
+
+    @property
+    def computed_on(self) -> torch.device:
+        """The device that the estimates are computed on."""
+        if self.device is not None:
+            return torch.device(self.device)
+        return next((p.device for p in self.model.parameters() if p.requires_grad), torch.device("cpu"))
+
+    def at(self, run: Trajectory, step: int, several_runs: bool = False) -> Problem:
+        """The same at a checkpoint of a run; with `several_runs` its name says which.
+
+        Raises `StepNotStoredError` for a step without weights.
+        """
+        require_steps(run, [step])
+        name = f"{run.path.name} at {step}" if several_runs else str(step)
+        return replace(self, checkpoint=(run, int(step)), name=name)
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """Inside, the model has the weights and buffers of the checkpoint; afterwards its own again."""
+        if self.checkpoint is None:
+            yield
+            return
+        run, step = self.checkpoint
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        own = [tensor.detach().clone() for tensor in tensors]
+        try:
+            run.load_into(self.model, step)
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, own, strict=True):
+                    tensor.copy_(value)
+
+    @contextmanager
+    def opened(self, settings: EstimateSettings) -> Iterator[tuple[FlatModel, Batches]]:
+        """The model at w* as a function of one flat vector, entered, and its batches."""
+        with self.weights():
+            flat = FlatModel(self.model, self.loss_fn, self.device, self.parameters, settings.microbatch_size)
+            batches = make_batches(self.data, settings.batch_size, settings.num_samples, flat.device)
+            with flat:
+                yield flat, batches
+
+
+def require_steps(run: Trajectory, steps: Iterable[int]) -> None:
+    """Raise `StepNotStoredError` for a step without a checkpoint, or without its weights, naming the nearest one."""
+    stored = np.asarray(run.weight_steps)
+    for step in steps:
+        if step not in stored:
+            near = f"; the nearest checkpoint is at {stored[np.abs(stored - step).argmin()]}" if stored.size else ""
+            what = "no weights are stored" if step in np.asarray(run.steps) else "no checkpoint"
+            raise StepNotStoredError(f"{run.path}: {what} at step {step}{near}")
