@@ -6,8 +6,9 @@ nor scikit-learn.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llc_dynamics.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -103,12 +104,7 @@ if TYPE_CHECKING:
     from llc_dynamics.trajectory.info import run_info as run_info
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"llc_dynamics.{name}")
-    raise AttributeError(f"module 'llc_dynamics' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _HOME, _SUBPACKAGES)
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from llc_dynamics.theory.losses import mean_squared_error
+from llc_dynamics.theory import mean_squared_error
 
 NO_DATA = (torch.zeros(3, 1),)  # for losses that look at the weights alone
 

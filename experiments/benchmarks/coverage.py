@@ -33,8 +33,7 @@ from llc_dynamics.llc.summary import summarise
 from llc_dynamics.sampling import ChainTraces, Kernel, run_chains
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
-from llc_dynamics.theory import quadratic_llc, quadratic_sgld_llc
-from llc_dynamics.theory.deep_linear_network import DeepLinearData, rank_minimal_network
+from llc_dynamics.theory import DeepLinearData, quadratic_llc, quadratic_sgld_llc, rank_minimal_network
 
 CHAINS = 4
 BAR = (0.90, 0.98)

@@ -16,6 +16,8 @@ import argparse
 import itertools
 import json
 import time
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,65 @@ import numpy as np
 import torch
 
 import llc_dynamics as ld
-from llc_dynamics.seeding import torch_generator
-from llc_dynamics.theory.deep_linear_network import (
+from llc_dynamics.errors import ConfigError
+from llc_dynamics.seeding import numpy_generator, torch_generator
+from llc_dynamics.theory import (
     DeepLinearData,
     DeepLinearNetwork,
-    random_deep_linear,
+    mean_squared_error,
     rank_minimal_network,
 )
-from llc_dynamics.theory.losses import mean_squared_error
 
 NUM_SAMPLES = 100_000
 BATCH_SIZE = 500
+
+
+@dataclass(frozen=True)
+class SizeClass:
+    """Numbers of layers and widths that networks of a class are drawn from (both ends included)."""
+
+    num_parameters: int
+    num_layers: tuple[int, int]
+    widths: tuple[int, int]
+
+
+# The ranges for 100K and 1M are those of runs in Furman & Lau's published code (github.com/edmundlth/
+# validating_lambdahat). The table of the paper could not be read: those for 1K and 10K are ours.
+SIZE_CLASSES: dict[str, SizeClass] = {
+    "1K": SizeClass(1_000, (2, 5), (5, 50)),
+    "10K": SizeClass(10_000, (2, 5), (5, 50)),
+    "100K": SizeClass(100_000, (2, 20), (50, 300)),
+    "1M": SizeClass(1_000_000, (2, 20), (100, 1_000)),
+}
+
+
+def random_deep_linear(size_class: str, seed: int) -> tuple[tuple[int, ...], int]:
+    """Widths and rank of a random network in the manner of Furman & Lau (arXiv 2402.03698).
+
+    The number of layers and each width are uniform on the ranges of `SIZE_CLASSES`, redrawn until the number of
+    parameters is within a factor of 2 of the class's name. The rank is that of the product in their protocol: each
+    layer has full rank with probability 1/2 and otherwise a rank uniform on 1, ..., full; the product has the least of
+    these. Use `rank_minimal_network(widths, rank)` for the weights.
+
+    Parameters
+    ----------
+    size_class : "1K", "10K", "100K" or "1M".
+    seed : each gives one network of each class.
+
+    Raises `ConfigError` for an unknown class.
+    """
+    if size_class not in SIZE_CLASSES:
+        raise ConfigError(f"size_class must be one of {', '.join(SIZE_CLASSES)}; got {size_class!r}")
+    ranges = SIZE_CLASSES[size_class]
+    generator = numpy_generator(seed, "random deep linear network", size_class)
+    while True:
+        num_layers = int(generator.integers(ranges.num_layers[0], ranges.num_layers[1] + 1))
+        widths = tuple(generator.integers(ranges.widths[0], ranges.widths[1] + 1, num_layers + 1).tolist())
+        if 0.5 <= sum(before * after for before, after in pairwise(widths)) / ranges.num_parameters <= 2:
+            break
+    full_ranks = [min(layer) for layer in pairwise(widths)]
+    ranks = [int(generator.integers(1, full + 1)) if generator.random() < 0.5 else full for full in full_ranks]
+    return widths, min(ranks)
 
 
 def outputs(model: DeepLinearNetwork, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

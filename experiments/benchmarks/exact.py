@@ -33,9 +33,16 @@ import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.llc import LLCResult
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.theory.losses import squared_error
-from llc_dynamics.theory.potentials import NormalCrossing, Quadratic, TwoParameterFamily, family_data, potential_data
-from llc_dynamics.theory.relu_network import ReLUNetwork, rescaled
+from llc_dynamics.theory import (
+    NormalCrossing,
+    Quadratic,
+    ReLUNetwork,
+    TwoParameterFamily,
+    family_data,
+    potential_data,
+    rescaled,
+    squared_error,
+)
 
 Row = dict[str, Any]
 

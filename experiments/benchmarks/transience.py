@@ -4,7 +4,7 @@
     python experiments/benchmarks/transience.py drops FOLDER ... [--draws 10]
     python experiments/benchmarks/transience.py infinity FOLDER ... [--repetitions 500]
 
-- nulls: share of synthetic runs without transience (`llc_dynamics.stages.controls`) that are called transient, by kind,
+- nulls: share of synthetic runs without transience (`synthetic_runs`) that are called transient, by kind,
   number of checkpoints, jitter and its correlation time. Those named `infinity` are judged as a run at M = infinity
   is: without a specialised predictor.
 - power: share of transient runs that are found, and found within .1 dex of the true turn, against how far they went to
@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from power_figure import plot_power
 from rows import Row, fill
 from scipy.stats import binomtest
+from synthetic_runs import NULL_SCENARIOS, SyntheticRun, synthetic_run
 
 import llc_dynamics as ld
 from llc_dynamics.report.reading import read_curve, read_probes
 from llc_dynamics.report.transitions import TransitionFindings, judge_transition
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages import TransienceVerdict
-from llc_dynamics.stages.controls import NULL_SCENARIOS, SyntheticRun, synthetic_run
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.systems.description import Transition, description_of, distance_metric, loss_metric
 from llc_dynamics.trajectory import Trajectory

@@ -185,21 +185,3 @@ def verify(
     from llc_dynamics.cli.show import show_verification
 
     return show_verification(folder)
-
-
-def bench(
-    name: Annotated[
-        Positional[Literal["training", "writing", "reading", "joint_pca"]], arg(help="Which benchmark to run.")
-    ],
-) -> None:
-    """Run a speed benchmark of a source checkout (experiments/benchmarks/), both sides of every ratio in one run."""
-    import runpy
-    import sys
-
-    from llc_dynamics.errors import ConfigError
-
-    script = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / f"{name}.py"
-    if not script.exists():
-        raise ConfigError(f"bench: {script.name} is part of a source checkout and not installed; run it from a clone")
-    sys.argv = [str(script)]
-    runpy.run_path(str(script), run_name="__main__")

@@ -285,8 +285,8 @@ def verdict_notes(found: TransitionFindings, description: Description) -> list[s
     names = Names(description, found.transition)
     given = [note for verdict in (found.transience, found.specialisation) if verdict for note in verdict.notes]
     # A run without a specialised solution, such as one at infinity, has none that could be given.
-    expected = {"no_specialised"} if found.transition.specialised is None else set()
-    return [names.told(note) for note in given if getattr(note, "code", "") not in expected]
+    expected = {"no_specialised_predictor"} if found.transition.specialised is None else set()
+    return [names.told(note) for note in given if note.code not in expected]
 
 
 def state_in_words(

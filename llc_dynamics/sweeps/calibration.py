@@ -14,8 +14,9 @@ from llc_dynamics.llc.search import CalibrationOptions
 from llc_dynamics.llc.settings import Loss
 from llc_dynamics.sweeps.config import LLCConfig
 from llc_dynamics.sweeps.folders import stored_sweep
-from llc_dynamics.sweeps.runner import check_workers, problem_of, require_device, require_in_context
+from llc_dynamics.sweeps.runner import problem_of, require_device, require_in_context
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import require_workers
 
 #: What `calibrate_runs` writes into a folder, beside the settings and the evidence of `Calibration.save`.
 TRIALS = "trials"
@@ -45,7 +46,7 @@ def calibrate_runs(
 
     Raises what `ld.calibrate` raises, and `TrajectoryError` for runs of another training loop.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     require_in_context(runs)
     problems = []

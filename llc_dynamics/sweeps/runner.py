@@ -16,11 +16,11 @@ from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
-from llc_dynamics.sweeps.pool import Job, default_workers, report, run_jobs
 from llc_dynamics.systems.in_context_regression.task import InContextRegression
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import RunConfig, load_config, train
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import Job, report, require_workers, run_jobs
 
 
 def run_sweep(
@@ -37,7 +37,7 @@ def run_sweep(
     What is finished is left as it is, what was stopped goes on. `workers=None` is one for every core. Results do not
     depend on the number of workers. Returns the run folders in the order of the sweep.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     folder = Path(folder)
     write_sweep_file(folder, to_mapping(sweep))
@@ -77,7 +77,7 @@ def estimate_curves(
 
     overwrite : compute points again that were made with other settings, and drop those at steps that are not wanted.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device, overwrite=overwrite)]
     # Only now, when every run is known to be one that the curve can be computed for.
@@ -118,13 +118,6 @@ def require_in_context(runs: Sequence[Trajectory]) -> None:
             ) from None
         if len(run.weight_steps) == 0:
             raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
-
-
-def check_workers(workers: int | None) -> int:
-    """How many processes None stands for; `ConfigError` for a number below 1."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}; leave it out for one for every core")
-    return default_workers() if workers is None else workers
 
 
 def require_device(device: str) -> None:

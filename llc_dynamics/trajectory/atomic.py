@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from llc_dynamics.errors import TrajectoryError
+from llc_dynamics.errors import TrajectoryError, os_error_text
 
 _TEMPORARY = re.compile(r"\.(?P<final>.+)\.\d+-[0-9a-f]{8}\.tmp")
-
-_ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space within your quota",
-    errno.EFBIG: "raise the file size limit (ulimit -f) or use a smaller rows_per_shard",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EACCES: "make the folder writable for this user, or choose another folder",
-    errno.ELOOP: "it is a link, which a writer does not follow: remove it",
-    errno.EPERM: "make the folder writable for this user, or choose another folder",
-}
 
 
 def is_temporary(name: str) -> bool:
@@ -36,11 +25,8 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # HDF5 puts a page of its own state into the message; the operating system's words are enough.
-        reason = os.strerror(error.errno) if error.errno else str(error).split("\n")[0]
-        advice = _ADVICE.get(error.errno or 0, "check the disk and the folder's permissions")
         raise TrajectoryError(
-            f"{path}: cannot {action} ({reason}); {advice} and try again. Everything sealed before is unharmed."
+            f"{path}: cannot {action}: {os_error_text(error)} and try again. Everything sealed before is unharmed."
         ) from error
 
 

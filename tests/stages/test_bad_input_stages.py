@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from scripts import load_script
 
 import llc_dynamics as ld
 from llc_dynamics import theory
@@ -23,9 +24,10 @@ from llc_dynamics.stages import (
     null_rates,
     seed_agreement,
 )
-from llc_dynamics.stages.controls import false_positive_rate, synthetic_run
 from llc_dynamics.theory import Solution
 
+synthetic_run = load_script("benchmarks/synthetic_runs.py").synthetic_run
+false_positive_rate = load_script("benchmarks/synthetic_runs.py").false_positive_rate
 STEPS = np.unique(np.geomspace(1, 10_000, 40).astype(int))
 X = np.log1p(STEPS)
 TENT = -np.abs(X - np.log1p(300))

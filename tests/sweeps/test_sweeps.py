@@ -11,8 +11,8 @@ from llc_dynamics.llc import EstimateSettings
 from llc_dynamics.sampling import MALT, SGLD
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps import LLCConfig, SweepConfig, SweepRun, find_runs, load_preset, preset_names, resolve
-from llc_dynamics.sweeps.pool import Job, run_jobs
 from llc_dynamics.training import TrainingConfig, sequence_loss
+from llc_dynamics.workers import Job, run_jobs
 
 
 @pytest.mark.parametrize("name", ["crossover", "demo", "small", "paper"])

@@ -1,7 +1,11 @@
-"""Deep linear networks at points whose learning coefficient is known (`llc_dynamics.theory.deep_linear_llc`)."""
+"""Networks with known answers: deep linear ones at points of known learning coefficient, and a small ReLU network.
+
+`theory.deep_linear_llc` has the learning coefficient of the first; that of the second does not change under `rescaled`.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +16,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.seeding import numpy_generator, torch_generator
+from llc_dynamics.seeding import torch_generator
 
 
-class DeepLinearNetwork(nn.Module):
+class _Layers(nn.Module):
+    """Weight matrices W_1, ..., W_L, [H_l, H_(l-1)] each, normal with variance gain / fan-in."""
+
+    def __init__(self, widths: Sequence[int], seed: int, purpose: str, gain: float) -> None:
+        super().__init__()
+        self.widths = tuple(int(width) for width in widths)
+        if len(self.widths) < 2 or min(self.widths) < 1 or self.widths != tuple(widths):
+            raise ConfigError(f"widths must be two or more whole numbers of 1 or more; got {list(widths)}")
+        self.weights = nn.ParameterList(
+            torch.randn(after, before, generator=torch_generator(seed, purpose, layer)) * (gain / before) ** 0.5
+            for layer, (before, after) in enumerate(pairwise(self.widths))
+        )
+
+
+class DeepLinearNetwork(_Layers):
     """x -> W_L ... W_2 W_1 x, `[B, H_L] = model(x [B, H_0])`, without biases.
 
     Parameters
@@ -31,14 +49,7 @@ class DeepLinearNetwork(nn.Module):
     """
 
     def __init__(self, widths: Sequence[int], seed: int = 0) -> None:
-        super().__init__()
-        self.widths = tuple(int(width) for width in widths)
-        if len(self.widths) < 2 or min(self.widths) < 1 or self.widths != tuple(widths):
-            raise ConfigError(f"widths must be two or more whole numbers of 1 or more; got {list(widths)}")
-        self.weights = nn.ParameterList(
-            torch.randn(after, before, generator=torch_generator(seed, "deep linear network", layer)) / before**0.5
-            for layer, (before, after) in enumerate(pairwise(self.widths))
-        )
+        super().__init__(widths, seed, "deep linear network", gain=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [B, H_L] for inputs [B, H_0]."""
@@ -155,52 +166,63 @@ class DeepLinearData:
         return (self.input_variance * difference.square().sum() + len(difference) * self.noise**2) / 2
 
 
-@dataclass(frozen=True)
-class SizeClass:
-    """Numbers of layers and widths that networks of a class are drawn from (both ends included)."""
-
-    num_parameters: int
-    num_layers: tuple[int, int]
-    widths: tuple[int, int]
-
-
-# The ranges for 100K and 1M are those of runs in Furman & Lau's published code (github.com/edmundlth/
-# validating_lambdahat). The table of the paper could not be read: those for 1K and 10K are ours.
-SIZE_CLASSES: dict[str, SizeClass] = {
-    "1K": SizeClass(1_000, (2, 5), (5, 50)),
-    "10K": SizeClass(10_000, (2, 5), (5, 50)),
-    "100K": SizeClass(100_000, (2, 20), (50, 300)),
-    "1M": SizeClass(1_000_000, (2, 20), (100, 1_000)),
-}
-
-
-def random_deep_linear(size_class: str, seed: int) -> tuple[tuple[int, ...], int]:
-    """Widths and rank of a random network in the manner of Furman & Lau (arXiv 2402.03698).
-
-    The number of layers and each width are uniform on the ranges of `SIZE_CLASSES`, redrawn until the number of
-    parameters is within a factor of 2 of the class's name. The rank is that of the product in their protocol: each
-    layer has full rank with probability 1/2 and otherwise a rank uniform on 1, ..., full; the product has the least of
-    these. Use `rank_minimal_network(widths, rank)` for the weights.
+class ReLUNetwork(_Layers):
+    """Fully connected, ReLU between the layers, linear at the end: `[B, H_L] = model(x [B, H_0])`.
 
     Parameters
     ----------
-    size_class : "1K", "10K", "100K" or "1M".
-    seed : each gives one network of each class.
+    widths : H_0 (inputs), H_1, ..., H_L (outputs); two or more numbers of at least 1.
+    seed : of the initial weights, normal with variance 2 / fan-in. Biases start at zero.
 
-    Raises `ConfigError` for an unknown class.
+    Attributes
+    ----------
+    weights : W_1, ..., W_L, with W_l of shape [H_l, H_(l-1)].
+    biases : b_1, ..., b_L, with b_l of shape [H_l].
+
+    Raises `ConfigError` for widths outside these ranges.
     """
-    if size_class not in SIZE_CLASSES:
-        raise ConfigError(f"size_class must be one of {', '.join(SIZE_CLASSES)}; got {size_class!r}")
-    ranges = SIZE_CLASSES[size_class]
-    generator = numpy_generator(seed, "random deep linear network", size_class)
-    while True:
-        num_layers = int(generator.integers(ranges.num_layers[0], ranges.num_layers[1] + 1))
-        widths = tuple(generator.integers(ranges.widths[0], ranges.widths[1] + 1, num_layers + 1).tolist())
-        if 0.5 <= sum(before * after for before, after in pairwise(widths)) / ranges.num_parameters <= 2:
-            break
-    full_ranks = [min(layer) for layer in pairwise(widths)]
-    ranks = [int(generator.integers(1, full + 1)) if generator.random() < 0.5 else full for full in full_ranks]
-    return widths, min(ranks)
+
+    def __init__(self, widths: Sequence[int], seed: int = 0) -> None:
+        super().__init__(widths, seed, "ReLU network", gain=2.0)
+        self.biases = nn.ParameterList(torch.zeros(width) for width in self.widths[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs [B, H_L] for inputs [B, H_0]."""
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = F.linear(F.relu(x) if layer else x, weight, bias)
+        return x
+
+
+def rescaled(network: ReLUNetwork, factors: Sequence[float | Tensor]) -> ReLUNetwork:
+    """A copy that computes the same function with neuron j of hidden layer l scaled by c_lj > 0.
+
+    Its incoming weights and bias are multiplied by c, its outgoing weights by 1/c; as relu(c a) = c relu(a), the
+    outputs do not change. With factors that are powers of two they agree to the last bit, barring overflow; otherwise
+    to rounding.
+
+    Parameters
+    ----------
+    factors : for each of the L - 1 hidden layers a positive number, or a tensor [H_l] of them.
+
+    Raises `ConfigError` for a wrong number, shape or sign of factors.
+    """
+    hidden = network.widths[1:-1]
+    if len(factors) != len(hidden):
+        raise ConfigError(f"the network has {len(hidden)} hidden layers; got factors for {len(factors)}")
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for layer, factor in enumerate(factors):
+            c = torch.as_tensor(factor).to(copied.weights[layer])
+            if c.shape not in [(), (hidden[layer],)] or not (c.isfinite() & (c > 0)).all():
+                raise ConfigError(
+                    f"factors[{layer}] must be a positive finite number or {hidden[layer]} of them, one for each "
+                    f"neuron; got shape {tuple(c.shape)} with smallest value {float(c.min())}"
+                )
+            c = c.expand(hidden[layer])
+            copied.weights[layer].mul_(c[:, None])
+            copied.biases[layer].mul_(c)
+            copied.weights[layer + 1].div_(c)
+    return copied
 
 
 def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
