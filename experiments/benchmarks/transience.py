@@ -17,7 +17,6 @@ Rows are appended to ROWS.jsonl as they are made; cells that are there are not m
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -27,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import Row, command_line, fill
 from numpy.typing import NDArray
 from power_figure import plot_power
-from rows import Row, fill
 from scipy.stats import binomtest
 from synthetic_runs import NULL_SCENARIOS, SyntheticRun, synthetic_run
 
@@ -307,13 +306,12 @@ def at_infinity(run: Trajectory) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, out="JSON lines of the rows")
     parser.add_argument("sections", nargs="*", help="nulls, power; or drops and folders; or infinity and folders")
     parser.add_argument(
         "--repetitions", type=int, help="of each null (600), of a cell of power (100), or of infinity (500)"
     )
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     first, *folders = arguments.sections or ["nulls", "power"]

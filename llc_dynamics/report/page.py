@@ -21,7 +21,7 @@ from llc_dynamics.report.reproduce import provenance_markup, reproduce_markup
 from llc_dynamics.report.tables import run_table, unconverged_table
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 
 def write_report(
