@@ -152,14 +152,3 @@ def _schedule(num_steps: int, settings: CheckpointConfig | WeightSchedule) -> ND
             f"{_MOST_CHECKPOINTS:,} checkpoints; store fewer"
         )
     return checkpoint_schedule(num_steps, linear_interval=interval, num_log=num_log)
-
-
-def number_of_tasks(config: Mapping[str, Any]) -> float | None:
-    """M of an in-context run (`math.inf` included); None for a run of anything else."""
-    task = config.get("system", config.get("task"))
-    value = task.get("num_tasks") if isinstance(task, Mapping) else None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if number >= 1 else None
