@@ -25,8 +25,8 @@ def run(name, transient, converged=()):
 
 FINDINGS = {"runs": [run("M-2", False, [True, False]), run("M-12", True, [True] * 3), run("M-inf", False)]}
 RIGHT = """
-t_crit is <!-- demo: M-12.t_crit +-150 -->1,050 (<!-- demo: M-12.t_crit_interval.low -->1,022), the loss rises
-by <!-- demo: M-12.rebound_relative -->28.8%, <!-- demo: llc.converged -->4 of <!-- demo: llc.points -->5 points converge.
+t_crit is <!-- demo: M-12.t_crit +-150 -->1,050 (<!-- demo: M-12.t_crit_interval.low -->1,022), it rises
+by <!-- demo: M-12.rebound_relative -->28.8%, and <!-- demo: llc.converged -->4 of <!-- demo: llc.points -->5 converge.
 """
 
 

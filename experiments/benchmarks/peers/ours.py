@@ -1,4 +1,4 @@
-"""This package's side of the comparison with its peers; `peers.py` calls it.
+"""This package's side of the comparison with its peers.
 
 The problems of the comparison have targets without noise, or are sampled against the model's own outputs, so the
 behavioural loss is the given one up to its factor, and both sides sample the same density. `settings.num_steps` is the
@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from peers.modules import build, data_of
-from peers.problems import Problem, read_problem
-from peers.rows import Row, StepCost
-from peers.settings import Settings
 
 import llc_dynamics as ld
 from llc_dynamics.sampling import Chains
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
+from peers.adapter import peak_mb
+from peers.modules import build, data_of, loss_of
+from peers.problems import Problem, read_problem
+from peers.rows import Row, StepCost
+from peers.settings import Settings
 
 _ROUNDS = 5
 
@@ -49,7 +49,7 @@ def outputs_of(problem: Problem) -> Callable[[Any, Any], torch.Tensor]:
 def _row(problem: Problem, settings: Settings, seed: int) -> Row:
     module, data = build(problem), data_of(problem)
     loss = ld.behavioural(outputs_of(problem), "kl" if problem.loss == "cross_entropy" else "squared")
-    before = _peak_mb()
+    before = peak_mb()
     start, cpu = time.perf_counter(), time.process_time()
     rule = ld.calibrate(
         module,
@@ -82,7 +82,7 @@ def _row(problem: Problem, settings: Settings, seed: int) -> Row:
         seconds_per_step=seconds / gradients,
         gradients=gradients,
         forwards=0,
-        peak_mb=_peak_mb(),
+        peak_mb=peak_mb(),
         start_mb=before,
         converged=result.converged,
         extra={"gamma": result.localization, "virial": result.virial, "reasons": list(result.reasons)},
@@ -102,8 +102,6 @@ def our_step_cost(folder: Path, settings: Settings) -> StepCost:
     torch.set_num_threads(1)
     problem = read_problem(folder)
     module, data = build(problem), data_of(problem)
-    from peers.modules import loss_of
-
     criterion = loss_of(problem)
 
     def loss_fn(model: Any, batch: Any) -> torch.Tensor:
@@ -149,9 +147,5 @@ def our_step_cost(folder: Path, settings: Settings) -> StepCost:
         ratio=min(step_ms) / min(bare_ms),
         import_seconds=math.nan,
         import_mb=math.nan,
-        peak_mb=_peak_mb(),
+        peak_mb=peak_mb(),
     )
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

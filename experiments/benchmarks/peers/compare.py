@@ -1,24 +1,18 @@
 """Speed and accuracy side by side with the tools that people use today.
 
-    python experiments/benchmarks/peers.py environments        # make them (once; minutes, and disk for three torches)
-    python experiments/benchmarks/peers.py run RESULTS         # estimates at a ladder of budgets
-    python experiments/benchmarks/peers.py step-cost RESULTS   # one step beside the bare forward and backward pass
-    python experiments/benchmarks/peers.py table RESULTS       # print what RESULTS holds, write summary.json
+    python experiments/benchmarks/peers environments        # make them (once; minutes, and disk for three torches)
+    python experiments/benchmarks/peers run RESULTS         # estimates at a ladder of budgets
+    python experiments/benchmarks/peers step-cost RESULTS   # one step beside the bare forward and backward pass
+    python experiments/benchmarks/peers table RESULTS       # print what RESULTS holds, write summary.json
 
 RESULTS gets problems/ (what every tool read), settings/, rows/ (one JSON line per repetition), logs/ and summary.json.
 `run` and `step-cost` may be stopped and started again: repetitions that are there are not repeated. All tools run one
-after the other on one thread. Ours is run, where `ours.py` lies beside this file, through
-
-    our_runs(problem_folder: Path, settings: Settings) -> list[Row]           one row per seed of the settings
-    our_step_cost(problem_folder: Path, settings: Settings) -> StepCost       optional
-
-with `Settings`, `Row` and `StepCost` from `peers.settings` and `peers.rows`.
+after the other on one thread; ours runs in this process (`ours.py`), the others in their own environments.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import math
@@ -30,16 +24,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from peers.accuracy import ErrorToTime, rms_error_to_time
 from peers.environments import PEERS, EnvironmentMakingError, default_cache, environment
 from peers.problems import Problem, read_problem, write_problem
 from peers.rows import Row, StepCost, append_row, read_rows
 from peers.settings import Settings, documented, ladder, stable_step_size, write_settings
 
-HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parents[1]
-
+BENCHMARKS = Path(__file__).resolve().parents[1]
+CHECKOUT = BENCHMARKS.parents[1]
 
 # The preconditioner of devinterp's RMSprop kernel is 1 / (rms gradient + .1): 10 where the gradient vanishes.
 RMSPROP_LARGEST = 10.0
@@ -119,7 +111,7 @@ def run_adapter(
     # The package itself is read from the checkout, so that its models are the same in every environment.
     variables = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(HERE)]),
+        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(BENCHMARKS)]),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "TQDM_DISABLE": "1",
@@ -163,15 +155,6 @@ def problem_folders(arguments: argparse.Namespace) -> list[Path]:
     return folders
 
 
-def ours() -> Any:
-    """The module `ours.py` beside this file, or None where there is none."""
-    if importlib.util.find_spec("ours") is None:
-        return None
-    import ours
-
-    return ours
-
-
 def estimates(arguments: argparse.Namespace) -> None:
     """All tools on all problems, at the ladder of budgets and at each tool's documented settings."""
     seeds = tuple(range(arguments.repetitions))
@@ -201,10 +184,12 @@ def estimates(arguments: argparse.Namespace) -> None:
             print(f"{problem.name}: {tool}, {sum(len(each.seeds) for each in left)} repetitions", flush=True)
             if tool in PEERS:
                 run_adapter(tool, folder, left, arguments)
-            elif (module := ours()) is not None:
-                for settings in left:
-                    for row in module.our_runs(folder, settings):
-                        append_row(rows_file(arguments.results, tool, problem.name), row)
+                continue
+            from peers.ours import our_runs
+
+            for settings in left:
+                for row in our_runs(folder, settings):
+                    append_row(rows_file(arguments.results, tool, problem.name), row)
     table(arguments)
 
 
@@ -223,8 +208,10 @@ def step_costs(arguments: argparse.Namespace) -> None:
             print(f"{problem.name}: {tool}, cost of a step", flush=True)
             if tool in PEERS:
                 run_adapter(tool, folder, [settings], arguments, step_cost=True)
-            elif (module := ours()) is not None and hasattr(module, "our_step_cost"):
-                append_row(path, module.our_step_cost(folder, settings))
+                continue
+            from peers.ours import our_step_cost
+
+            append_row(path, our_step_cost(folder, settings))
     table(arguments)
 
 
@@ -333,7 +320,3 @@ def main() -> None:
         arguments.problems = ["mlp", "in-context"] if arguments.command == "step-cost" else ["deep-linear"]
     arguments.results.mkdir(parents=True, exist_ok=True)
     {"run": estimates, "step-cost": step_costs, "table": table}[arguments.command](arguments)
-
-
-if __name__ == "__main__":
-    main()
