@@ -32,7 +32,7 @@ _HOME = {
     "Transition": "llc_dynamics.systems.description",
     "Probe": "llc_dynamics.systems.system",
     "System": "llc_dynamics.systems.system",
-    "InContextRegression": "llc_dynamics.systems.in_context_regression.task",
+    "InContextRegression": "llc_dynamics.systems.in_context_regression.system",
     "InContextTransformer": "llc_dynamics.systems.in_context_regression.transformer",
     "SGLD": "llc_dynamics.sampling",
     "RMSpropSGLD": "llc_dynamics.sampling",
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from llc_dynamics.systems.description import Axis as Axis
     from llc_dynamics.systems.description import Description as Description
     from llc_dynamics.systems.description import Transition as Transition
-    from llc_dynamics.systems.in_context_regression.task import InContextRegression as InContextRegression
+    from llc_dynamics.systems.in_context_regression.system import InContextRegression as InContextRegression
     from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer as InContextTransformer
     from llc_dynamics.systems.system import Probe as Probe
     from llc_dynamics.systems.system import System as System

@@ -46,11 +46,8 @@ import torch
 import llc_dynamics as ld
 from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
-from llc_dynamics.systems.in_context_regression.task import InContextRegression
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer, TransformerConfig
 from llc_dynamics.training import (
     CheckpointConfig,
-    EvaluationConfig,
     RunConfig,
     TrainingConfig,
     load_config,
@@ -176,11 +173,19 @@ def torment(
 
 def tiny_config(num_steps: int = 60) -> RunConfig:
     return RunConfig(
-        task=InContextRegression(dimension=2, context_length=4, num_tasks=4),
-        model=TransformerConfig(dimension=2, context_length=4, width=8, mlp_width=8, num_layers=1, num_heads=2),
+        system=ld.InContextRegression(
+            num_tasks=4,
+            dimension=2,
+            context_length=4,
+            num_layers=1,
+            num_heads=2,
+            width=8,
+            mlp_width=8,
+            num_sequences=8,
+            num_root_sequences=4,
+        ),
         training=TrainingConfig(num_steps=num_steps, batch_size=8, warmup_steps=5, averaging=0.9),
         checkpoints=CheckpointConfig(linear_interval=3, num_log=20),
-        evaluation=EvaluationConfig(num_sequences=8, num_root_sequences=4),
         seed=3,
     )
 
@@ -326,9 +331,9 @@ def curve_of(run: Trajectory, workers: int, num_draws: int, points: int) -> None
     config = load_config(run)
     ld.llc_curve(
         run,
-        InContextTransformer(config.model, seed=config.seed),
-        loop.sequence_loss,
-        config.task.sample,
+        config.system.build(config.seed),
+        config.system.loss,
+        config.system.sample,
         steps=run.steps[:points],
         num_samples=1000,
         sampler=ld.SGLD(step_size=1e-4, localization=100.0),

@@ -17,15 +17,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import llc_dynamics as ld
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config
-
-
-def predictions(model: InContextTransformer, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return model(*batch)
 
 
 def main() -> None:
@@ -46,9 +40,9 @@ def main() -> None:
         start = time.perf_counter()
         curve = ld.llc_curve(
             run,
-            InContextTransformer(config.model, seed=config.seed),
-            ld.behavioural(predictions),
-            config.task.sample,
+            config.system.build(config.seed),
+            ld.behavioural(config.system.outputs),
+            config.system.sample,
             steps=stored[places].tolist(),
             workers=options.workers,
             sampler=ld.MALT(localization=options.localization, num_steps=4, updates_per_batch=12),

@@ -24,17 +24,12 @@ import llc_dynamics as ld
 from llc_dynamics.llc import EstimateSettings, Problem
 from llc_dynamics.llc.diagnostics import change_between_halves
 from llc_dynamics.llc.estimate import estimate
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
-from llc_dynamics.training import load_config, sequence_loss
+from llc_dynamics.training import load_config
 
 # Largest curvature of the behavioural loss over the checkpoints: what `ld.calibrate` finds, rounded up.
 CURVATURE = 120.0
 STEP = 0.35
 NUM_SAMPLES = 1000
-
-
-def predictions(model: InContextTransformer, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return model(*batch)
 
 
 def settings_for(gamma: float, batch_size: int, length: float = 1.0, factor: float = 1.0) -> dict[str, Any]:
@@ -104,8 +99,8 @@ def main() -> None:
     done = {(row["step"], row["gamma"], row["trial"]) for row in rows}
     run = ld.Trajectory(options.run)
     config = load_config(run)
-    model = InContextTransformer(config.model, seed=config.seed)
-    behavioural = ld.behavioural(predictions)
+    model = config.system.build(config.seed)
+    behavioural = ld.behavioural(config.system.outputs)
     size = options.batch_size
     for gamma in options.gammas:
         for step in options.steps:
@@ -114,7 +109,7 @@ def main() -> None:
             trials: dict[str, tuple[Any, dict[str, Any]]] = {
                 "base": (behavioural, base),
                 "SGLD, behavioural": (behavioural, sgld_for(base, gamma, gradients)),
-                "SGLD, given": (sequence_loss, sgld_for(base, gamma, gradients)),
+                "SGLD, given": (config.system.loss, sgld_for(base, gamma, gradients)),
                 "half the step": (behavioural, settings_for(gamma, size, factor=0.5)),
                 "4 times as long": (behavioural, settings_for(gamma, size, length=4.0)),
                 "4 times the batch": (behavioural, settings_for(gamma, 4 * size)),
@@ -123,7 +118,7 @@ def main() -> None:
                 if (step, gamma, name) in done:
                     continue
                 start = time.perf_counter()
-                problem = Problem(model, loss, config.task.sample).at(run, step)
+                problem = Problem(model, loss, config.system.sample).at(run, step)
                 result = estimate(problem, EstimateSettings(seed=1, **settings))
                 row = row_of(result, step=step, gamma=gamma, trial=name, seconds=time.perf_counter() - start)
                 rows.append(row)

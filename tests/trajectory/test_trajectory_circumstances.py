@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from problems import tiny_in_context
 from trajectory_runs import new_model, read_all, train
 
 import llc_dynamics as ld
@@ -167,17 +168,13 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, whole, monkeypatch):
 
 def test_a_clock_that_jumps_changes_no_row_of_the_training_loop(tmp_path, monkeypatch):
     """The loop seals after half a minute; a clock that jumps moves that, and which rows share a file, nothing else."""
-    from llc_dynamics.systems.in_context_regression.task import InContextRegression
-    from llc_dynamics.systems.in_context_regression.transformer import TransformerConfig
-    from llc_dynamics.training import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig
+    from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig
     from llc_dynamics.training import train as train_model
 
     config = RunConfig(
-        task=InContextRegression(dimension=2, context_length=4, num_tasks=4),
-        model=TransformerConfig(dimension=2, context_length=4, width=8, mlp_width=8, num_layers=1, num_heads=2),
+        tiny_in_context(4, num_sequences=8, num_root_sequences=4),
         training=TrainingConfig(num_steps=12, batch_size=4, warmup_steps=5),
         checkpoints=CheckpointConfig(linear_interval=1, num_log=0),
-        evaluation=EvaluationConfig(num_sequences=8, num_root_sequences=4),
     )
     torch.set_num_threads(1)
     whole = train_model(config, tmp_path / "whole")
