@@ -13,8 +13,8 @@ from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.systems.description import description_of
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
-from llc_dynamics.trajectory.names import is_run
+from llc_dynamics.trajectory.files import write_whole
+from llc_dynamics.trajectory.names import run_folders as run_folders
 
 SWEEP_FILE = "sweep.json"
 
@@ -39,24 +39,6 @@ def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None
     if not runs and problem is not None:
         raise problem
     return sorted(runs, key=_by_axis)
-
-
-def run_folders(folder: str | Path) -> list[Path]:
-    """The run folders of a folder, by name; nothing is opened. Raises `TrajectoryError` if there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TrajectoryError(f"{folder}: no such folder; give a run folder or a folder of runs")
-    if is_run(folder):
-        return [folder]
-    with storage_errors(folder, "read"):
-        # A hidden folder is a run that is being built, or was when its process died.
-        children = [child for child in sorted(folder.iterdir()) if is_run(child) and not child.name.startswith(".")]
-    if not children:
-        raise TrajectoryError(
-            f"{folder}: neither a run nor a folder of runs (there is no manifest.json in it or in its subfolders); "
-            "record one with `llc-dynamics train CONFIG --out FOLDER` or ld.TrajectoryWriter"
-        )
-    return children
 
 
 def write_sweep_file(folder: Path, sweep: SweepConfig) -> None:

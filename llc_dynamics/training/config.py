@@ -142,14 +142,3 @@ class RunConfig:
             )
         except ConfigError as error:
             raise ConfigError(f"checkpoints.weights: {error}") from None
-
-
-def number_of_tasks(config: Mapping[str, Any]) -> float | None:
-    """M of an in-context run (`math.inf` included); None for a run of anything else."""
-    task = config.get("system", config.get("task"))
-    value = task.get("num_tasks") if isinstance(task, Mapping) else None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if number >= 1 else None
