@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llc_dynamics.errors import printable
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.runs import verify_archive, write_view
 from llc_dynamics.sweeps.folders import run_folders
@@ -61,7 +62,8 @@ def show_info(folder: Path, as_json: bool) -> None:
         print(json.dumps([each.to_json() for each in found], indent=1))
         return
     for each in found:
-        print("\n".join(_lines(each)))
+        # Names of folders and curves, the lock and the manifest may say anything.
+        print("\n".join(map(printable, _lines(each))))
 
 
 def _lines(run: RunInfo) -> Iterator[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from llc_dynamics.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -81,7 +83,7 @@ def frame(seen: Snapshot) -> RenderableType:
         order = {name: place for place, name in enumerate(_FIRST)}
         for metric in sorted(seen.metrics, key=lambda each: (order.get(each.name, len(order)), each.name)):
             table.add_row(
-                Text(metric.name),
+                Text(printable(metric.name)),
                 f"{metric.latest:.4g}",
                 f"{metric.least:.4g}",
                 f"{metric.least_step:,}",
@@ -92,13 +94,13 @@ def frame(seen: Snapshot) -> RenderableType:
         doubt = "" if point.converged else ", not converged"
         parts.append(
             Text(
-                f"LLC '{point.curve}': {point.value:.4g} ± {point.standard_error:.2g} at step {point.step:,} "
-                f"({point.points} point{'s' if point.points > 1 else ''}{doubt})"
+                f"LLC '{printable(point.curve)}': {point.value:.4g} ± {point.standard_error:.2g} at step "
+                f"{point.step:,} ({point.points} point{'s' if point.points > 1 else ''}{doubt})"
             )
         )
     if seen.stage is not None:
         parts.append(Text(f"stage: {seen.stage}"))
-    return Panel(Group(*parts), title=Text(f"{seen.name}: {seen.state}"), title_align="left")
+    return Panel(Group(*parts), title=Text(printable(f"{seen.name}: {seen.state}")), title_align="left")
 
 
 def _head(seen: Snapshot) -> list[str]:
