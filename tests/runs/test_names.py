@@ -108,7 +108,7 @@ import sys
 sys.modules["torch"] = None
 from llc_dynamics.runs import export_run, import_run, write_view
 from llc_dynamics.trajectory import verify_run
-from llc_dynamics.trajectory.info import run_info
+from llc_dynamics.runs.info import run_info
 assert "h5py" not in sys.modules
 assert run_info({str(run)!r}).metrics == ["loss", "nothing", "odd/only"]
 assert verify_run({str(run)!r}).ok
