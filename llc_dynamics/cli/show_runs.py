@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llc_dynamics.errors import printable
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.runs import verify_archive, write_view
 from llc_dynamics.runs.info import RunInfo, run_info
@@ -62,8 +61,7 @@ def show_info(folder: Path, as_json: bool) -> None:
         print(json.dumps([each.to_json() for each in found], indent=1))
         return
     for each in found:
-        # Names of folders and curves, the lock and the manifest may say anything.
-        print("\n".join(map(printable, _lines(each))))
+        print("\n".join(_lines(each)))
 
 
 def _lines(run: RunInfo) -> Iterator[str]:

@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from llc_dynamics.errors import printable
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from llc_dynamics.report.live import Snapshot
 
-#: Shown first, in this order; others follow by name.
-_FIRST = (
-    *("train_loss", "loss", "id_loss", "ood_loss"),
-    *("ridge_distance_ood", "dmmse_distance_ood", "ridge_distance_id", "dmmse_distance_id"),
-)
 _WIDTH = 24
 
 
@@ -72,6 +65,7 @@ def frame(seen: Snapshot) -> RenderableType:
     from rich.text import Text
 
     from llc_dynamics.report.live import sparkline
+    from llc_dynamics.report.numbers import printable
 
     parts: list[RenderableType] = [Text(line) for line in _head(seen)]
     if seen.metrics:
@@ -80,10 +74,9 @@ def frame(seen: Snapshot) -> RenderableType:
         for title in ("now", "least", "at step"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("over the checkpoints", no_wrap=True)
-        order = {name: place for place, name in enumerate(_FIRST)}
-        for metric in sorted(seen.metrics, key=lambda each: (order.get(each.name, len(order)), each.name)):
+        for metric in seen.metrics:
             table.add_row(
-                Text(printable(metric.name)),
+                Text(printable(metric.name, 60)),
                 f"{metric.latest:.4g}",
                 f"{metric.least:.4g}",
                 f"{metric.least_step:,}",
@@ -99,7 +92,7 @@ def frame(seen: Snapshot) -> RenderableType:
             )
         )
     if seen.stage is not None:
-        parts.append(Text(f"stage: {seen.stage}"))
+        parts.append(Text(printable(f"stage: {seen.stage}", 1000)))
     return Panel(Group(*parts), title=Text(printable(f"{seen.name}: {seen.state}")), title_align="left")
 
 

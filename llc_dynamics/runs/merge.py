@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError, printable
+from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.runs.export import POINT_KIND
 from llc_dynamics.runs.rows import row_difference, whole_rows
@@ -64,7 +64,7 @@ class MergeReport:
         counts = {"added": self.added, "replaced by a continuation": self.continued, "there already": self.unchanged}
         lines = [f"{self.path}: {len(self.added) + len(self.continued) + len(self.unchanged)} runs"]
         lines += [f"{what}: {', '.join(names)}" for what, names in counts.items() if names]
-        return "\n".join(map(printable, [*lines, *(f"note: {note}" for note in self.notes)]))
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def merge_runs(

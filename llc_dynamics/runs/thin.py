@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llc_dynamics.errors import ConfigError, RunLockedError, TrajectoryError, printable
+from llc_dynamics.errors import ConfigError, RunLockedError, TrajectoryError
 from llc_dynamics.runs.info import curve_steps
 from llc_dynamics.runs.rows import whole_rows
 from llc_dynamics.runs.staging import StagedRun, copy_through, remove, require_free, staged_run, staging_folder
@@ -55,7 +55,7 @@ class ThinReport:
             "cannot be computed again from this run"
             for curve, steps in self.orphans.items()
         ]
-        return "\n".join(map(printable, lines))
+        return "\n".join(lines)
 
 
 def thin_run(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llc_dynamics.errors import LLCDynamicsError, TrajectoryError, printable
+from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.trajectory.arrays import read_arrays
 from llc_dynamics.trajectory.files import is_temporary
@@ -44,7 +44,7 @@ class VerifyReport:
             f"{self.path}: {self.rows} checkpoints in {self.shards} shards ({self.num_bytes / 1e6:.1f} MB) are "
             f"sound; the run is {state}"
         )
-        return "\n".join(map(printable, [head, *(f"problem: {problem}" for problem in self.problems)]))
+        return "\n".join([head, *(f"problem: {problem}" for problem in self.problems)])
 
 
 def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = None) -> VerifyReport:

@@ -1,11 +1,19 @@
 """Power curves: what is drawn is the shares of the rows and their exact binomial intervals."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import beta
 
-from llc_dynamics.errors import DataError
-from llc_dynamics.plots import plot_power
+from llc_dynamics.errors import ConfigError, DataError
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "power_figure.py"
+spec = importlib.util.spec_from_file_location("power_figure", SCRIPT)
+power_figure = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(power_figure)
+plot_power = power_figure.plot_power
 
 ROWS = [
     {"strength": strength, "noise": noise, "found": found, "repetitions": 200, "points": 24}
@@ -57,6 +65,10 @@ def test_one_strength_is_drawn():
     ("rows", "message"),
     [
         ([], "no rows"),
+        (None, "rows is a NoneType"),
+        ([1], "row 0 is a int"),
+        ([{**ROWS[0], "found": float("nan")}], "row 0 has found=nan"),
+        ([{**ROWS[0], "strength": "a"}], "strength='a'"),
         ([{"strength": 1, "noise": 1, "found": 3}], "row 0 lacks repetitions"),
         ([{**ROWS[0], "found": 201}], "from 0 to the second"),
         ([{**ROWS[0], "found": 0.5}], "whole numbers"),
@@ -66,3 +78,8 @@ def test_one_strength_is_drawn():
 def test_bad_rows(rows, message):
     with pytest.raises(DataError, match=message):
         plot_power(rows)
+
+
+def test_bad_level():
+    with pytest.raises(ConfigError, match="level must be between 0 and 1"):
+        plot_power(ROWS, level=2)
