@@ -88,8 +88,8 @@ def frame(seen: Snapshot) -> RenderableType:
         doubt = "" if point.converged else ", not converged"
         parts.append(
             Text(
-                f"LLC '{point.curve}': {point.value:.4g} ± {point.standard_error:.2g} at step {point.step:,} "
-                f"({point.points} point{'s' if point.points > 1 else ''}{doubt})"
+                f"LLC '{printable(point.curve)}': {point.value:.4g} ± {point.standard_error:.2g} at step "
+                f"{point.step:,} ({point.points} point{'s' if point.points > 1 else ''}{doubt})"
             )
         )
     if seen.stage is not None:
