@@ -96,7 +96,7 @@ def show_curves(runs: Sequence[Trajectory], name: str) -> None:
         )
         print(f"  {'step':>9}  {'LLC':>10}  {'error':>8}  {'virial':>7}  converged")
         for result, step, reasons in zip(curve.results, curve.steps, curve.reasons, strict=True):
-            verdict = "yes" if result.converged else f"no: {'; '.join(reasons)}"
+            verdict = "yes" if result.converged else f"no: {sentences(reasons)}"
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
 
 

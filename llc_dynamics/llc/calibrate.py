@@ -23,7 +23,7 @@ from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, CalibrationOptions, Search
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
-from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.llc.verdict import judged
 from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.group_model import LoopModel
@@ -184,7 +184,7 @@ def _estimated(job: tuple[Problem, EstimateSettings], store: Path | None) -> LLC
     if path.exists():
         result, stored = read_point(path)
         if not differences(stored, identity):
-            return result.judged(Thresholds())
+            return judged(result)
     result = estimate(problem, settings)
     write_point(path, 0 if problem.checkpoint is None else problem.checkpoint[1], result, identity)
     return result

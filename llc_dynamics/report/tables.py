@@ -56,7 +56,7 @@ def unconverged_table(analysis: Analysis) -> str | None:
         for index in np.flatnonzero(~run.llc.converged):
             error = None if errors is None else float(errors[index])
             value = with_error(float(run.llc.values[index]), error)
-            reasons = "; ".join(run.llc.reasons[index]) or "no reason was stored"
+            reasons = sentences(run.llc.reasons[index]) or "no reason was stored"
             rows.append([run.label, step(run.llc.steps[index]), value, reasons])
     if not rows:
         return None
