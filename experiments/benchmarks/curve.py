@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import llc_dynamics as ld
+from llc_dynamics.finding import sentences
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config
 
@@ -65,7 +66,7 @@ def main() -> None:
     print(f"at or below 5%: {int((shares <= 0.05).sum())}; converged: {int(curve.converged.sum())}")
     for step, reasons in zip(curve.steps, curve.reasons, strict=True):
         if reasons:
-            print(f"  step {step}: {'; '.join(reasons)[:140]}")
+            print(f"  step {step}: {sentences(reasons)[:140]}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def row_of(result: ld.LLCResult, **what: Any) -> dict[str, Any]:
         "acceptance": result.acceptance,
         "gradients": result.num_gradients,
         "converged": result.converged,
-        "reasons": list(result.reasons),
+        "reasons": [reason.text for reason in result.reasons],
     }
 
 

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.calibration import Calibration
+from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
 from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
 from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, CalibrationOptions, Search
+from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.llc.verdict import judged

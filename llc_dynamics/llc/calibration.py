@@ -1,4 +1,4 @@
-"""What a calibration found: the settings it chose, and the evidence for them."""
+"""What a calibration is asked for, and what it found: the settings it chose, and the evidence for them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,37 @@ from llc_dynamics.settings import load_toml
 from llc_dynamics.trajectory.atomic import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a calibration is asked for; see `calibrate` for each. Raises `ConfigError` for one out of its range."""
+
+    gradients: int = 4000
+    target_error: float = 0.05
+    nbeta: float | None = None
+    num_chains: int = 4
+    batch_size: int | None = None
+    num_samples: int | None = None
+    trials: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
+            raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
+        if not 0 < self.target_error < math.inf:
+            raise ConfigError(
+                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
+            )
+        if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
+            raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+
+    @property
+    def start(self) -> EstimateSettings:
+        """What is known of the settings before anything is tried."""
+        return EstimateSettings(
+            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
+        )
 
 
 @dataclass(frozen=True)
@@ -62,8 +93,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Settings for a whole trajectory, and why these; `estimate_llc` and `llc_curve` take it as
-    `settings=`.
+    """Settings for a whole trajectory, and why these; `estimate_llc` and `llc_curve` take it as `settings=`.
 
     Attributes
     ----------
@@ -116,7 +146,11 @@ class Calibration:
         Raises `TrajectoryError` if the folder cannot be written to.
         """
         folder = Path(folder)
-        found = {"findings": [finding.to_dict() for finding in self.findings], "plateau": self.plateau, "num_gradients": self.num_gradients}
+        found = {
+            "findings": [finding.to_dict() for finding in self.findings],
+            "plateau": self.plateau,
+            "num_gradients": self.num_gradients,
+        }
         path = write_settings(folder / _SETTINGS, self.settings, self.loss, found)
         with storage_errors(folder):
             write_whole(folder / _EVIDENCE, self._csv().encode())

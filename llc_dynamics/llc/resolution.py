@@ -12,8 +12,8 @@ taken off, as measured by the two halves of each batch.
 A chain that moves on one batch for long samples exp(-nbeta L_B - gamma/2 |w - w*|^2) with the loss of its own batch B,
 a random perturbation of the population's. Averaged in-sample, over the batch it moved on, the loss comes out too low;
 out-of-sample, over a fresh batch at the same position, too high. Let s_i = nbeta h_i / (nbeta h_i + gamma) be the share
-of the loss in the force along a direction of curvature h_i. To second order in the perturbation, for a quadratic loss whose gradient noise has
-the Hessian's own shape,
+of the loss in the force along a direction of curvature h_i. To second order in the
+perturbation, for a quadratic loss whose gradient noise has the Hessian's own shape,
 
     population - in-sample : out-of-sample - in-sample  =  sum s_i (1 - s_i) : sum s_i,
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
-from llc_dynamics.llc.calibration import Calibration, Trial
+from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Loss
@@ -62,37 +61,6 @@ MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
 Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[LLCResult]]
 
 
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What a calibration is asked for; see `calibrate` for each. Raises `ConfigError` for one out of its range."""
-
-    gradients: int = 4000
-    target_error: float = 0.05
-    nbeta: float | None = None
-    num_chains: int = 4
-    batch_size: int | None = None
-    num_samples: int | None = None
-    trials: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
-            raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
-        if not 0 < self.target_error < math.inf:
-            raise ConfigError(
-                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
-            )
-        if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
-            raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
-
-    @property
-    def start(self) -> EstimateSettings:
-        """What is known of the settings before anything is tried."""
-        return EstimateSettings(
-            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
-        )
-
-
 class Search:
     """The state of one calibration; `estimates` makes an estimate for each (problem, settings), in their order."""
 
@@ -127,8 +95,11 @@ class Search:
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
         settings = self._settings(self._largest_ratio, self._options.num_chains)
-        self._findings.append(Finding("untried", f"chosen by curvature ({self._curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
-            "nothing was tried out"))
+        self._found(
+            "untried",
+            f"chosen by curvature ({self._curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
+            "nothing was tried out",
+        )
         return self._result(settings, plateau=False)
 
     def run(self) -> Calibration:
@@ -158,16 +129,22 @@ class Search:
             chosen, plateau, before = ratio, steady, rows
         if chosen is None:
             trial = against[0]
-            self._findings.append(Finding("not_explored", f"NOT EXPLORED even at gamma {self._gamma(rungs[0]):.4g}, the largest that was tried: expect "
-                f"estimates with these to say so (at {trial.place}: {sentences(trial.reasons)}). Give more gradients, "
-                "or a larger batch"))
+            self._found(
+                "not_explored",
+                f"NOT EXPLORED even at gamma {self._gamma(rungs[0]):.4g}, the largest that was tried: expect "
+                f"estimates with these to say so (at {trial.place}: {sentences(trial.reasons)}). Give more "
+                "gradients, or a larger batch",
+            )
             return rungs[0], False
         gamma = self._gamma(chosen)
         if plateau:
-            self._findings.append(Finding("plateau", f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g} is on it"))
+            self._found("plateau", f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g} is on it")
         else:
-            self._findings.append(Finding("no_plateau", f"no plateau seen down to gamma {gamma:.4g}: the estimate is one at this resolution "
-                f"(nbeta {self._nbeta:.4g}, gamma {gamma:.4g}), to be kept the same wherever estimates are compared"))
+            self._found(
+                "no_plateau",
+                f"no plateau seen down to gamma {gamma:.4g}: the estimate is one at this resolution "
+                f"(nbeta {self._nbeta:.4g}, gamma {gamma:.4g}), to be kept the same wherever estimates are compared",
+            )
         return chosen, plateau
 
     def _enough_batch(self, settings: EstimateSettings, ratio: float) -> EstimateSettings:
@@ -185,10 +162,12 @@ class Search:
             if len(found) < before + 2:
                 found += self._try("batch", [(problem, pilots[before + 1])], ratio)
             if _steady(found[before], found[before + 1], _BATCH_CHANGE):
-                self._findings.append(Finding("batch_enough", f"batches of {size}: twice as large ones give the same estimate"))
+                self._found("batch_enough", f"batches of {size}: twice as large ones give the same estimate")
                 return dataclasses.replace(settings, batch_size=size)
             size = double
-        self._findings.append(Finding("batch_largest", f"batches of {size}, the largest that were tried; larger ones may change the estimate"))
+        self._found(
+            "batch_largest", f"batches of {size}, the largest that were tried; larger ones may change the estimate"
+        )
         return dataclasses.replace(settings, batch_size=size)
 
     def _enough_draws(self, settings: EstimateSettings) -> EstimateSettings:
@@ -208,8 +187,11 @@ class Search:
         most = _MOST_DRAWS_FACTOR * settings.num_draws
         draws = max(settings.num_draws, math.ceil(min(max(needed, effective), most)))
         expected = target_error * math.sqrt(needed / draws)
-        self._findings.append(Finding("expected_error", f"{settings.num_chains} chains x {draws} draws: expected standard error {100 * expected:.1f}% of the "
-            "estimate"))
+        self._found(
+            "expected_error",
+            f"{settings.num_chains} chains x {draws} draws: expected standard error {100 * expected:.1f}% of the "
+            "estimate",
+        )
         return dataclasses.replace(settings, num_draws=draws)
 
     def _neighbours(self, settings: EstimateSettings, ratio: float) -> None:
@@ -234,7 +216,9 @@ class Search:
     def _control(self, problem: Problem, gamma: float) -> Trial:
         """nbeta times the mean loss at positions from the localisation alone: what an estimate must be far below."""
         losses = self._nbeta * _losses_around(problem, gamma, self._options.start)
-        self._findings.append(Finding("control", f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"))
+        self._found(
+            "control", f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"
+        )
         nan = math.nan
         return Trial(
             "control", problem.name, 0.0, gamma, 0.0, self._batches.batch_size, float(losses.mean()),
@@ -283,6 +267,9 @@ class Search:
                 )
             )
         return results
+
+    def _found(self, code: str, text: str) -> None:
+        self._findings.append(Finding(code, text))
 
     def _make(self, jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
         """The estimates themselves, counted; one that was made before is taken from there."""

@@ -80,8 +80,7 @@ def write_point(path: Path, step: int, result: LLCResult, identity: Identity, re
     details = {
         "step": step,
         "identity": {"curve": dict(identity.curve), "weights": identity.weights},
-        "result": scalars,
-        **{name: [finding.to_dict() for finding in getattr(result, name)] for name in _FINDINGS},
+        "result": scalars | {name: [each.to_dict() for each in getattr(result, name)] for name in _FINDINGS},
         "failed_chains": [dataclasses.asdict(failed) for failed in result.failed_chains],
         "thresholds": to_mapping(result.thresholds),
     }
@@ -127,7 +126,7 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
         fields: dict[str, Any] = {
             **details["result"],
             **{name: tables[name] for name in _TRACES},
-            **{name: tuple(map(Finding.from_dict, details[name])) for name in _FINDINGS},
+            **{name: tuple(map(Finding.from_dict, details["result"][name])) for name in _FINDINGS},
             "without_gradient": tuple(details["result"]["without_gradient"]),
             "failed_chains": tuple(
                 FailedChain(failed["chain"], failed["step"], Finding.from_dict(failed["reason"]))

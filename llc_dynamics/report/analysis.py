@@ -103,7 +103,7 @@ class RunAnalysis:
     @staticmethod
     def _llc_dict(llc: LLCCurve) -> dict[str, Any]:
         assert llc.converged is not None
-        reasons = [list(found) for found in llc.reasons]
+        reasons = [[reason.to_dict() for reason in found] for found in llc.reasons]
         return {**_curve_dict(llc), "converged": llc.converged.tolist(), "reasons": reasons}
 
 
@@ -135,7 +135,7 @@ class Analysis:
             "notes": list(self.notes),
             "llc_name": self.llc_name,
             "seed": self.seed,
-            "calibration": None if self.calibration is None else list(self.calibration.findings),
+            "calibration": None if self.calibration is None else [each.to_dict() for each in self.calibration.findings],
         }
 
 

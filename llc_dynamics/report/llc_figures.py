@@ -81,9 +81,10 @@ def calibration(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[Repor
     figure, ax = new_figure(7.0, 3.9)
     plots.plot_calibration(found, ax=ax)
     chosen = found.settings.sampler.localization
+    said = [finding.text[0].upper() + finding.text[1:] for finding in found.findings]
     caption = (
         f"How the LLC depends on its resolution, with the {found.loss} loss: each line is a checkpoint, bars are 95%. "
-        f"Chosen was gamma = {plain(chosen)}. {'. '.join(text[0].upper() + text[1:] for text in found.findings)}."
+        f"Chosen was gamma = {plain(chosen)}. {'. '.join(said)}."
     )
     places = list(dict.fromkeys(trial.place for trial in found.trials))
     alt = (

@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 
+from llc_dynamics.finding import sentences
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
 from llc_dynamics.report.numbers import percent, plain, step, steps_between, with_error
 
