@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and nothing else. Everything goes into .venv and runs/.
 PYTHON ?= python3
 VENV ?= .venv
+RUNS ?= runs
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 DEVINTERP = $(VENV)/.devinterp
@@ -8,7 +9,7 @@ DEVINTERP = $(VENV)/.devinterp
 .PHONY: demo test lint setup clean
 
 demo: setup ## set up and run the main job; the report is runs/demo/report.html
-	$(BIN)/llc-dynamics demo --out runs/demo
+	$(BIN)/llc-dynamics demo --out $(RUNS)/demo
 
 test: setup $(DEVINTERP) ## set up, check style and types, run the tests
 	$(BIN)/ruff check .

@@ -6,8 +6,9 @@ nor scikit-learn.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llc_dynamics.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -25,13 +26,13 @@ _HOME = {
     "merge_runs": "llc_dynamics.runs",
     "write_view": "llc_dynamics.runs",
     "run_info": "llc_dynamics.trajectory.info",
-    "thin_run": "llc_dynamics.runs.thin",
+    "thin_run": "llc_dynamics.runs",
     "Axis": "llc_dynamics.systems.description",
     "Description": "llc_dynamics.systems.description",
     "Transition": "llc_dynamics.systems.description",
     "Probe": "llc_dynamics.systems.system",
     "System": "llc_dynamics.systems.system",
-    "InContextRegression": "llc_dynamics.systems.in_context_regression.task",
+    "InContextRegression": "llc_dynamics.systems.in_context_regression.system",
     "InContextTransformer": "llc_dynamics.systems.in_context_regression.transformer",
     "SGLD": "llc_dynamics.sampling",
     "RMSpropSGLD": "llc_dynamics.sampling",
@@ -78,8 +79,8 @@ if TYPE_CHECKING:
     from llc_dynamics.runs import import_checkpoints as import_checkpoints
     from llc_dynamics.runs import import_run as import_run
     from llc_dynamics.runs import merge_runs as merge_runs
+    from llc_dynamics.runs import thin_run as thin_run
     from llc_dynamics.runs import write_view as write_view
-    from llc_dynamics.runs.thin import thin_run as thin_run
     from llc_dynamics.sampling import HMC as HMC
     from llc_dynamics.sampling import MALA as MALA
     from llc_dynamics.sampling import MALT as MALT
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
     from llc_dynamics.systems.description import Axis as Axis
     from llc_dynamics.systems.description import Description as Description
     from llc_dynamics.systems.description import Transition as Transition
-    from llc_dynamics.systems.in_context_regression.task import InContextRegression as InContextRegression
+    from llc_dynamics.systems.in_context_regression.system import InContextRegression as InContextRegression
     from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer as InContextTransformer
     from llc_dynamics.systems.system import Probe as Probe
     from llc_dynamics.systems.system import System as System
@@ -103,12 +104,7 @@ if TYPE_CHECKING:
     from llc_dynamics.trajectory.info import run_info as run_info
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"llc_dynamics.{name}")
-    raise AttributeError(f"module 'llc_dynamics' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _HOME, _SUBPACKAGES)
 
 
 def __dir__() -> list[str]:

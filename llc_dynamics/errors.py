@@ -1,7 +1,43 @@
 """The errors that users meet. Each message says what was given, what is wrong and what to do.
 
-The command line turns every `LLCDynamicsError` into one line and exit status 1; anything else is a bug.
+The command line turns every `LLCDynamicsError`, and every `OSError`, into one line and exit status 1; anything else is
+a bug.
 """
+
+from __future__ import annotations
+
+import errno
+import os
+
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space within your quota",
+    errno.EFBIG: "raise the file size limit (ulimit -f) or use a smaller rows_per_shard",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "make it readable and writable for this user, or choose another folder",
+    errno.EPERM: "make it readable and writable for this user, or choose another folder",
+    errno.ELOOP: "it is a link, which a writer does not follow: remove it",
+    errno.ENOTDIR: "a part of this path is a file; choose another folder",
+    errno.EISDIR: "it is a folder; give a file",
+    errno.EEXIST: "it is there already and no folder; choose another name",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def os_error_text(error: OSError) -> str:
+    """The operating system's words, and what to do."""
+    # HDF5 puts a page of its own state into the message; the operating system's words are enough.
+    reason = os.strerror(error.errno) if error.errno else str(error).split("\n")[0]
+    return f"{reason}; {_ADVICE.get(error.errno or 0, 'check the disk and the permissions of the folder')}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with an escape for every character that could do something to a terminal."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode() for each in text
+    )
 
 
 class LLCDynamicsError(Exception):

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from llc_dynamics.theory.losses import mean_squared_error
+import llc_dynamics as ld
+from llc_dynamics.theory import mean_squared_error
 
 NO_DATA = (torch.zeros(3, 1),)  # for losses that look at the weights alone
 
@@ -55,3 +56,10 @@ def least_squares(samples=2000, dimension=6, seed=0):
     model = nn.Linear(dimension, 1, bias=False).double()
     model.weight.data = torch.linalg.lstsq(x, y).solution.T.contiguous()
     return (x, y), model, torch.linalg.eigvalsh(2 * x.T @ x / samples)
+
+
+def tiny_in_context(num_tasks=3, **fields):
+    """In-context regression with a transformer of 8 units, for tests that train."""
+    task = {"dimension": 2, "context_length": 4, "num_sequences": 32, "num_root_sequences": 8}
+    model = {"num_layers": 1, "num_heads": 2, "width": 8, "mlp_width": 8}
+    return ld.InContextRegression(num_tasks, **{**task, **model, **fields})

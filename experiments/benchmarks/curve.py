@@ -10,27 +10,21 @@ it was.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from common import command_line
 
 import llc_dynamics as ld
 from llc_dynamics.finding import sentences
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
 from llc_dynamics.training import load_config
 
 
-def predictions(model: InContextTransformer, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return model(*batch)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--points", type=int, default=50)
@@ -47,9 +41,9 @@ def main() -> None:
         start = time.perf_counter()
         curve = ld.llc_curve(
             run,
-            InContextTransformer(config.model, seed=config.seed),
-            ld.behavioural(predictions),
-            config.task.sample,
+            config.system.build(config.seed),
+            ld.behavioural(config.system.outputs),
+            config.system.sample,
             steps=stored[places].tolist(),
             workers=options.workers,
             sampler=ld.MALT(localization=options.localization, num_steps=4, updates_per_batch=12),

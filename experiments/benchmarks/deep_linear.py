@@ -12,36 +12,87 @@ to RESULTS/<class>-<kernel>-<data>.jsonl as they are made; a second call goes on
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import time
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import Row, command_line, fill
 
 import llc_dynamics as ld
-from llc_dynamics.seeding import torch_generator
-from llc_dynamics.theory.deep_linear_network import (
+from llc_dynamics.errors import ConfigError
+from llc_dynamics.seeding import numpy_generator, torch_generator
+from llc_dynamics.theory import (
     DeepLinearData,
     DeepLinearNetwork,
-    random_deep_linear,
+    mean_squared_error,
     rank_minimal_network,
 )
-from llc_dynamics.theory.losses import mean_squared_error
 
 NUM_SAMPLES = 100_000
 BATCH_SIZE = 500
+
+
+@dataclass(frozen=True)
+class SizeClass:
+    """Numbers of layers and widths that networks of a class are drawn from (both ends included)."""
+
+    num_parameters: int
+    num_layers: tuple[int, int]
+    widths: tuple[int, int]
+
+
+# The ranges for 100K and 1M are those of runs in Furman & Lau's published code (github.com/edmundlth/
+# validating_lambdahat). The table of the paper could not be read: those for 1K and 10K are ours.
+SIZE_CLASSES: dict[str, SizeClass] = {
+    "1K": SizeClass(1_000, (2, 5), (5, 50)),
+    "10K": SizeClass(10_000, (2, 5), (5, 50)),
+    "100K": SizeClass(100_000, (2, 20), (50, 300)),
+    "1M": SizeClass(1_000_000, (2, 20), (100, 1_000)),
+}
+
+
+def random_deep_linear(size_class: str, seed: int) -> tuple[tuple[int, ...], int]:
+    """Widths and rank of a random network in the manner of Furman & Lau (arXiv 2402.03698).
+
+    The number of layers and each width are uniform on the ranges of `SIZE_CLASSES`, redrawn until the number of
+    parameters is within a factor of 2 of the class's name. The rank is that of the product in their protocol: each
+    layer has full rank with probability 1/2 and otherwise a rank uniform on 1, ..., full; the product has the least of
+    these. Use `rank_minimal_network(widths, rank)` for the weights.
+
+    Parameters
+    ----------
+    size_class : "1K", "10K", "100K" or "1M".
+    seed : each gives one network of each class.
+
+    Raises `ConfigError` for an unknown class.
+    """
+    if size_class not in SIZE_CLASSES:
+        raise ConfigError(f"size_class must be one of {', '.join(SIZE_CLASSES)}; got {size_class!r}")
+    ranges = SIZE_CLASSES[size_class]
+    generator = numpy_generator(seed, "random deep linear network", size_class)
+    while True:
+        num_layers = int(generator.integers(ranges.num_layers[0], ranges.num_layers[1] + 1))
+        widths = tuple(generator.integers(ranges.widths[0], ranges.widths[1] + 1, num_layers + 1).tolist())
+        if 0.5 <= sum(before * after for before, after in pairwise(widths)) / ranges.num_parameters <= 2:
+            break
+    full_ranks = [min(layer) for layer in pairwise(widths)]
+    ranks = [int(generator.integers(1, full + 1)) if generator.random() < 0.5 else full for full in full_ranks]
+    return widths, min(ranks)
 
 
 def outputs(model: DeepLinearNetwork, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return model(batch[0])
 
 
-def estimate(size_class: str, seed: int, kernel: str, data: str, num_chains: int, gradients: int) -> dict[str, Any]:
+def estimate(cell: Row) -> Row:
     """One network: the estimate beside the exact value."""
+    size_class, seed, kernel, data = (cell[name] for name in ("class", "seed", "kernel", "data"))
+    num_chains, gradients = cell["chains"], cell["budget"]
     widths, rank = random_deep_linear(size_class, seed)
     network = rank_minimal_network(widths, rank, seed=seed)
     noise = 1.0 if kernel == "sgld" else 0.0
@@ -79,10 +130,6 @@ def estimate(size_class: str, seed: int, kernel: str, data: str, num_chains: int
         )
     exact = ld.theory.deep_linear_llc(widths=list(widths), rank=rank)
     return {
-        "class": size_class,
-        "seed": seed,
-        "kernel": kernel,
-        "data": data,
         "widths": list(widths),
         "rank": rank,
         "parameters": result.dimension,
@@ -107,7 +154,7 @@ def _step_of(network: DeepLinearNetwork, samples: Any, seed: int) -> float:
     return float(rule.settings.sampler.step_size) / 0.15  # type: ignore[attr-defined]
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: list[Row]) -> Row:
     """Median error, share within 20%, share of pairs in the right order, and what the flags caught."""
     errors = np.array([row["relative_error"] for row in rows])
     pairs = [(a, b) for a, b in itertools.combinations(rows, 2) if a["exact"] != b["exact"]]
@@ -129,7 +176,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--classes", nargs="+", default=["1K"])
     parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--first", type=int, default=0, help="seed of the first network")
@@ -143,14 +190,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for size_class in options.classes:
         path = options.out / f"{size_class}-{options.kernel}-{options.data}.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        done = {row["seed"] for row in rows}
-        for seed in range(options.first, options.first + options.networks):
-            if seed not in done:
-                row = estimate(size_class, seed, options.kernel, options.data, options.chains, options.gradients)
-                rows.append(row)
-                with path.open("a") as stream:
-                    stream.write(json.dumps(row) + "\n")
+        same = {"class": size_class, "kernel": options.kernel, "data": options.data}
+        same |= {"chains": options.chains, "budget": options.gradients}
+        seeds = range(options.first, options.first + options.networks)
+        rows = fill([{**same, "seed": seed} for seed in seeds], path, estimate)
         print(f"\n{size_class}, {options.kernel}, {options.data} samples")
         for name, value in summary(rows).items():
             print(f"  {name:<24} {value}")

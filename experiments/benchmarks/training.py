@@ -8,18 +8,19 @@ figure is the ratio of the smallest times. Prints a table.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import command_line, timed
 
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_preset
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
-from llc_dynamics.training import Evaluator, RunConfig, sequence_loss
+from llc_dynamics.systems.measure import ProbeSet
+from llc_dynamics.training import RunConfig
 from llc_dynamics.training.averaging import WeightAverage
 from llc_dynamics.training.muon import Muon
 from llc_dynamics.training.optimizers import build_optimizers
@@ -56,15 +57,13 @@ def smallest(functions: dict[str, Callable[[], None]], rounds: int) -> dict[str,
     times = {name: float("inf") for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name] = min(times[name], time.perf_counter() - start)
+            times[name] = min(times[name], timed(function)[0])
     return times
 
 
 def step_speed(config: RunConfig, rounds: int) -> None:
     """One update: plain loop, ours, ours compiled."""
-    task, size = config.task, config.training.batch_size
+    system, size = config.system, config.training.batch_size
     functions = {}
 
     def updates(loss: Callable, optimizers: list[torch.optim.Optimizer], module: torch.nn.Module) -> Callable[[], None]:
@@ -72,7 +71,7 @@ def step_speed(config: RunConfig, rounds: int) -> None:
 
         def run() -> None:
             for _ in range(50):
-                value = loss(module, task.sample(generator, size)).mean()
+                value = loss(module, system.sample(generator, size)).mean()
                 module.zero_grad()
                 value.backward()
                 for optimizer in optimizers:
@@ -83,16 +82,17 @@ def step_speed(config: RunConfig, rounds: int) -> None:
     def plain_loss(module: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return (module(*batch) - batch[1]).square().mean(1)
 
-    plain = PlainTransformer(InContextTransformer(config.model))
+    plain = PlainTransformer(system.build(0))
     adam = torch.optim.Adam(plain.parameters(), 1e-3)
     functions["plain loop, Adam"] = updates(plain_loss, [adam], plain)
     for name, optimizer in (("ours, Adam", "adam"), ("ours, Muon", "muon")):
-        model = InContextTransformer(config.model)
+        model = system.build(0)
         settings = type(config.training)(optimizer=optimizer)
-        functions[name] = updates(sequence_loss, build_optimizers(model, settings), model)
-    model = InContextTransformer(config.model)
-    compiled = torch.compile(sequence_loss)
-    functions["ours, Adam, compiled"] = updates(compiled, build_optimizers(model, type(config.training)()), model)
+        functions[name] = updates(system.loss, build_optimizers(model, system, settings), model)
+    model = system.build(0)
+    compiled = torch.compile(system.loss)
+    adam = build_optimizers(model, system, type(config.training)())
+    functions["ours, Adam, compiled"] = updates(compiled, adam, model)
     start = time.perf_counter()
     functions["ours, Adam, compiled"]()
     first = time.perf_counter() - start
@@ -106,14 +106,14 @@ def step_speed(config: RunConfig, rounds: int) -> None:
 
 def muon_speed(config: RunConfig, rounds: int) -> None:
     """One Muon update of the matrices inside the blocks: torch's and ours."""
-    model = InContextTransformer(config.model)
-    named = [item for item in model.named_parameters() if item[0].startswith("blocks.") and item[1].ndim == 2]
-    for _, parameter in named:
-        parameter.grad = torch.randn_like(parameter)
-    groups = [{"params": [parameter], "blocks": 3 if "query_key_value" in name else 1} for name, parameter in named]
+    model = config.system.build(0)
+    parameters, taken = dict(model.named_parameters()), config.system.muon_parameters(model)
+    groups = [{"params": [parameters[name]], "blocks": blocks} for name, blocks in taken]
+    for name, _ in taken:
+        parameters[name].grad = torch.randn_like(parameters[name])
     times = smallest(
         {
-            "torch.optim.Muon": torch.optim.Muon([p for _, p in named], weight_decay=0.0).step,
+            "torch.optim.Muon": torch.optim.Muon([parameters[name] for name, _ in taken], weight_decay=0.0).step,
             "ours, batched float32": Muon(groups).step,
         },
         5 * rounds,
@@ -127,19 +127,19 @@ def recorder_overhead(config: RunConfig, rounds: int) -> None:
     """The loop of the demo at the demo's checkpoint density: without recording, with measuring, with recording."""
     interval = config.training.num_steps / len(config.checkpoint_steps())
     steps = max(10, round(interval))
-    task, size = config.task, config.training.batch_size
-    model = InContextTransformer(config.model)
-    optimizers = build_optimizers(model, config.training)
+    system, size = config.system, config.training.batch_size
+    model = system.build(0)
+    optimizers = build_optimizers(model, system, config.training)
     average = WeightAverage(model, config.training.averaging or 0.5)
     generator = torch_generator(0, "benchmark")
-    evaluator = Evaluator(config)
-    measured = evaluator.measure(model)
+    probes = ProbeSet(system, system.probes(config.seed), system.describe())
+    measured = probes.measure(model)
     with tempfile.TemporaryDirectory() as folder, TrajectoryWriter(Path(folder) / "run", model) as writer:
         written = iter(range(10**9))
 
         def train() -> None:
             for _ in range(steps):
-                loss = sequence_loss(model, task.sample(generator, size)).mean()
+                loss = system.loss(model, system.sample(generator, size)).mean()
                 model.zero_grad()
                 loss.backward()
                 for optimizer in optimizers:
@@ -148,7 +148,7 @@ def recorder_overhead(config: RunConfig, rounds: int) -> None:
 
         def measure() -> None:
             average.materialise()
-            evaluator.measure(average.model)
+            probes.measure(average.model)
 
         def record() -> None:
             # A whole shard, so that sealing (fsync and rename) is in.
@@ -168,9 +168,7 @@ def recorder_overhead(config: RunConfig, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    rounds = command_line(__doc__, rounds=5).parse_args().rounds
     torch.set_num_threads(1)
     config = load_preset("demo").run_configs()["M-12"]
     step_speed(config, rounds)

@@ -4,7 +4,7 @@
     python experiments/benchmarks/transience.py drops FOLDER ... [--draws 10]
     python experiments/benchmarks/transience.py infinity FOLDER ... [--repetitions 500]
 
-- nulls: share of synthetic runs without transience (`llc_dynamics.stages.controls`) that are called transient, by kind,
+- nulls: share of synthetic runs without transience (`synthetic_runs`) that are called transient, by kind,
   number of checkpoints, jitter and its correlation time. Those named `infinity` are judged as a run at M = infinity
   is: without a specialised predictor.
 - power: share of transient runs that are found, and found within .1 dex of the true turn, against how far they went to
@@ -17,7 +17,6 @@ Rows are appended to ROWS.jsonl as they are made; cells that are there are not m
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -27,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import Row, command_line, fill
 from numpy.typing import NDArray
-from rows import Row, fill
 from scipy.stats import binomtest
+from synthetic_runs import NULL_SCENARIOS, SyntheticRun, synthetic_run
 
 import llc_dynamics as ld
 from llc_dynamics.report.analysis import METRICS, judge_specialisation, judge_transience
 from llc_dynamics.report.reading import Level, ideal_levels, read_curve
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages import TransienceVerdict
-from llc_dynamics.stages.controls import NULL_SCENARIOS, SyntheticRun, synthetic_run
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory
@@ -297,13 +296,12 @@ def resampled(run: Trajectory, repetitions: int) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, out="JSON lines of the rows")
     parser.add_argument("sections", nargs="*", help="nulls, power; or drops and folders; or infinity and folders")
     parser.add_argument(
         "--repetitions", type=int, help="of each null (600), of a cell of power (100), or of infinity (500)"
     )
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     first, *folders = arguments.sections or ["nulls", "power"]

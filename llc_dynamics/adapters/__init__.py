@@ -11,8 +11,9 @@ Names are loaded when they are first used: the callbacks need packages that this
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llc_dynamics.lazy import lazy_names
 
 _HOME = {
     "HuggingFaceCallback": "llc_dynamics.adapters.huggingface",
@@ -27,8 +28,4 @@ if TYPE_CHECKING:
     from llc_dynamics.adapters.lightning import LightningCallback as LightningCallback
     from llc_dynamics.adapters.recorder import Recorder as Recorder
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'llc_dynamics.adapters' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _HOME)

@@ -16,9 +16,9 @@ from torch import nn
 
 from llc_dynamics.adapters.function_vector import OutputFunction, function_vector
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
-from llc_dynamics.runs.rewind import rewind_run
+from llc_dynamics.runs import rewind_run
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter, WeightStorage
-from llc_dynamics.trajectory.recorded import step_number
+from llc_dynamics.trajectory.pending import step_number
 from llc_dynamics.trajectory.state import bare
 
 if TYPE_CHECKING:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
+from llc_dynamics import __version__
 from llc_dynamics.cli import runs, verbs, watch
-from llc_dynamics.errors import LLCDynamicsError
+from llc_dynamics.errors import LLCDynamicsError, os_error_text, printable
 
 _DESCRIPTION = (
     "How a neural network developed during training: record, estimate the LLC over the run, compare, detect, report. "
-    "Every verb can be stopped and started again without losing or repeating finished work."
+    "Every verb can be stopped and started again without losing or repeating finished work. `--version` prints the "
+    "version. Exit status: 0 done; 1 an error, with advice on standard error, or `verify` found damage; 2 arguments "
+    "that cannot be read; 130 stopped by Ctrl-C; 143 stopped by `kill`; 141 the reader of the output went away."
 )
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 VERBS: dict[str, Callable[..., Any]] = {
     "demo": verbs.demo,
     "train": verbs.train,
@@ -22,24 +31,94 @@ VERBS: dict[str, Callable[..., Any]] = {
     "stages": verbs.stages,
     "report": verbs.report,
     "verify": verbs.verify,
-    "bench": verbs.bench,
     **runs.VERBS,
     "watch": watch.watch,
 }
 
 
+class _Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM came; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit status is 0, 1 for an error with advice, 130 when interrupted."""
+    """Run one verb and return the exit status; `--help` says what each one means."""
+    os.environ["MPLBACKEND"] = "Agg"  # figures go into files, whatever a notebook or a shell has set
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # closed (None), or somebody's own object
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status, message = 1, ""
+    with _stopped_by_signals():
+        try:
+            status = _run(sys.argv[1:] if arguments is None else list(arguments))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except LLCDynamicsError as error:
+            message = str(error)
+        except BrokenPipeError:
+            status = 128 + 13  # as if SIGPIPE had ended it
+        except OSError as error:
+            where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            message = f"{where}cannot be read or written ({os_error_text(error)})"
+        except MemoryError:
+            message = "out of memory; give fewer --workers, or a smaller problem"
+        except KeyboardInterrupt as stop:
+            status = 128 + getattr(stop, "number", signal.SIGINT)
+            message = "stopped; the same command goes on from here"
+        if message:
+            with suppress(OSError, AttributeError):
+                print(f"llc-dynamics: {printable(message)}", file=sys.stderr, flush=True)
+        _let_go(sys.stdout)
+        _let_go(sys.stderr)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     import tyro
 
+    if arguments == ["--version"]:
+        print(f"llc-dynamics {__version__}")
+        return 0
     try:
-        status: int | None = tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="llc-dynamics", description=_DESCRIPTION, args=arguments
+        return (
+            tyro.extras.subcommand_cli_from_dict(VERBS, prog="llc-dynamics", description=_DESCRIPTION, args=arguments)
+            or 0
         )
-    except LLCDynamicsError as error:
-        print(f"llc-dynamics: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("llc-dynamics: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return int(status or 0)
+    except SystemExit as end:  # after --help, or for arguments that cannot be read
+        return end.code if isinstance(end.code, int) else 2
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Ctrl-C and `kill` raise `_Stopped` once; a second one ends this process, and with it its workers, on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A process that was started with `nohup` or in the background of a script ignores some, and goes on to.
+    numbers = [each for each in _STOPS if signal.getsignal(each) not in (signal.SIG_IGN, None)]
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        raise _Stopped(number)
+
+    before = {each: signal.signal(each, stop) for each in numbers}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            if signal.getsignal(each) is stop:
+                signal.signal(each, handler)
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Give up what cannot be written, or Python would complain of it as it ends."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

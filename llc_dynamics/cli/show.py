@@ -29,8 +29,8 @@ from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
 from llc_dynamics.training import number_of_tasks
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.atomic import is_temporary, storage_errors, write_whole
-from llc_dynamics.trajectory.info import curve_folders
+from llc_dynamics.trajectory.files import is_temporary, storage_errors, write_whole
+from llc_dynamics.trajectory.names import curve_folders
 
 _NOTHING = {
     "constant": "constant curves with this noise",

@@ -9,6 +9,13 @@ from tyro.conf import Positional, arg
 
 Folder = Annotated[Positional[Path], arg(help="A run folder, or a folder of runs.", metavar="FOLDER")]
 Workers = Annotated[int | None, arg(help="Worker processes, one thread each; by default one for every core.")]
+System = Annotated[
+    str | None,
+    arg(
+        help="Your own system, for a run that your own loop recorded or that was trained with this file.",
+        metavar="FILE.py:CLASS",
+    ),
+]
 LLCName = Annotated[str, arg(help="Name of the stored curve, `FOLDER/M-8/llc/NAME`.")]
 
 
@@ -32,9 +39,10 @@ def demo(
 def train(
     config: Annotated[
         Positional[Path],
-        arg(help="A preset (demo, small, crossover, paper) or its TOML file, or a run or sweep folder to go on with."),
+        arg(help="A preset (demo, small, crossover, paper) or a TOML file, or a run or sweep folder to go on with."),
     ],
     out: Annotated[Path | None, arg(help="Folder for the runs; needed with a preset.")] = None,
+    system: System = None,
     seed: Annotated[int | None, arg(help="Another seed than the preset's.")] = None,
     workers: Workers = None,
     device: Annotated[str, arg(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -42,13 +50,14 @@ def train(
     """Train every run of a preset and store dense trajectories; go on where a stopped training was."""
     from llc_dynamics.sweeps import resolve, run_sweep
 
-    sweep, folder = resolve(config, out, seed)
+    sweep, folder = resolve(config, out, seed, system)
     run_sweep(sweep, folder, workers=workers, estimate=False, device=device)
     print(f"trained: {folder}")
 
 
 def calibrate(
     folder: Folder,
+    system: System = None,
     gradients: Annotated[
         int,
         arg(
@@ -59,7 +68,7 @@ def calibrate(
     target_error: Annotated[float, arg(help="Wanted standard error of a point, as a share of the estimate.")] = 0.05,
     loss: Annotated[
         Literal["behavioural", "given"],
-        arg(help="The model against its own predictions at the checkpoint, or the training loss."),
+        arg(help="The model against its own outputs at the checkpoint, or the training loss."),
     ] = "behavioural",
     batch_size: Annotated[int | None, arg(help="First batch to try; by default that of the stored preset.")] = None,
     num_samples: Annotated[
@@ -78,6 +87,7 @@ def calibrate(
     from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.progress import progress_bars
     from llc_dynamics.sweeps import calibrate_runs, find_runs, to_calibrate
+    from llc_dynamics.systems.registry import system_class
 
     runs = find_runs(folder)
     config = to_calibrate(folder, loss, batch_size, num_samples)
@@ -88,6 +98,7 @@ def calibrate(
             runs,
             config,
             out,
+            system=None if system is None else system_class(system),
             gradients=gradients,
             target_error=target_error,
             seed=seed,
@@ -101,6 +112,7 @@ def calibrate(
 
 def llc(
     folder: Folder,
+    system: System = None,
     config: Annotated[Path | None, arg(help="Preset file whose [llc] table to use instead of the stored one.")] = None,
     settings: Annotated[
         Path | None, arg(help="Settings file of `llc-dynamics calibrate` to use instead of the stored preset's.")
@@ -113,14 +125,18 @@ def llc(
     """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
     from llc_dynamics.cli.show import show_curves
     from llc_dynamics.errors import ConfigError
-    from llc_dynamics.sweeps import estimate_curves, find_runs, llc_config, load_sweep, require_in_context
+    from llc_dynamics.sweeps import estimate_curves, find_runs, llc_config
+    from llc_dynamics.sweeps.config import load_llc
+    from llc_dynamics.sweeps.runner import systems_of
+    from llc_dynamics.systems.registry import system_class
 
     if config is not None and settings is not None:
         raise ConfigError("--config and --settings both say how to estimate; give one of them")
     runs = find_runs(folder)
-    require_in_context(runs)
-    chosen = load_sweep(config).llc if config is not None else llc_config(folder, settings)
-    estimate_curves(runs, chosen, name=name, overwrite=overwrite, workers=workers, device=device)
+    given = None if system is None else system_class(system)
+    systems_of(runs, given)  # the first message is about the runs
+    chosen = load_llc(config) if config is not None else llc_config(folder, settings)
+    estimate_curves(runs, chosen, system=given, name=name, overwrite=overwrite, workers=workers, device=device)
     show_curves(runs, name)
 
 
@@ -180,21 +196,3 @@ def verify(
     from llc_dynamics.cli.show import show_verification
 
     return show_verification(folder)
-
-
-def bench(
-    name: Annotated[
-        Positional[Literal["training", "writing", "reading", "joint_pca"]], arg(help="Which benchmark to run.")
-    ],
-) -> None:
-    """Run a speed benchmark of a source checkout (experiments/benchmarks/), both sides of every ratio in one run."""
-    import runpy
-    import sys
-
-    from llc_dynamics.errors import ConfigError
-
-    script = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / f"{name}.py"
-    if not script.exists():
-        raise ConfigError(f"bench: {script.name} is part of a source checkout and not installed; run it from a clone")
-    sys.argv = [str(script)]
-    runpy.run_path(str(script), run_name="__main__")

@@ -15,7 +15,6 @@ from torch import nn
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.estimate import estimate
-from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
 from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
 from llc_dynamics.llc.problem import Problem, require_steps
@@ -31,6 +30,7 @@ from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import can_fork, in_processes, require_workers
 
 Progress = Callable[[int, int], None]
 _SHARES_OF_A_RUN = (1 / 3, 2 / 3, 1.0)

@@ -15,7 +15,6 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc.calibration import Calibration
-from llc_dynamics.llc.forking import can_fork, in_processes, require_workers
 from llc_dynamics.llc.frames import curve_to_datatree, curve_to_pandas, curve_to_xarray
 from llc_dynamics.llc.identity import curve_differences, curve_identity, tensor_data_id
 from llc_dynamics.llc.point import llc_point, require_same_curve
@@ -30,6 +29,7 @@ from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import can_fork, in_processes, require_workers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from llc_dynamics.sampling import KERNELS, ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.metric import Metric, require_metric
 from llc_dynamics.settings import converted, from_mapping, load_toml, nearest, to_mapping
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 #: Which loss an estimate is of: the one that was given, or the outputs against those at w* (`ld.behavioural`).
 Loss = Literal["given", "behavioural"]

@@ -27,7 +27,7 @@ from llc_dynamics.report.reproduce import reproduce_commands
 from llc_dynamics.report.tables import run_table, table, unconverged_table
 from llc_dynamics.report.toml_text import toml_text
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors
+from llc_dynamics.trajectory.files import storage_errors
 
 
 def write_report(
@@ -134,8 +134,8 @@ def _notes(analysis: Analysis) -> str:
         for verdict in (run.transience, run.specialisation):
             for note in () if verdict is None else verdict.notes:
                 # At M = infinity there is no specialised predictor to be given.
-                if run.num_tasks != math.inf or "specialised" not in note:
-                    notes.append(f"{run.label}: {words.predictor_names(note)}")
+                if run.num_tasks != math.inf or note.code != "no_specialised_predictor":
+                    notes.append(f"{run.label}: {words.predictor_names(str(note))}")
     if not notes:
         return ""
     unique = list(dict.fromkeys(notes))

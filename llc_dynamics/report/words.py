@@ -63,7 +63,7 @@ def verdict_sentences(run: RunAnalysis) -> list[str]:
             f"({verdict.rebound_paired_z:.1f} paired standard errors over sequences; z = {verdict.rebound_z:.1f} with "
             "the jitter of the weights): transient ridge.",
         ]
-    found = f"No transient ridge: {predictor_names(verdict.reasons[0])}."
+    found = f"No transient ridge: {predictor_names(str(verdict.reasons[0]))}."
     if at == int(loss.steps[-1]):
         return [found, f"At the end, step {last}, the out-of-distribution loss is {low}{_yardsticks(run)}."]
     return [
@@ -209,7 +209,7 @@ def _specialisation_sentence(run: RunAnalysis) -> str:
     verdict = run.specialisation
     assert verdict is not None
     if not verdict.specialised or verdict.t_half is None:
-        return f"No specialisation in distribution: {predictor_names(verdict.reasons[0])}."
+        return f"No specialisation in distribution: {predictor_names(str(verdict.reasons[0]))}."
     low, high = verdict.ratio_interval
     return (
         f"In distribution the distance to dMMSE fell {plain(verdict.ratio)} times ({verdict.level:.0%} interval "

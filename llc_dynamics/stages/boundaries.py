@@ -75,36 +75,48 @@ def change_between(values: Array, start: int, stop: int) -> tuple[float, float]:
 
 
 def _resolved_phases(fit: SmoothFit, values: Array) -> list[_Phase]:
-    size = np.abs(fit.slope)
-    crossings = np.flatnonzero(np.diff(np.sign(fit.slope)) != 0)
-    minima = np.flatnonzero((size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])) + 1
-    cuts = sorted({0, len(size) - 1, *(int(c) for c in crossings), *(int(c) for c in minima)})
-    cuts = [cut for k, cut in enumerate(cuts) if k == 0 or cut - cuts[k - 1] > 1 or cut == len(size) - 1]
-    phases = [_phase(fit, start, stop) for start, stop in itertools.pairwise(cuts)]
+    """Phases whose change is resolved: the weakest goes, or two without a dip between them join, until all are."""
+    phases = [_phase(fit, start, stop) for start, stop in itertools.pairwise(_flat_places(fit.slope))]
     least = _LEAST_SHARE * float(np.ptp(fit.mean))
     while len(phases) > 1:
         strengths = [_strength(values, phase, least) for phase in phases]
         weakest = int(np.argmin(strengths))
-        if strengths[weakest] >= 1:
-            # a plateau that is none: phases of the same sign without a dip between them are one
-            shallow = [
-                k
-                for k, (left, right) in enumerate(itertools.pairwise(phases))
-                if left.sign == right.sign and not _dips(fit, left, right)
-            ]
-            if not shallow:
-                break
-            left, right = phases[shallow[0]], phases[shallow[0] + 1]
-            phases[shallow[0] : shallow[0] + 2] = [_phase(fit, left.start, right.stop)]
-            continue
-        gone = phases.pop(weakest)
-        # phases of one sign on both sides of a weak one in the other direction stay apart: a plateau lies between them
-        if 0 < weakest < len(phases):
-            middle = (gone.start + gone.stop) // 2
-            left, right = phases[weakest - 1], phases[weakest]
-            phases[weakest - 1] = _Phase(left.start, middle, left.peak, left.sign)
-            phases[weakest] = _Phase(middle, right.stop, right.peak, right.sign)
+        if strengths[weakest] < 1:
+            _leave_out(phases, weakest)
+        elif not _join_first_without_a_dip(fit, phases):
+            break
     return phases if phases and _strength(values, phases[0], least) >= 1 else []
+
+
+def _flat_places(slope: Array) -> list[int]:
+    """Grid points where the slope changes its sign or its size is least, and both ends; no two neighbours."""
+    size = np.abs(slope)
+    crossings = np.flatnonzero(np.diff(np.sign(slope)) != 0)
+    minima = np.flatnonzero((size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])) + 1
+    cuts = sorted({0, len(size) - 1, *(int(c) for c in crossings), *(int(c) for c in minima)})
+    return [cut for k, cut in enumerate(cuts) if k == 0 or cut - cuts[k - 1] > 1 or cut == len(size) - 1]
+
+
+def _join_first_without_a_dip(fit: SmoothFit, phases: list[_Phase]) -> bool:
+    """A plateau that is none: phases of the same sign without a dip between them are one. Whether there was one."""
+    for k, (left, right) in enumerate(itertools.pairwise(phases)):
+        if left.sign == right.sign and not _dips(fit, left, right):
+            phases[k : k + 2] = [_phase(fit, left.start, right.stop)]
+            return True
+    return False
+
+
+def _leave_out(phases: list[_Phase], weakest: int) -> None:
+    """Take out a weak phase; its neighbours grow to its middle.
+
+    Phases of one sign on both sides of a weak one in the other direction stay apart: a plateau lies between them.
+    """
+    gone = phases.pop(weakest)
+    if 0 < weakest < len(phases):
+        middle = (gone.start + gone.stop) // 2
+        left, right = phases[weakest - 1], phases[weakest]
+        phases[weakest - 1] = _Phase(left.start, middle, left.peak, left.sign)
+        phases[weakest] = _Phase(middle, right.stop, right.peak, right.sign)
 
 
 def _phase(fit: SmoothFit, start: int, stop: int) -> _Phase:
@@ -125,42 +137,54 @@ def _dips(fit: SmoothFit, left: _Phase, right: _Phase) -> bool:
 
 
 def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes: Array, level: float) -> Found:
-    window = slice(left.peak, right.peak + 1)
-    extent = None
+    """The boundary between two phases, from the samples that have one: `places` is where, `extent` what it covers."""
     if left.sign != right.sign:
         kind: Kind = "turn"
-        places = left.peak + (left.sign * values[:, window]).argmax(1)
-        extremum = np.take_along_axis(left.sign * values, places[:, None], 1)[:, 0]
-        # the extremum lies inside, above where either phase came from
-        there = (places > left.peak) & (places < right.peak)
-        there &= extremum > left.sign * values[:, left.start]
-        there &= extremum > left.sign * values[:, right.stop]
+        there, places = _turns(left, right, values)
+        extent = places
     else:
         kind = "plateau"
-        # a fit smears the steeper phase over the plateau and moves its flattest place towards the other one; in units
-        # of what lies between the two peaks it stays
-        peaks = np.abs(fit.slope[[left.peak, right.peak]])
-        scale = peaks[0] * (peaks[1] / peaks[0]) ** (_TILT * np.linspace(0, 1, right.peak - left.peak + 1))
-        along = left.sign * slopes[:, window] / scale
-        lowest = int((np.abs(fit.slope[window]) / scale).argmin())
-        smaller_peak = np.minimum(along[:, 0], along[:, -1])
-        # near a fixed place: the least of a wiggling path over all of the window is small whatever the curve does
-        reach = round(_NEAR * min(lowest, along.shape[1] - 1 - lowest))
-        there = along[:, lowest - reach : lowest + reach + 1].min(1) < PLATEAU_SHARE * smaller_peak
-        there &= smaller_peak > 0
-        places = left.peak + along.argmin(1)
-        slope = left.sign * slopes[:, window]
-        extent = left.peak + _within_plateaus(slope, along.argmin(1), PLATEAU_SHARE * slope[:, [0, -1]])
+        there, places, extent = _plateaus(fit, left, right, slopes)
+    share = float(there.mean()) if there.any() else 0.0
     if not there.any():
         there = np.ones_like(there)
-        share = 0.0
-    else:
-        share = float(there.mean())
     middle = float(np.median(fit.grid[places[there]]))
-    within = fit.grid[(places if extent is None else extent)[there]]
-    low, high = np.quantile(within, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(fit.grid[extent[there]], [(1 - level) / 2, (1 + level) / 2])
     half_cell = (fit.grid[1] - fit.grid[0]) / 2
     return Found(middle, float(low) - half_cell, float(high) + half_cell, fit.weight * share, kind)
+
+
+def _turns(left: _Phase, right: _Phase, values: Array) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Which samples [N, G] have an extremum between the peaks, above both outer ends, and its grid point, [N] each."""
+    signed = left.sign * values
+    places = left.peak + signed[:, left.peak : right.peak + 1].argmax(1)
+    extremum = np.take_along_axis(signed, places[:, None], 1)[:, 0]
+    there = (places > left.peak) & (places < right.peak)
+    there &= extremum > signed[:, left.start]
+    there &= extremum > signed[:, right.stop]
+    return there, places
+
+
+def _plateaus(
+    fit: SmoothFit, left: _Phase, right: _Phase, slopes: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
+    """Which samples [N, G] of the slope have a plateau, its flattest grid point, and one on its stretch, [N] each."""
+    window = slice(left.peak, right.peak + 1)
+    # a fit smears the steeper phase over the plateau and moves its flattest place towards the other one; in units
+    # of what lies between the two peaks it stays
+    peaks = np.abs(fit.slope[[left.peak, right.peak]])
+    scale = peaks[0] * (peaks[1] / peaks[0]) ** (_TILT * np.linspace(0, 1, right.peak - left.peak + 1))
+    slope = left.sign * slopes[:, window]
+    along = slope / scale
+    lowest = int((np.abs(fit.slope[window]) / scale).argmin())
+    smaller_peak = np.minimum(along[:, 0], along[:, -1])
+    # near a fixed place: the least of a wiggling path over all of the window is small whatever the curve does
+    reach = round(_NEAR * min(lowest, along.shape[1] - 1 - lowest))
+    there = along[:, lowest - reach : lowest + reach + 1].min(1) < PLATEAU_SHARE * smaller_peak
+    there &= smaller_peak > 0
+    flattest = along.argmin(1)
+    extent = _within_plateaus(slope, flattest, PLATEAU_SHARE * slope[:, [0, -1]])
+    return there, left.peak + flattest, left.peak + extent
 
 
 def _within_plateaus(along: Array, least: NDArray[np.intp], limits: Array) -> NDArray[np.intp]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.ranges import finite_number, whole_number
 from llc_dynamics.stages.gaussian_process import MOST_CELLS, fit_smooth
 from llc_dynamics.stages.points import MIN_POINTS, common_points
@@ -60,7 +61,7 @@ class ChangePoints:
     steps : where the joint signal changes, in steps, in order.
     names : of the curves. noise : by name, the typical standard deviation of a cell that its curve was divided by.
     cells : n, the cells that hold a point. penalty : in units of -2 log likelihood.
-    notes : what was left out or estimated, in words.
+    notes : what was left out or estimated.
     """
 
     steps: tuple[float, ...]
@@ -68,11 +69,12 @@ class ChangePoints:
     noise: dict[str, float]
     cells: int
     penalty: float
-    notes: tuple[str, ...]
+    notes: tuple[Finding, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
-        return asdict(self) | {key: list(getattr(self, key)) for key in ("steps", "names", "notes")}
+        fields = asdict(self)
+        return fields | {key: list(fields[key]) for key in ("steps", "names", "notes")}
 
     def __str__(self) -> str:
         found = ", ".join(f"{step:,.0f}" for step in self.steps) or "none"
@@ -119,7 +121,7 @@ def change_points(
     if num_cells is not None:
         num_cells = whole_number("num_cells", num_cells, MIN_POINTS)
     used: dict[str, Curve] = {}
-    notes: list[str] = []
+    notes: list[Finding] = []
     for name, curve in curves.items():
         points = common_points({name: curve})
         used[name] = points.curves[name]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
 from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.seeding import numpy_generator
@@ -87,7 +88,7 @@ class StageReport:
     threshold, level : probability from which a boundary is resolved; of the intervals.
     weight : of the smooth account of the data against a constant and random walks. noise : standard deviation of the
         noise that was fitted on top of the measured errors.
-    notes : what was left out, estimated, or speaks against the verdict, in words.
+    notes : what was left out, estimated, or speaks against the verdict.
     fit : the fitted curve and its slope, for `plot_stages`.
     """
 
@@ -98,7 +99,7 @@ class StageReport:
     level: float
     weight: float
     noise: float
-    notes: tuple[str, ...]
+    notes: tuple[Finding, ...]
     fit: SmoothFit
 
     @property
@@ -108,9 +109,10 @@ class StageReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the fit."""
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("fit", "boundaries", "stages")}
+        own = ("name", "threshold", "level", "weight", "noise")
         return {
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()},
+            **{name: getattr(self, name) for name in own},
+            "notes": [note.to_dict() for note in self.notes],
             "boundaries": [asdict(boundary) | {"interval": list(boundary.interval)} for boundary in self.boundaries],
             "stages": [asdict(stage) for stage in self.stages],
         }
@@ -164,29 +166,14 @@ def detect_stages(
     threshold, level = between_0_and_1("threshold", threshold), between_0_and_1("level", level)
     points = common_points({"curve": curve})
     used = points.curves["curve"]
-    notes = list(points.notes)
     x = np.log1p(used.steps.astype(np.float64))
     errors = used.standard_errors
     if errors is not None and not (errors > 0).any():
         errors = None
-    if errors is None:
-        notes.append(
-            "no standard errors were given: estimated from the scatter of neighbours; shared errors are unseen"
-        )
     fit = fit_smooth(x, used.values, errors)
-    typical = None if errors is None else float(np.median(errors))
-    if typical is not None and fit.noise > typical:
-        notes.append(
-            f"neighbouring points scatter by {fit.noise:.3g} beyond their standard errors ({typical:.3g}); counted as "
-            "noise"
-        )
-    allowed = 1.0
-    if component is not None:
-        allowed = _beyond_a_cosine(used, component, notes)
+    content = 0.0 if component is None else _cosine_content(used, component)
+    allowed = 0.0 if content >= RANDOM_WALK_LIKE else 1.0
     paths = fit.paths(_PATHS, numpy_generator(seed, "stages"))
-    if fit.weight < threshold:
-        best = max((name for name in fit.log_evidence if name != "smooth"), key=lambda name: fit.log_evidence[name])
-        notes.append(f"a {best} explains the points as well as a smooth curve (weight of the smooth {fit.weight:.2f})")
     boundaries = []
     for found in find_boundaries(fit, level, paths):
         probability = allowed * found.probability
@@ -195,24 +182,54 @@ def detect_stages(
             resolved = probability >= threshold
             boundaries.append(Boundary(float(np.expm1(found.x)), (low, high), probability, found.kind, resolved))
     edges = [float(used.steps[0]), *(each.step for each in boundaries if each.resolved), float(used.steps[-1])]
-    stages = _stages(fit, paths[0], edges, _loss_changes(loss, curve, edges, seed))
+    notes = (*points.notes, *_notes_on_errors(fit, errors))
+    if not allowed:
+        notes += (_like_a_cosine(component, content),)
+    if fit.weight < threshold:
+        notes += (_explained_otherwise(fit),)
     return StageReport(
-        curve.name, tuple(boundaries), stages, threshold, level, fit.weight, fit.noise, tuple(notes), fit
+        name=curve.name,
+        boundaries=tuple(boundaries),
+        stages=_stages(fit, paths[0], edges, _loss_changes(loss, curve, edges, seed)),
+        threshold=threshold,
+        level=level,
+        weight=fit.weight,
+        noise=fit.noise,
+        notes=notes,
+        fit=fit,
     )
 
 
-def _beyond_a_cosine(curve: Curve, component: int, notes: list[str]) -> float:
-    """1, or 0 for a component that is what PCA makes of a random walk."""
+def _cosine_content(curve: Curve, component: int) -> float:
+    """NaN where it cannot be told."""
     if isinstance(component, bool) or not isinstance(component, int) or component < 1:
         raise ConfigError(f"component must be 1, 2, ... (the number of the principal component), got {component!r}")
-    content = float(cosine_content(curve.values, [component])[0])
-    if not content >= RANDOM_WALK_LIKE:
-        return 1.0
-    notes.append(
+    return float(cosine_content(curve.values, [component])[0])
+
+
+def _notes_on_errors(fit: SmoothFit, errors: NDArray[np.float64] | None) -> list[Finding]:
+    if errors is None:
+        text = "no standard errors were given: estimated from the scatter of neighbours; shared errors are unseen"
+        return [Finding("errors_estimated", text)]
+    typical = float(np.median(errors))
+    if fit.noise <= typical:
+        return []
+    beyond = f"neighbouring points scatter by {fit.noise:.3g} beyond their standard errors ({typical:.3g})"
+    return [Finding("errors_too_small", f"{beyond}; counted as noise")]
+
+
+def _like_a_cosine(component: int | None, content: float) -> Finding:
+    return Finding(
+        "cosine_like",
         f"cosine content {content:.2f}: component {component} is nearly the cosine that PCA makes of a random walk, "
-        "whose turns mean nothing"
+        "whose turns mean nothing",
     )
-    return 0.0
+
+
+def _explained_otherwise(fit: SmoothFit) -> Finding:
+    best = max((name for name in fit.log_evidence if name != "smooth"), key=lambda name: fit.log_evidence[name])
+    text = f"a {best} explains the points as well as a smooth curve (weight of the smooth {fit.weight:.2f})"
+    return Finding("not_smooth", text)
 
 
 def _between_checkpoints(found: Found, x: NDArray[np.float64]) -> tuple[float, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
+from llc_dynamics.ranges import between_0_and_1, finite_number, whole_number
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.jitter import Jitter, calibrated, estimate_jitter, jitter_paths, late_window
 from llc_dynamics.stages.smoothing import smoother_matrix
@@ -32,6 +34,13 @@ class Change:
         if self.error > 0:
             return self.value / self.error
         return float(np.sign(self.value) * np.inf) if self.value else 0.0
+
+
+def check_bootstrap(level: float, resolution: float, num_bootstrap: int) -> None:
+    """`ConfigError` for settings out of their range."""
+    between_0_and_1("level", level)
+    finite_number("resolution (a width in log(t + 1), such as 0.5)", resolution, zero=False)
+    whole_number("num_bootstrap", num_bootstrap, 50)
 
 
 class TimeGrid:
@@ -110,6 +119,11 @@ class Evidence:
         if self.deviations is None:
             return np.zeros((len(self.steps), self.grid.num_bootstrap))
         return np.asarray(self.deviations @ self.grid.bootstrap_weights(self.deviations.shape[1]), dtype=np.float64)
+
+    @functools.cached_property
+    def draws(self) -> NDArray[np.float64]:
+        """Deviations of the trend from both, [C, draw]."""
+        return self.sampling_draws() + self.jitter_draws()
 
     def change(self, start: int, end: int) -> Change:
         """Trend at checkpoint `end` minus at `start`, paired over the sequences."""

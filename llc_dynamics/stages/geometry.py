@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
@@ -53,7 +54,7 @@ class TrajectoryGeometry:
     resolution : the length d of the chords, in units of the scores. level : of all intervals.
     cosine_content : of the two components along this run. smooth_weight : smaller of the two weights of the smooth
         account of the points against a constant and random walks.
-    notes : in words, what was left out and what to beware of.
+    notes : what was left out and what to beware of.
     """
 
     components: tuple[int, int]
@@ -75,13 +76,13 @@ class TrajectoryGeometry:
     level: float
     cosine_content: tuple[float, float]
     smooth_weight: float
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Finding, ...] = ()
 
     @property
     def sentence(self) -> str:
         """All turning points and notes in words."""
         found = [point.sentence for point in self.turning_points] or ["no turning points"]
-        return "; ".join([*found, *self.notes])
+        return "; ".join([*found, *map(str, self.notes)])
 
     @property
     def cosine_like(self) -> bool:
@@ -143,12 +144,7 @@ def trajectory_geometry(
     position, velocity = _together([(fit.mean, fit.slope) for fit in fits], fits)
     sampled, sampled_velocity = _together(paths, fits)
     errors, velocity_errors = _together([(fit.mean_error, fit.slope_error) for fit in fits], fits)
-    extent = float(np.hypot(*np.ptp(position, axis=0)))
-    chord = resolution * extent
-    least = _NOISE_MULTIPLE * float(np.median(np.hypot(*errors.T)))
-    if least > chord:
-        notes.append(f"resolution raised from {chord:.3g} to {least:.3g}: shorter chords would follow the noise")
-        chord = least
+    chord = _chord(position, errors, resolution, notes)
     curvature, center = circles(grid, position, velocity, chord)
     draws = np.stack([circles(grid, p, v, chord)[0] for p, v in zip(sampled, sampled_velocity, strict=True)])
     weight = min(fit.weight for fit in fits)
@@ -157,9 +153,8 @@ def trajectory_geometry(
     along = np.stack([first.values, second.values], axis=1)
     contents = cosine_content(along, [component + 1 for component in components]).tolist()
     if _like_cosines(contents):
-        notes.append(
-            f"cosine contents {contents[0]:.2f} and {contents[1]:.2f}: the PCA of a random walk turns in this way, too"
-        )
+        values = f"cosine contents {contents[0]:.2f} and {contents[1]:.2f}"
+        notes.append(Finding("cosine_like", f"{values}: the PCA of a random walk turns in this way, too"))
     points = [
         *find_vertices(grid, position, curvature, center, draws, sampled, chord=chord, level=level, weight=weight),
         *(
@@ -192,6 +187,17 @@ def trajectory_geometry(
     )
 
 
+def _chord(position: Array, errors: Array, resolution: float, notes: list[Finding]) -> float:
+    """The share `resolution` of the curve's extent, or some errors of the position, with a note, if that is more."""
+    chord = resolution * float(np.hypot(*np.ptp(position, axis=0)))
+    least = _NOISE_MULTIPLE * float(np.median(np.hypot(*errors.T)))
+    if least <= chord:
+        return chord
+    raised = f"resolution raised from {chord:.3g} to {least:.3g}"
+    notes.append(Finding("resolution_raised", f"{raised}: shorter chords would follow the noise"))
+    return least
+
+
 def _like_cosines(contents: Sequence[float]) -> bool:
     return bool(min(np.nan_to_num(contents)) >= RANDOM_WALK_LIKE)
 
@@ -214,7 +220,7 @@ def _together(pairs: list[tuple[Array, Array]], fits: list[SmoothFit]) -> tuple[
 
 def _curves(
     steps: ArrayLike, scores: ArrayLike, components: tuple[int, int], standard_errors: ArrayLike | None
-) -> tuple[Curve, Curve, list[str]]:
+) -> tuple[Curve, Curve, list[Finding]]:
     if isinstance(scores, dict):
         raise DataError("scores are a dict of runs; give one run at a time, such as scores[8]")
     table = np.asarray(scores, dtype=np.float64)

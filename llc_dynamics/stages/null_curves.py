@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.finding import sentences
 from llc_dynamics.ranges import between_0_and_1, whole_number
 from llc_dynamics.seeding import derive_seed, numpy_generator
 from llc_dynamics.stages.developmental import detect_stages
@@ -41,7 +42,7 @@ def null_curve(kind: NullKind, like: Curve, seed: int = 0) -> Curve:
         raise ConfigError(f"null curve {kind!r} is unknown; choose one of {', '.join(NULL_KINDS)}")
     points = common_points({"like": like})
     if len(points.steps) < len(like):
-        raise DataError(f"{'; '.join(points.notes)}: leave them out of the curve that nothing is to be made like")
+        raise DataError(f"{sentences(points.notes)}: leave them out of the curve that nothing is to be made like")
     generator = numpy_generator(seed, f"null curve {kind}")
     values = like.values
     errors = _errors(like)

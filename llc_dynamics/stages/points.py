@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.ranges import finite_number
 
 MIN_POINTS = 8
@@ -19,11 +20,11 @@ _OTHER_MEAN = 0.01
 
 @dataclass(frozen=True)
 class Points:
-    """`curves` by role, all on the same finite, converged `steps` [C]; `notes` say in words what was left out."""
+    """`curves` by role, all on the same finite, converged `steps` [C]; `notes` say what was left out."""
 
     steps: NDArray[np.int64]
     curves: dict[str, Curve]
-    notes: tuple[str, ...]
+    notes: tuple[Finding, ...]
 
 
 def common_points(curves: Mapping[str, Curve | None], min_points: int = MIN_POINTS) -> Points:
@@ -58,15 +59,17 @@ def common_points(curves: Mapping[str, Curve | None], min_points: int = MIN_POIN
         if not finite.any():
             raise DataError(f"{role} ('{curve.name}') is NaN or infinite at every step; nothing can be detected in it")
         if not finite.all():
-            notes.append(f"{role}: {int((~finite).sum())} of {len(curve)} points are NaN or infinite and were dropped")
+            count = f"{role}: {int((~finite).sum())} of {len(curve)} points"
+            notes.append(Finding("not_finite", f"{count} are NaN or infinite and were dropped"))
         usable &= finite
         if curve.converged is not None and not curve.converged.all():
-            notes.append(f"{role}: {int((~curve.converged).sum())} of {len(curve)} points are unconverged and dropped")
+            count = f"{role}: {int((~curve.converged).sum())} of {len(curve)} points"
+            notes.append(Finding("not_converged", f"{count} are unconverged and dropped"))
             usable &= curve.converged
     if usable.sum() < min_points:
         raise DataError(
             f"{int(usable.sum())} usable points of {len(first)} given; a verdict needs at least {min_points}: "
-            "evaluate more checkpoints" + (f" ({'; '.join(notes)})" if notes else "")
+            "evaluate more checkpoints" + (f" ({sentences(notes)})" if notes else "")
         )
     kept = {
         role: Curve(

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.ranges import between_0_and_1, finite_number, whole_number
-from llc_dynamics.stages.evidence import Evidence, TimeGrid
+from llc_dynamics.finding import Finding
+from llc_dynamics.ranges import finite_number
+from llc_dynamics.stages.evidence import Evidence, TimeGrid, check_bootstrap
 from llc_dynamics.stages.points import check_reference, common_points
 from llc_dynamics.stages.verdicts import SpecialisationVerdict
 
@@ -34,7 +35,7 @@ def detect_specialisation(
 
     Parameters
     ----------
-    specialised : mean squared distance to the specialised predictor (dMMSE_M), in distribution; with `samples` [C, S].
+    specialised : mean squared distance to the specialised predictor, in distribution; with `samples` [C, S].
     reference_distance : mean squared distance in distribution between the general and the specialised predictor.
     scale : "log" or "linear": of which fall t_half, t_begin and t_end are the 50%, 10% and 90%.
     min_ratio, min_z : thresholds. level : probability of the intervals (bootstrap over sequences and jitter).
@@ -45,9 +46,7 @@ def detect_specialisation(
     """
     if scale not in ("log", "linear"):
         raise ConfigError(f"scale={scale!r}; choose 'log' or 'linear'")
-    between_0_and_1("level", level)
-    finite_number("resolution (a width in log(t + 1), such as 0.5)", resolution, zero=False)
-    whole_number("num_bootstrap", num_bootstrap, 50)
+    check_bootstrap(level, resolution, num_bootstrap)
     finite_number("min_z", min_z, zero=True)
     if finite_number("min_ratio", min_ratio, zero=False) < 1:
         raise ConfigError(f"min_ratio must be 1 or more, how many times nearer; got {min_ratio!r}")
@@ -56,58 +55,25 @@ def detect_specialisation(
     curve = points.curves["specialised"]
     if np.any(curve.values <= 0):
         raise DataError("specialised has values of zero or below; it must be a mean squared distance")
-    notes = list(points.notes)
-    grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
-    fall = Evidence(curve, grid, log=True, exact_first=True)
-    if fall.deviations is None:
-        notes.append(
-            "no samples: only the jitter between checkpoints"
-            + (
-                " and the standard errors, taken as independent, are counted"
-                if fall.standard_errors is not None
-                else " is counted"
-            )
-        )
-    last = len(points.steps) - 1
-    trend = fall.trend
-    draws = trend[:, None] + fall.sampling_draws() + fall.jitter_draws()
-    change = fall.change(0, last)
-    drop = float(trend[0] - trend[-1])
-    z = drop / change.error if change.error > 0 else float(np.sign(drop)) * float("inf") if drop else 0.0
+    fall = Evidence(curve, TimeGrid(points.steps, resolution, num_bootstrap, seed), log=True, exact_first=True)
     quantiles = [(1 - level) / 2, (1 + level) / 2]
-    error = fall.level_error(last)
-    start, end = float(np.exp(trend[0])), float(np.exp(trend[-1]))
+    draws = fall.trend[:, None] + fall.sampling_draws() + fall.jitter_draws()
     ratio_low, ratio_high = np.exp(np.quantile(draws[0] - draws[-1], quantiles))
-
-    against = []
-    if drop <= 0:
-        against.append(f"the distance did not fall: {start:.3g} at the start, {end:.3g} at the end")
-    elif z < min_z:
-        against.append(f"the distance fell {np.exp(drop):.3g} times: within {min_z:g} of its errors")
-    elif np.exp(drop) < min_ratio:
-        against.append(f"the distance fell {np.exp(drop):.3g} times: real, but less than the {min_ratio:g} asked for")
-    if reference_distance is not None and trend[-1] > np.log(reference_distance) - 2 * error:
-        against.append(
-            f"at the end the model is no nearer to the specialised predictor ({end:.3g}) "
-            f"than the general predictor is ({reference_distance:.3g})"
-        )
-    found = not against
+    z, end_error = _fall_z(fall), fall.level_error(len(fall.trend) - 1)
+    start, end = (float(np.exp(fall.trend[place])) for place in (0, -1))
+    asked = (
+        _too_small(fall.trend, z, min_z, min_ratio),
+        _not_near_enough(float(fall.trend[-1]), end_error, reference_distance),
+    )
+    against = tuple(finding for finding in asked if finding is not None)
     half = begin = finish = interval = None
-    if found:
-        level_curve = trend if scale == "log" else np.exp(trend)
-        begin, half, finish = (_passing_time(points.steps, level_curve, share) for share in (0.1, 0.5, 0.9))
-        level_draws = draws if scale == "log" else np.exp(draws)
-        times = [_passing_time(points.steps, column, 0.5) for column in level_draws.T]
+    if not against:
+        trend, samples = (fall.trend, draws) if scale == "log" else (np.exp(fall.trend), np.exp(draws))
+        begin, half, finish = (_passing_time(points.steps, trend, share) for share in (0.1, 0.5, 0.9))
+        times = [_passing_time(points.steps, column, 0.5) for column in samples.T]
         interval = _at_least_the_gap(points.steps, half, np.quantile(times, quantiles))
-    cross = None
-    if reference_distance is not None:
-        above = np.flatnonzero(trend >= np.log(reference_distance))
-        if len(above) == 0:
-            cross = float(points.steps[0])
-        elif above[-1] < last:
-            cross = _interpolate(points.steps, trend, int(above[-1]), float(np.log(reference_distance)))
     return SpecialisationVerdict(
-        kind="specialised" if found else "none",
+        kind="none" if against else "specialised",
         t_half=half,
         t_half_interval=interval,
         t_begin=begin,
@@ -115,16 +81,70 @@ def detect_specialisation(
         level=level,
         start=start,
         end=end,
-        end_error=end * error,
+        end_error=end * end_error,
         ratio=start / end,
         ratio_interval=(float(ratio_low), float(ratio_high)),
         fall_z=z,
-        t_cross=cross,
+        t_cross=None if reference_distance is None else _crossing(points.steps, fall.trend, reference_distance),
         scale=scale,
-        reasons=tuple(against)
-        or (f"the distance fell from {start:.3g} to {end:.3g} ({z:.1f} errors of the logarithm)",),
-        notes=tuple(notes),
+        reasons=against
+        or (Finding("fell", f"the distance fell from {start:.3g} to {end:.3g} ({z:.1f} errors of the logarithm)"),),
+        notes=(*points.notes, *_limits(fall)),
     )
+
+
+def _fall_z(fall: Evidence) -> float:
+    """The fall from first to last over its error, infinite for a fall without noise."""
+    drop = float(fall.trend[0] - fall.trend[-1])
+    error = fall.change(0, len(fall.trend) - 1).error
+    if error > 0:
+        return drop / error
+    return float(np.sign(drop)) * float("inf") if drop else 0.0
+
+
+def _too_small(trend: NDArray[np.float64], z: float, min_z: float, min_ratio: float) -> Finding | None:
+    drop, ratio = float(trend[0] - trend[-1]), np.exp(float(trend[0] - trend[-1]))
+    if drop <= 0:
+        start, end = np.exp(trend[0]), np.exp(trend[-1])
+        return Finding("no_fall", f"the distance did not fall: {start:.3g} at the start, {end:.3g} at the end")
+    if z < min_z:
+        return Finding("fall_within_errors", f"the distance fell {ratio:.3g} times: within {min_z:g} of its errors")
+    if ratio < min_ratio:
+        return Finding(
+            "fall_too_small", f"the distance fell {ratio:.3g} times: real, but less than the {min_ratio:g} asked for"
+        )
+    return None
+
+
+def _not_near_enough(end: float, error: float, reference: float | None) -> Finding | None:
+    """`end` and its error are those of the logarithm."""
+    if reference is None or end <= np.log(reference) - 2 * error:
+        return None
+    return Finding(
+        "no_nearer_than_general",
+        f"at the end the model is no nearer to the specialised predictor ({np.exp(end):.3g}) "
+        f"than the general predictor is ({reference:.3g})",
+    )
+
+
+def _limits(fall: Evidence) -> list[Finding]:
+    """What could not be known from what was given."""
+    if fall.deviations is not None:
+        return []
+    if fall.standard_errors is not None:
+        counted = " and the standard errors, taken as independent, are counted"
+        return [Finding("errors_taken_as_independent", f"no samples: only the jitter between checkpoints{counted}")]
+    return [Finding("no_errors", "no samples: only the jitter between checkpoints is counted")]
+
+
+def _crossing(steps: NDArray[np.int64], trend: NDArray[np.float64], reference: float) -> float | None:
+    """Step from which the logarithm of the distance stays below that of `reference`, None if it does not."""
+    above = np.flatnonzero(trend >= np.log(reference))
+    if len(above) == 0:
+        return float(steps[0])
+    if above[-1] == len(trend) - 1:
+        return None
+    return _interpolate(steps, trend, int(above[-1]), float(np.log(reference)))
 
 
 def _passing_time(steps: NDArray[np.int64], trend: NDArray[np.float64], share: float) -> float:
@@ -143,10 +163,7 @@ def _interpolate(steps: NDArray[np.int64], trend: NDArray[np.float64], before: i
     return float(np.expm1(x[0] + share * (x[1] - x[0])))
 
 
-def _at_least_the_gap(
-    steps: NDArray[np.int64], time: float | None, interval: NDArray[np.float64]
-) -> tuple[float, float]:
+def _at_least_the_gap(steps: NDArray[np.int64], time: float, interval: NDArray[np.float64]) -> tuple[float, float]:
     """The interval, widened to the two checkpoints around `time`."""
-    assert time is not None
     after = int(np.clip(np.searchsorted(steps, time), 1, len(steps) - 1))
     return min(float(interval[0]), float(steps[after - 1])), max(float(interval[1]), float(steps[after]))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from llc_dynamics.finding import Finding
+
 
 @dataclass(frozen=True)
 class TransienceVerdict:
@@ -34,7 +36,7 @@ class TransienceVerdict:
         specialised predictor has to the general one): 0 on that way, 1 at the general predictor. None without
         `reference_distance`.
     general_change, specialised_change : change of the distances from the minimum to the end; `_error` their errors.
-    reasons : the verdict in words. notes : what was left out or could not be known.
+    reasons : what the verdict rests on. notes : what was left out or could not be known.
     """
 
     kind: str
@@ -61,8 +63,8 @@ class TransienceVerdict:
     general_change_error: float
     specialised_change: float | None
     specialised_change_error: float | None
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
+    reasons: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
 
     @property
     def transient(self) -> bool:
@@ -98,7 +100,7 @@ class SpecialisationVerdict:
     fall_z : the fall (of the logarithm, where `scale` is "log") over its standard error.
     t_cross : when the distance fell below `reference_distance` for good, None if never or if that was not given.
     scale : "log" or "linear", of what half and the percentages are.
-    reasons, notes : in words.
+    reasons, notes : as in `TransienceVerdict`.
     """
 
     kind: str
@@ -115,8 +117,8 @@ class SpecialisationVerdict:
     fall_z: float
     t_cross: float | None
     scale: str
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
+    reasons: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
 
     @property
     def specialised(self) -> bool:

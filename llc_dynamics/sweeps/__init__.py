@@ -1,15 +1,14 @@
-"""Presets, sweeps over M, and the worker pool that runs them."""
+"""Presets, sweeps of runs, and the worker pool that computes them."""
 
 from llc_dynamics.sweeps.calibration import calibrate_runs, llc_config, to_calibrate
-from llc_dynamics.sweeps.config import LLCConfig, SweepConfig, SweepRun, load_sweep
+from llc_dynamics.sweeps.config import LLCConfig, SweepConfig, load_sweep
 from llc_dynamics.sweeps.folders import find_runs, stored_sweep
 from llc_dynamics.sweeps.presets import load_preset, preset_names, resolve
-from llc_dynamics.sweeps.runner import estimate_curves, require_in_context, run_sweep
+from llc_dynamics.sweeps.runner import estimate_curves, run_sweep
 
 __all__ = [
     "LLCConfig",
     "SweepConfig",
-    "SweepRun",
     "calibrate_runs",
     "estimate_curves",
     "find_runs",
@@ -17,7 +16,6 @@ __all__ = [
     "load_preset",
     "load_sweep",
     "preset_names",
-    "require_in_context",
     "resolve",
     "run_sweep",
     "stored_sweep",

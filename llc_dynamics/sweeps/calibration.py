@@ -12,9 +12,11 @@ from llc_dynamics.llc.calibrate import Progress, calibrate_problems, spread
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.settings import Loss
 from llc_dynamics.sweeps.config import LLCConfig
-from llc_dynamics.sweeps.folders import stored_sweep
-from llc_dynamics.sweeps.runner import check_workers, problem_of, require_device, require_in_context
+from llc_dynamics.sweeps.folders import stored_llc
+from llc_dynamics.sweeps.runner import problem_of, require_device, systems_of
+from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import require_workers
 
 #: What `calibrate_runs` writes into a folder, beside the settings and the evidence of `Calibration.save`.
 TRIALS = "trials"
@@ -25,6 +27,7 @@ def calibrate_runs(
     config: LLCConfig,
     folder: Path,
     *,
+    system: type[System] | None = None,
     gradients: int = 4000,
     target_error: float = 0.05,
     seed: int = 0,
@@ -32,7 +35,7 @@ def calibrate_runs(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Calibration:
-    """Calibrate for the curves of in-context runs, and write settings, evidence and figure into `folder`.
+    """Calibrate for the curves of runs, and write settings, evidence and figure into `folder`.
 
     Tried are checkpoints that the curves will have: of one run at a third, two thirds and the end of its points, of
     several runs the last two of these each. Finished trials are kept in `folder/trials`; the same call goes on there.
@@ -40,24 +43,26 @@ def calibrate_runs(
     Parameters
     ----------
     config : its loss, and the batch size and n of its estimate, are what is calibrated for; the rest is chosen.
+    system : the runs' system where it is not part of this package, or they were recorded in another loop.
     others : as in `ld.calibrate`.
 
-    Raises what `ld.calibrate` raises, and `TrajectoryError` for runs of another training loop.
+    Raises what `ld.calibrate` raises, and `TrajectoryError` for runs whose system nobody named.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
-    require_in_context(runs)
+    systems = systems_of(runs, system)
+    estimate = config.estimate_of(systems[0])
     problems = []
-    for run in runs:
-        problem = problem_of(run, config.loss_fn, device)
+    for run, own in zip(runs, systems, strict=True):
+        problem = problem_of(run, own, config, device)
         for step in spread(config.choose_steps(run.weight_steps), len(runs)):
             problems.append(problem.at(run, step, several_runs=len(runs) > 1))
     options = CalibrationOptions(
         gradients=gradients,
         target_error=target_error,
-        num_chains=config.estimate.num_chains,
-        batch_size=config.estimate.batch_size,
-        num_samples=config.estimate.num_samples,
+        num_chains=estimate.num_chains,
+        batch_size=estimate.batch_size,
+        num_samples=estimate.num_samples,
         seed=seed,
     )
     found = calibrate_problems(
@@ -77,7 +82,7 @@ def llc_config(folder: str | Path, settings_file: Path | None = None) -> LLCConf
     With a settings file only the points of the curve are the stored ones, or the usual ones where none are.
     """
     if settings_file is None:
-        return stored_sweep(folder).llc
+        return stored_llc(folder)
     settings, loss = read_settings(settings_file)
     return replace(_stored_or_usual(folder), estimate=settings, loss=loss)
 
@@ -96,7 +101,7 @@ def to_calibrate(folder: str | Path, loss: Loss, batch_size: int | None, num_sam
 def _stored_or_usual(folder: str | Path) -> LLCConfig:
     """Runs that were copied out of their sweep have no stored settings."""
     try:
-        return stored_sweep(folder).llc
+        return stored_llc(folder)
     except CorruptRunError:
         raise
     except TrajectoryError:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llc_dynamics.errors import CorruptRunError, TrajectoryError
-from llc_dynamics.settings import to_mapping
-from llc_dynamics.sweeps.config import SweepConfig, sweep_from_mapping
-from llc_dynamics.training import number_of_tasks
+from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
+from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
+from llc_dynamics.systems.description import description_of
+from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
-from llc_dynamics.trajectory.names import is_run
+from llc_dynamics.trajectory.files import write_whole
+from llc_dynamics.trajectory.names import run_folders as run_folders
 
 SWEEP_FILE = "sweep.json"
 
 
 def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None) -> list[Trajectory]:
-    """The runs of a folder: itself if it is a run, else its subfolders that are, ordered by M (infinity last).
+    """The runs of a folder: itself if it is a run, else its subfolders that are, in the order of their axis
+    (M = 2, 12, infinity), then those without one by name.
 
     on_damage : called with a message for a run that cannot be opened, which is then left out; None raises its error.
 
@@ -37,33 +38,15 @@ def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None
             on_damage(f"{path.name} was left out: {error}")
     if not runs and problem is not None:
         raise problem
-    return sorted(runs, key=_by_tasks)
+    return sorted(runs, key=_by_axis)
 
 
-def run_folders(folder: str | Path) -> list[Path]:
-    """The run folders of a folder, by name; nothing is opened. Raises `TrajectoryError` if there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TrajectoryError(f"{folder}: no such folder; give a run folder or a folder of runs")
-    if is_run(folder):
-        return [folder]
-    with storage_errors(folder, "read"):
-        # A hidden folder is a run that is being built, or was when its process died.
-        children = [child for child in sorted(folder.iterdir()) if is_run(child) and not child.name.startswith(".")]
-    if not children:
-        raise TrajectoryError(
-            f"{folder}: neither a run nor a folder of runs (there is no manifest.json in it or in its subfolders); "
-            "record one with `llc-dynamics train CONFIG --out FOLDER` or ld.TrajectoryWriter"
-        )
-    return children
-
-
-def write_sweep_file(folder: Path, resolved: dict[str, Any]) -> None:
+def write_sweep_file(folder: Path, sweep: SweepConfig) -> None:
     """Keep the resolved settings beside the runs. Raises `TrajectoryError` if the folder belongs to something else."""
-    path = folder / SWEEP_FILE
+    path, resolved = folder / SWEEP_FILE, sweep.to_mapping()
     if path.exists():
         # Compared as settings: a later version may know settings, with defaults, that the file does not hold.
-        stored = to_mapping(sweep_from_mapping(read_sweep_file(folder), where=str(path)))
+        stored = SweepConfig.from_mapping(read_sweep_file(folder), str(path), system=type(sweep.system)).to_mapping()
         if stored != resolved:
             differing = sorted(key for key in {*stored, *resolved} if stored.get(key) != resolved.get(key))
             raise TrajectoryError(
@@ -77,14 +60,27 @@ def write_sweep_file(folder: Path, resolved: dict[str, Any]) -> None:
     write_whole(path, json.dumps(resolved, indent=1).encode())
 
 
-def stored_sweep(folder: str | Path) -> SweepConfig:
-    """The settings of a sweep folder, or of the sweep that a run folder stands in."""
+def stored_sweep(folder: str | Path, system: type[System] | None = None) -> SweepConfig:
+    """The settings of a sweep folder, or of the sweep that a run folder stands in; see `SweepConfig.from_mapping`."""
+    place = sweep_folder(folder)
+    return SweepConfig.from_mapping(read_sweep_file(place), str(place / SWEEP_FILE), system=system)
+
+
+def stored_llc(folder: str | Path) -> LLCConfig:
+    """How the curves of a sweep are estimated; its system is not needed for that."""
+    place = sweep_folder(folder)
+    return LLCConfig.from_mapping(read_sweep_file(place).get("llc", {}), f"{place / SWEEP_FILE}: llc")
+
+
+def sweep_folder(folder: str | Path) -> Path:
+    """The folder itself or the one that it stands in, whichever holds the settings of a sweep."""
     folder = Path(folder).resolve()
     for candidate in (folder, folder.parent):
         if (candidate / SWEEP_FILE).is_file():
-            return sweep_from_mapping(read_sweep_file(candidate), where=str(candidate / SWEEP_FILE))
+            return candidate
     raise TrajectoryError(
-        f"{folder}: no {SWEEP_FILE} here or one folder up, so the settings are not known; give them with --config"
+        f"{folder}: no {SWEEP_FILE} here or one folder up, so the settings are not known; give them with --config, or "
+        "choose them with `llc-dynamics calibrate` and give them with --settings"
     )
 
 
@@ -102,6 +98,10 @@ def read_sweep_file(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _by_tasks(run: Trajectory) -> tuple[float, str]:
-    tasks = number_of_tasks(run.config)
-    return (math.inf if tasks is None else tasks, run.path.name)
+def _by_axis(run: Trajectory) -> tuple[int, tuple[float, str], list[tuple[int, int, str]]]:
+    name = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", run.path.name)]
+    try:
+        axis = description_of(run).axis
+    except ConfigError:
+        axis = None
+    return (1, (0.0, ""), name) if axis is None else (0, axis.order(), name)

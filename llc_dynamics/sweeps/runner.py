@@ -12,15 +12,15 @@ import torch
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.llc import Problem, llc_point
 from llc_dynamics.llc.storage import curve_folder, stored_points
-from llc_dynamics.sampling.flat_model import LossFunction
-from llc_dynamics.settings import from_mapping, to_mapping
+from llc_dynamics.settings import to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
-from llc_dynamics.sweeps.pool import Job, default_workers, report, run_jobs
-from llc_dynamics.systems.in_context_regression.task import InContextRegression
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
-from llc_dynamics.training import RunConfig, load_config, train
+from llc_dynamics.systems.checks import check_system
+from llc_dynamics.systems.registry import calling, spec_of, system_class, system_mapping, system_of_run
+from llc_dynamics.systems.system import System
+from llc_dynamics.training import RunConfig, train
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import Job, report, require_workers, run_jobs
 
 
 def run_sweep(
@@ -32,22 +32,26 @@ def run_sweep(
     device: str = "cpu",
     show: bool | None = None,
 ) -> list[Path]:
-    """Train the runs of `sweep` into `folder/M-...`; with `estimate`, their LLC curves too, each as its run ends.
+    """Train the runs of `sweep` into folders inside `folder`; with `estimate`, their LLC curves too, as each run ends.
 
     What is finished is left as it is, what was stopped goes on. `workers=None` is one for every core. Results do not
     depend on the number of workers. Returns the run folders in the order of the sweep.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
     folder = Path(folder)
-    write_sweep_file(folder, to_mapping(sweep))
     configs = sweep.run_configs()
+    if not folder.exists():
+        first = next(iter(configs.values()))
+        check_system(first.system, first.seed)  # before anything is written
+    write_sweep_file(folder, sweep)
+    spec = spec_of(sweep.system)
     # Longest first: the last worker to end is then never far behind the others.
     order = sorted(configs, key=lambda label: -configs[label].training.num_steps)
     jobs = [
         Job(
             _train_run,
-            (to_mapping(configs[label]), str(folder / label), device),
+            (configs[label].to_mapping(), spec, str(folder / label), device),
             bar=_training_bar(folder / label),
             total=configs[label].training.num_steps,
         )
@@ -57,7 +61,7 @@ def run_sweep(
     def after(job: Job, result: Any) -> list[Job]:
         if not estimate or job.function is not _train_run:
             return []
-        return _point_jobs(Trajectory(result), sweep.llc, name="llc", device=device)
+        return _point_jobs(Trajectory(result), sweep.llc, type(sweep.system), "llc", device)
 
     run_jobs(jobs, workers=workers, after=after, show=show)
     return [folder / label for label in configs]
@@ -67,19 +71,21 @@ def estimate_curves(
     runs: Sequence[Trajectory],
     settings: LLCConfig,
     *,
+    system: type[System] | None = None,
     name: str = "llc",
     overwrite: bool = False,
     workers: int | None = None,
     device: str = "cpu",
     show: bool | None = None,
 ) -> None:
-    """Estimate the LLC curves of in-context runs, stored beside each run; points that are there already are kept.
+    """Estimate the LLC curves of runs, stored beside each run; points that are there already are kept.
 
+    system : the runs' system where it is not part of this package, or they were recorded in another loop.
     overwrite : compute points again that were made with other settings, and drop those at steps that are not wanted.
     """
-    workers = check_workers(workers)
+    workers = require_workers(workers)
     require_device(device)
-    jobs = [job for run in runs for job in _point_jobs(run, settings, name=name, device=device, overwrite=overwrite)]
+    jobs = [job for run in runs for job in _point_jobs(run, settings, system, name, device, overwrite)]
     # Only now, when every run is known to be one that the curve can be computed for.
     for run in runs if overwrite else ():
         wanted = settings.choose_steps(run.weight_steps)
@@ -89,13 +95,20 @@ def estimate_curves(
     run_jobs(jobs, workers=workers, show=show)
 
 
-def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str, overwrite: bool = False) -> list[Job]:
-    require_in_context([run])  # the message comes before any work is done
+def _point_jobs(
+    run: Trajectory,
+    settings: LLCConfig,
+    system: type[System] | None,
+    name: str,
+    device: str,
+    overwrite: bool = False,
+) -> list[Job]:
+    (own,) = systems_of([run], system)  # the message comes before any work is done
     steps = settings.choose_steps(run.weight_steps)
     return [
         Job(
             _estimate_point,
-            (str(run.path), step, to_mapping(settings), name, device, overwrite),
+            (str(run.path), step, spec_of(own), to_mapping(settings), name, device, overwrite),
             bar=f"LLC {run.path.name}",
             total=len(steps),
             advance=1,
@@ -104,27 +117,15 @@ def _point_jobs(run: Trajectory, settings: LLCConfig, *, name: str, device: str,
     ]
 
 
-def require_in_context(runs: Sequence[Trajectory]) -> None:
-    """Raise `TrajectoryError` unless this program trained the runs and each holds a checkpoint."""
+def systems_of(runs: Sequence[Trajectory], given: type[System] | None) -> list[System]:
+    """The system of each run: the one that it was trained with, or `given` for runs of another loop.
+
+    Raises `TrajectoryError` for a run whose system nobody named, or that holds no checkpoint.
+    """
     for run in runs:
-        try:
-            if "task" not in run.config:
-                raise ConfigError("there is no task in its configuration")
-            load_config(run)
-        except ConfigError as error:
-            raise TrajectoryError(
-                f"{run.path}: not an in-context run of `llc-dynamics train` ({error}); for a run of another training "
-                "loop call ld.llc_curve(run, model, loss_fn, data) in Python"
-            ) from None
         if len(run.weight_steps) == 0:
             raise TrajectoryError(f"{run.path}: no checkpoint is stored yet; go on with `llc-dynamics train`")
-
-
-def check_workers(workers: int | None) -> int:
-    """How many processes None stands for; `ConfigError` for a number below 1."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}; leave it out for one for every core")
-    return default_workers() if workers is None else workers
+    return [system_of_run(run.config, str(run.path), given) for run in runs]
 
 
 def require_device(device: str) -> None:
@@ -142,34 +143,39 @@ def _training_bar(path: Path) -> str:
     return f"train {path.name}"
 
 
-def _train_run(config: dict[str, Any], path: str, device: str) -> str:
+def _train_run(config: dict[str, Any], spec: str, path: str, device: str) -> str:
     """In a worker: train one run."""
     bar = _training_bar(Path(path))
-    run = train(from_mapping(RunConfig, config), path, device=device, progress=lambda step, _: report(bar, step))
+    chosen = RunConfig.from_mapping(config, path, system_class(spec))
+    run = train(chosen, path, device=device, progress=lambda step, _: report(bar, step))
     report(bar, int(run.steps[-1]))
     return path
 
 
-def _estimate_point(path: str, step: int, mapping: dict[str, Any], name: str, device: str, overwrite: bool) -> None:
+def _estimate_point(
+    path: str, step: int, spec: str, mapping: dict[str, Any], name: str, device: str, overwrite: bool
+) -> None:
     """In a worker: one point of one curve."""
-    llc = from_mapping(LLCConfig, mapping)
+    llc = LLCConfig.from_mapping(mapping, "llc")
     run = Trajectory(path)
-    settings = replace(llc.estimate, seed=load_config(run).seed)
-    llc_point(run, step, problem_of(run, llc.loss_fn, device), settings, name=name, overwrite=overwrite)
+    (system,) = systems_of([run], system_class(spec))
+    settings = replace(llc.estimate_of(system), seed=_seed(run))
+    llc_point(run, step, problem_of(run, system, llc, device), settings, name=name, overwrite=overwrite)
 
 
-def problem_of(run: Trajectory, loss_fn: LossFunction, device: str) -> Problem:
-    """What the estimates of an in-context run are made for."""
-    config = load_config(run)
+def problem_of(run: Trajectory, system: System, config: LLCConfig, device: str) -> Problem:
+    """What the estimates of a run are made for."""
+    data = system.data()
     return Problem(
-        InContextTransformer(config.model, seed=config.seed),
-        loss_fn,
-        config.task.sample,
+        calling(f"{type(system).__name__}: build", system.build, _seed(run)),
+        config.loss_of(system),
+        system.sample if data is None else data,
         device=device,
-        data_id=data_name(config.task),
+        # A function has no bytes to take a digest of.
+        data_id=f"fresh samples of {system_mapping(system)}" if data is None else None,
     )
 
 
-def data_name(task: InContextRegression) -> str:
-    """What identifies the data of stored estimates: q_M has no bytes to take a digest of."""
-    return f"fresh sequences from q_M, {task}"
+def _seed(run: Trajectory) -> int:
+    seed = run.config.get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0

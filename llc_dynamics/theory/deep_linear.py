@@ -1,4 +1,4 @@
-"""The learning coefficient of deep linear networks (Aoyagi 2024, theorem 1)."""
+"""The learning coefficient of deep linear networks (Aoyagi 2024, theorem 1); two layers: reduced-rank regression."""
 
 from __future__ import annotations
 
@@ -52,6 +52,43 @@ def deep_linear_multiplicity(widths: Sequence[int], rank: int) -> int:
     excess, _, _ = _bottleneck(widths, rank)
     layers, _, remainder = _division(excess)
     return remainder * (layers - remainder) + 1
+
+
+def reduced_rank_llc(inputs: int, hidden: int, outputs: int, rank: int) -> float:
+    """Learning coefficient lambda of x -> B A x with squared error, A [H, M], B [N, H], where the true B A has rank r.
+
+    This is `deep_linear_llc` of two layers. With M inputs, H hidden units and N outputs it is, by cases (the first that
+    applies; Aoyagi & Watanabe, "Stochastic complexities of reduced rank regression in Bayesian estimation", Neural
+    Networks 18 (2005), main theorem):
+
+        N + r > M + H :  lambda = (H M - H r + N r) / 2
+        M + r > N + H :  lambda = (H N - H r + M r) / 2
+        H + r > M + N :  lambda = M N / 2
+        otherwise     :  lambda = (2 (H + r)(M + N) + 2 M N - (H + r)^2 - M^2 - N^2 + odd) / 8
+
+    where odd is 1 if M + H + N + r is odd, and 0 if not.
+
+    Parameters
+    ----------
+    inputs, hidden, outputs : M, H and N, of 1 or more.
+    rank : r, from 0 to the smallest of them.
+
+    Raises `ConfigError` for values outside these ranges.
+    """
+    return deep_linear_llc(_two_layers(inputs, hidden, outputs), rank)
+
+
+def reduced_rank_multiplicity(inputs: int, hidden: int, outputs: int, rank: int) -> int:
+    """Multiplicity that belongs to `reduced_rank_llc`: 2 in its last case if M + H + N + r is odd, otherwise 1."""
+    return deep_linear_multiplicity(_two_layers(inputs, hidden, outputs), rank)
+
+
+def _two_layers(inputs: int, hidden: int, outputs: int) -> list[int]:
+    return [
+        whole_number("inputs", inputs, 1),
+        whole_number("hidden", hidden, 1),
+        whole_number("outputs", outputs, 1),
+    ]
 
 
 def _bottleneck(widths: Sequence[int], rank: int) -> tuple[list[int], list[int], int]:

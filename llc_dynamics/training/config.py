@@ -1,4 +1,4 @@
-"""Settings of one training run. Every field can stand in a TOML preset; an unknown key is an error."""
+"""Settings of one training run, of any system."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.settings import nearest
-from llc_dynamics.systems.in_context_regression.task import InContextRegression
-from llc_dynamics.systems.in_context_regression.transformer import TransformerConfig
+from llc_dynamics.settings import converted, nearest, to_mapping
+from llc_dynamics.systems.registry import system_mapping, system_of
+from llc_dynamics.systems.system import System
 from llc_dynamics.training.schedules import SCHEDULES
 from llc_dynamics.trajectory import WeightStorage, checkpoint_schedule
 
@@ -43,9 +43,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Optimisation of one run, on the mean squared error over all K positions.
+    """Optimisation of one run, on the mean over the batch of the system's loss.
 
-    optimizer : "adam", or "muon" (Muon on the matrices inside the blocks, Adam on the rest).
+    optimizer : "adam", or "muon" (Muon on the matrices that the system names, Adam on the rest).
     learning_rate, betas : of Adam; muon_learning_rate, muon_momentum : of Muon.
     averaging : decay of an exponential moving average of the weights. If above 0 the *averaged* weights are what
         checkpoints hold and metrics measure (the optimiser goes on from its own); the average is corrected for its
@@ -88,45 +88,42 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """Fixed evaluation sets, the same at every checkpoint and, for one seed, the same in all runs of a sweep.
-
-    num_sequences : sequences from q_M, and as many from q_inf; num_root_sequences : B, sequences of the root task t_1
-    on which the function vector is recorded.
-    """
-
-    num_sequences: int = 1024
-    num_root_sequences: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_sequences", "num_root_sequences"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"evaluation.{name} must be 2 or more; got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
 class RunConfig:
-    """Everything that determines a run. `seed` fixes the initial weights and the batches."""
+    """Everything that determines a run. `seed` fixes the initial weights, the batches and the probes."""
 
-    task: InContextRegression = field(default_factory=InContextRegression)
-    model: TransformerConfig = field(default_factory=TransformerConfig)
+    system: System
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.model.dimension != self.task.dimension:
-            raise ConfigError(
-                f"model.dimension ({self.model.dimension}) must equal task.dimension ({self.task.dimension})"
-            )
-        if self.model.context_length < self.task.context_length:
-            raise ConfigError(
-                f"model.context_length ({self.model.context_length}) must be at least task.context_length "
-                f"({self.task.context_length})"
-            )
         self.checkpoint_steps()  # its settings are checked before anything is trained
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str, system: type[System] | None = None) -> RunConfig:
+        """From JSON types. `system` : the class, which has to be given for one that is not part of this package.
+
+        Raises `ConfigError` for a bad, unknown or missing setting, `TrajectoryError` for a system that is not given.
+        """
+        if not isinstance(mapping, Mapping) or "system" not in mapping:
+            raise ConfigError(
+                f"{where}: expected the settings of a run with a table 'system', got {ascii(mapping)[:80]}"
+            )
+        known = {"training": TrainingConfig, "checkpoints": CheckpointConfig, "seed": int}
+        for key in mapping:
+            if key not in known and key != "system":
+                raise ConfigError(f"{where}: {key}: unknown setting; {nearest(str(key), [*known, 'system'])}")
+        rest = {key: converted(hint, mapping[key], f"{where}: {key}") for key, hint in known.items() if key in mapping}
+        return cls(system_of(mapping["system"], where, system), **rest)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The inverse of `from_mapping`."""
+        return {
+            "system": system_mapping(self.system),
+            "training": to_mapping(self.training),
+            "checkpoints": to_mapping(self.checkpoints),
+            "seed": self.seed,
+        }
 
     def checkpoint_steps(self) -> NDArray[np.int64]:
         """The steps to store."""
@@ -149,7 +146,7 @@ class RunConfig:
 
 def number_of_tasks(config: Mapping[str, Any]) -> float | None:
     """M of an in-context run (`math.inf` included); None for a run of anything else."""
-    task = config.get("task")
+    task = config.get("system", config.get("task"))
     value = task.get("num_tasks") if isinstance(task, Mapping) else None
     try:
         number = float(value)  # type: ignore[arg-type]

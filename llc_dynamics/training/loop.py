@@ -1,9 +1,9 @@
-"""Task and model in, trajectory out. A stopped run goes on and ends bit-for-bit as the unbroken one."""
+"""System in, trajectory out. A stopped run goes on and ends bit-for-bit as the unbroken one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llc_dynamics.errors import DataError
+from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.provenance import provenance
-from llc_dynamics.seeding import torch_generator
-from llc_dynamics.settings import from_mapping, to_mapping
-from llc_dynamics.systems.in_context_regression.evaluation import Evaluator, sequence_loss
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
+from llc_dynamics.seeding import isolated_generators, torch_generator
+from llc_dynamics.systems.batch import mapped, num_samples
+from llc_dynamics.systems.checks import check_system
+from llc_dynamics.systems.measure import PROBES, ProbeSet
+from llc_dynamics.systems.system import System
 from llc_dynamics.training.averaging import WeightAverage
 from llc_dynamics.training.config import RunConfig
 from llc_dynamics.training.optimizers import build_optimizers, load_optimizer_state, optimizer_state, set_rate
@@ -26,7 +27,7 @@ from llc_dynamics.trajectory.names import is_run
 
 _SEAL_SECONDS = 30.0  # a kill costs at most this much work, however slow the steps
 
-Progress = Callable[[int, float], None]  # called with (step, latest out-of-distribution loss) at checkpoints
+Progress = Callable[[int, float], None]  # called with (step, mean training loss since the last one) at checkpoints
 
 
 def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress: Progress | None = None) -> Trajectory:
@@ -34,29 +35,38 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
 
     The caller chooses the number of threads (`torch.set_num_threads`); on one machine and with one thread the stored
     rows depend on `config` alone (how many of them share a file depends on the clock). Raises `TrajectoryError` if
-    `path` holds something else, `ManifestMismatchError` if it holds a run with other settings, and `DataError` if the
-    loss becomes NaN (checkpoints before that are kept).
+    `path` holds something else, `ManifestMismatchError` if it holds a run with other settings, what `check_system`
+    raises before anything is written, and `DataError` if the loss becomes NaN (checkpoints before that are kept).
     """
-    resolved = to_mapping(config)
+    resolved = config.to_mapping()
     if is_run(Path(path)):
         begun = Trajectory(path)
         # Compared as settings: a later version may know settings, with defaults, that the manifest does not hold.
-        if "task" in begun.config and load_config(begun) == config:
+        if isinstance(begun.config.get("system"), Mapping) and _same_settings(begun, config):
             if begun.complete:
                 return begun
             resolved = dict(begun.config)
+    with isolated_generators(config.seed):
+        return _train(config, resolved, Path(path), device, progress)
+
+
+def _train(
+    config: RunConfig, resolved: Mapping[str, Any], path: Path, device: str, progress: Progress | None
+) -> Trajectory:
+    probes, description = check_system(config.system, config.seed)
     run = _Run(config, device)
-    evaluator = Evaluator(config, device)
+    probe_set = ProbeSet(config.system, probes, description, device)
     schedule = [int(step) for step in config.checkpoint_steps()]
     with_weights = {int(step) for step in config.weight_steps()}
     with TrajectoryWriter(
         path,
         run.recorded,
         config=resolved,
-        arrays={"evaluation": evaluator.arrays()},
+        arrays={PROBES: probe_set.arrays()},
         storage=config.checkpoints.storage,
         resume=True,
         provenance=provenance(device),
+        description=description.to_dict(),
     ) as writer:
         state = Trajectory(path).resume_state()
         if state is not None:
@@ -64,17 +74,16 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
         sealed_at = time.monotonic()
         for target in (step for step in schedule if step > run.step or (step == 0 and state is None)):
             train_loss = run.advance(target)
-            measured = evaluator.measure(run.recorded_model())
-            metrics = {"train_loss": train_loss, **measured.metrics}
+            measured = probe_set.measure(run.recorded_model())
             writer.record(
                 target,
-                metrics=metrics,
+                metrics={"train_loss": train_loss, **measured.metrics},
                 outputs=measured.outputs,
                 samples=measured.samples,
                 weights=target in with_weights,
             )
             if progress is not None:
-                progress(target, measured.metrics["ood_loss"])
+                progress(target, train_loss)
             late = time.monotonic() - sealed_at > _SEAL_SECONDS
             if late or writer.full or target == schedule[-1]:
                 writer.seal(state=run.state())
@@ -83,9 +92,13 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
     return Trajectory(path)
 
 
-def load_config(run: Trajectory) -> RunConfig:
-    """The `RunConfig` that a stored run was trained with."""
-    return from_mapping(RunConfig, run.config, where=str(run.path))
+def load_config(run: Trajectory, system: type[System] | None = None) -> RunConfig:
+    """The `RunConfig` that a stored run was trained with; see `RunConfig.from_mapping`."""
+    return RunConfig.from_mapping(run.config, str(run.path), system)
+
+
+def _same_settings(begun: Trajectory, config: RunConfig) -> bool:
+    return load_config(begun, type(config.system)).to_mapping() == config.to_mapping()
 
 
 class _Run:
@@ -93,15 +106,17 @@ class _Run:
 
     def __init__(self, config: RunConfig, device: str) -> None:
         self.config = config
+        self.device, self.on_gpu = device, torch.device(device).type == "cuda"
         self.step = 0
-        self.model = InContextTransformer(config.model, seed=config.seed).to(device)
+        self.model = config.system.build(config.seed).to(device)
         self.generator = torch_generator(config.seed, "batches", device=device)
         settings = config.training
-        self.optimizers = build_optimizers(self.model, settings)
+        self.draw = _batches(config.system, settings.batch_size, device)
+        self.optimizers = build_optimizers(self.model, config.system, settings)
         self.average = WeightAverage(self.model, settings.averaging) if settings.averaging > 0 else None
-        self.loss: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor] = sequence_loss
+        self.loss: Callable[[nn.Module, Any], Tensor] = config.system.loss
         if settings.compile:
-            self.loss = torch.compile(sequence_loss)
+            self.loss = torch.compile(config.system.loss)
         self.autocast = (
             torch.autocast(torch.device(device).type, torch.bfloat16) if settings.bfloat16 else nullcontext()
         )
@@ -119,7 +134,7 @@ class _Run:
 
     def advance(self, target: int) -> float:
         """Update up to step `target`; the mean loss of the training batches on the way (of none: NaN)."""
-        task, settings = self.config.task, self.config.training
+        settings = self.config.training
         total, start = torch.zeros((), dtype=torch.float64), self.step
         while self.step < target:
             factor = rate_factor(
@@ -130,7 +145,7 @@ class _Run:
                 final_fraction=settings.final_fraction,
             )
             set_rate(self.optimizers, factor)
-            batch = task.sample(self.generator, settings.batch_size)
+            batch = self.draw(self.generator)
             with self.autocast:
                 loss = self.loss(self.model, batch).mean()
             self.model.zero_grad()
@@ -156,6 +171,8 @@ class _Run:
             "model": dict(self.model.state_dict()),
             "optimizers": [optimizer_state(optimizer) for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
+            # Dropout and the like draw from the global generators.
+            "global": [torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.on_gpu else None],
             "average": None if self.average is None else self.average.state(),
         }
 
@@ -165,5 +182,27 @@ class _Run:
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             load_optimizer_state(optimizer, stored)
         self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["global"][0].cpu())
+        if self.on_gpu:
+            torch.cuda.set_rng_state(state["global"][1].cpu(), self.device)
         if self.average is not None:
             self.average.load_state(state["average"])
+
+
+def _batches(system: System, batch_size: int, device: str) -> Callable[[torch.Generator], Any]:
+    """Batches: fresh ones from `sample`, or independent draws from the samples of `data` (all of them, if as many)."""
+    data = system.data()
+    if data is None:
+        return lambda generator: system.sample(generator, batch_size)
+    total = num_samples(data)
+    if batch_size > total:
+        raise ConfigError(f"training.batch_size is {batch_size}, and data() holds {total} samples; choose at most that")
+    data = mapped(data, lambda leaf: leaf.to(device))
+    if batch_size == total:
+        return lambda _: data
+
+    def draw(generator: torch.Generator) -> Any:
+        chosen = torch.randint(total, (batch_size,), generator=generator, device=generator.device)
+        return mapped(data, lambda leaf: leaf[chosen])
+
+    return draw

@@ -7,26 +7,33 @@ from typing import Any
 import torch
 from torch import nn
 
+from llc_dynamics.errors import ConfigError
+from llc_dynamics.settings import nearest
+from llc_dynamics.systems.system import System
 from llc_dynamics.training.config import TrainingConfig
 from llc_dynamics.training.muon import Muon
 
 
-def build_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, system: System, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
     """The optimisers that update `model` together; each group keeps its peak rate under "peak".
 
-    "adam": Adam on everything. "muon": Muon on the matrices inside the blocks (a fused query-key-value map counts as
-    three), Adam on embeddings, read-out, norms and biases.
+    "adam": Adam on everything. "muon": Muon on the matrices that the system names, Adam on the rest.
+
+    Raises `ConfigError` for a system that names no matrices, or parameters that the model does not have.
     """
     beta1, beta2 = settings.betas
     matrices: list[dict[str, Any]] = []
     if settings.optimizer == "muon":
-        for name, parameter in model.named_parameters():
-            if name.startswith("blocks.") and parameter.ndim == 2:
-                blocks = 3 if name.endswith("query_key_value.weight") else 1
-                matrices.append({"params": [parameter], "blocks": blocks})
+        parameters = dict(model.named_parameters())
+        for name, blocks in system.muon_parameters(model):
+            if name not in parameters:
+                raise ConfigError(f"muon_parameters: the model has no '{name}'; {nearest(name, parameters)}")
+            matrices.append({"params": [parameters[name]], "blocks": blocks})
     taken = {id(group["params"][0]) for group in matrices}
     others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    found: list[torch.optim.Optimizer] = [torch.optim.Adam(others, settings.learning_rate, (beta1, beta2), fused=True)]
+    found: list[torch.optim.Optimizer] = []
+    if others:
+        found.append(torch.optim.Adam(others, settings.learning_rate, (beta1, beta2), fused=True))
     if matrices:
         found.append(Muon(matrices, settings.muon_learning_rate, settings.muon_momentum))
     for optimizer in found:

@@ -14,7 +14,7 @@ from llc_dynamics.errors import CorruptRunError
 from llc_dynamics.report import live
 from llc_dynamics.report.live import LiveRun, sparkline, stage_in_words
 from llc_dynamics.stages import detect_transience
-from llc_dynamics.trajectory import shard as shards
+from llc_dynamics.trajectory.sealed import SealedFile
 
 STEPS = np.arange(0, 400, 10)
 
@@ -91,8 +91,8 @@ def test_a_folder_of_runs_says_which_to_watch(tmp_path, capsys):
 
 
 def test_each_look_reads_only_the_new_shards(tmp_path, monkeypatch):
-    read, checked = [], shards.check_structure
-    monkeypatch.setattr(shards, "check_structure", lambda path, header: (read.append(path.name), checked(path, header)))
+    read, honest = [], SealedFile.tables
+    monkeypatch.setattr(SealedFile, "tables", lambda file: (read.append(file.path.name), honest(file))[1])
     writer = record(tmp_path / "run", upto=8)
     writer.seal()
     read.clear()

@@ -1,25 +1,12 @@
 """The power section of the stage benchmark: rounds over all cells, their sums, and the figure."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "stages.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("stages_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    # As for a script: its own folder comes first.
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+    return load_script("benchmarks/stages.py")
 
 
 def test_rounds_add_up_and_are_made_once(bench, tmp_path, monkeypatch):

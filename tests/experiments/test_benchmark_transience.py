@@ -1,34 +1,22 @@
 """The benchmark of the transience detector: its cells, its restarts, and what it does to stored runs."""
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 import llc_dynamics as ld
-from llc_dynamics.stages.controls import synthetic_run
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "transience.py"
+synthetic_run = load_script("benchmarks/synthetic_runs.py").synthetic_run
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("transience_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    # As for a script: its own folder comes first.
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+    return load_script("benchmarks/transience.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,14 @@
 """A small run of `experiments/benchmarks/coverage.py`: its 95% intervals hold what they should."""
 
 import dataclasses
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "coverage.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def coverage():
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/coverage.py")
 
 
 @pytest.mark.parametrize("name", ["quadratic, MALT", "w^4, HMC"])

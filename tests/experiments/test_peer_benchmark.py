@@ -1,6 +1,6 @@
 """The peers' side of the benchmark: time to an accuracy, problems and settings as files, the environments' stamp."""
 
-import importlib.util
+import importlib
 import json
 import math
 import subprocess
@@ -206,12 +206,8 @@ def test_driver_leaves_out_what_is_there_and_summarises(tmp_path):
     (tmp_path / "rows").mkdir()
     rows.append_row(tmp_path / "rows" / "a.jsonl", row)
     assert rows.read_rows(tmp_path / "rows" / "a.jsonl") == [row]
-    # The driver shares its name with the package and is loaded by its path.
-    spec = importlib.util.spec_from_file_location("peers_driver", BENCHMARKS / "peers.py")
-    driver = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(driver)
-    assert driver.missing([wanted], [row]) == [replace(wanted, seeds=(1,))]
-    command = [sys.executable, str(BENCHMARKS / "peers.py"), "table", str(tmp_path)]
+    assert part("compare").missing([wanted], [row]) == [replace(wanted, seeds=(1,))]
+    command = [sys.executable, str(BENCHMARKS / "peers"), "table", str(tmp_path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "5% in: 1.5 s" in printed
     assert json.loads((tmp_path / "summary.json").read_text())["estimates"][0]["error_to_time"]["budget"] == 100

@@ -16,8 +16,7 @@ from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, CorruptRunError
 from llc_dynamics.llc import Calibration, EstimateSettings, read_settings, write_settings
 from llc_dynamics.sampling import HMC, MALT, RMSpropSGLD, Underdamped
-from llc_dynamics.theory.losses import half_squared_error
-from llc_dynamics.theory.potentials import Quadratic, potential_data
+from llc_dynamics.theory import Quadratic, half_squared_error, potential_data
 
 # Half of the directions stiff, half of them flat; a whole range of curvatures, the flattest of which no budget reaches.
 GAP = [40.0] * 32 + [0.0] * 32
@@ -107,7 +106,7 @@ def test_an_estimate_with_the_settings_is_exact_and_as_good_as_promised(with_gap
 
 def test_deep_linear_network_with_fresh_batches():
     """Minibatches of the behavioural loss: the value of a long run with other settings, at the same resolution."""
-    from llc_dynamics.theory.deep_linear_network import DeepLinearData, rank_minimal_network
+    from llc_dynamics.theory import DeepLinearData, rank_minimal_network
 
     network = rank_minimal_network((8, 6, 8), 2, seed=1)
     data = DeepLinearData(network.product().detach())

@@ -162,7 +162,7 @@ def test_workers_do_not_matter(run):
 
 
 def test_without_fork_it_goes_on_in_one_process(run, monkeypatch):
-    monkeypatch.setattr("llc_dynamics.llc.forking.sys.platform", "darwin")
+    monkeypatch.setattr("llc_dynamics.workers.sys.platform", "darwin")
     with pytest.warns(RuntimeWarning, match="one point after the other, because forked processes are only safe"):
         curve(run, workers=2, steps=[0, 10])
 

@@ -13,7 +13,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError
 from llc_dynamics.sampling import ChainTraces
-from llc_dynamics.theory.deep_linear_network import DeepLinearData, rank_minimal_network
+from llc_dynamics.theory import DeepLinearData, rank_minimal_network
 
 KERNELS = [
     ld.SGLD(100.0, 50.0, 1.0),

@@ -10,8 +10,7 @@ from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc import EstimateSettings
 from llc_dynamics.llc.storage import stored_points
 from llc_dynamics.sampling import MALT, Underdamped
-from llc_dynamics.theory.losses import squared_error
-from llc_dynamics.theory.potentials import Quadratic
+from llc_dynamics.theory import Quadratic, squared_error
 
 CURVATURES = [100.0] * 10 + [10.0] * 10 + [1.0] * 20
 DATA = (torch.zeros(4, 1), torch.zeros(4, len(CURVATURES)))

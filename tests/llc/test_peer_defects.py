@@ -33,8 +33,8 @@ from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc import EstimateSettings, Problem, llc_point
 from llc_dynamics.llc.diagnostics import monte_carlo_error
-from llc_dynamics.theory.losses import squared_error as potential_loss
-from llc_dynamics.theory.potentials import Quadratic, potential_data
+from llc_dynamics.theory import Quadratic, potential_data
+from llc_dynamics.theory import squared_error as potential_loss
 
 ELSEWHERE = [
     "sampling/test_sampling_engine.py::test_burn_in_is_not_recorded_and_draws_are_steps_apart",

@@ -103,7 +103,7 @@ class TestPage:
         assert "Transient ridge was found in 1 of 3 runs: M = 8." in text
         assert "It was not found for M = 2 and M = ∞." in text
         for other in (run for run in analysis.runs if run.num_tasks != 8):
-            assert predictor_names(other.transience.reasons[0]) in text
+            assert predictor_names(str(other.transience.reasons[0])) in text
 
     def test_levels_are_the_losses_of_the_predictors(self, sweep, analysis):
         arrays = sweep[1].arrays("evaluation")

@@ -59,7 +59,7 @@ def test_geometry_of_a_run_in_the_joint_pca(analysis: Analysis) -> None:
     assert [each["step"] for each in stored["turning_points"]] == [p.step for p in alone.turning_points]
     assert stored["cosine_content"] == list(alone.cosine_content)
     assert stored["resolution"] == alone.resolution
-    assert stored["notes"] == list(alone.notes)
+    assert stored["notes"] == [note.to_dict() for note in alone.notes]
     assert stored["cosine_like"] is False
     longest = max(len(value) for value in stored.values() if isinstance(value, list))
     assert longest <= max(len(alone.turning_points), len(alone.notes), 2)  # nothing on the grid

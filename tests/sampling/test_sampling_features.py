@@ -24,8 +24,8 @@ from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.flat_model import FlatModel, take_slice
 from llc_dynamics.sampling.selection import resolve_selection
-from llc_dynamics.theory.losses import squared_error as potential_loss
-from llc_dynamics.theory.potentials import Quadratic, potential_data
+from llc_dynamics.theory import Quadratic, potential_data
+from llc_dynamics.theory import squared_error as potential_loss
 
 network = functools.partial(problems.network, dtype=torch.float64)
 regression = functools.partial(problems.regression, 40, dtype=torch.float64)

@@ -25,7 +25,7 @@ from llc_dynamics.sampling import KERNELS, Evaluation, Target
 from llc_dynamics.sampling.batches import Batch, make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.theory.potentials import family_data
+from llc_dynamics.theory import family_data
 
 network = functools.partial(problems.network, 2, torch.float64)
 regression = functools.partial(problems.regression, 40, dtype=torch.float64)

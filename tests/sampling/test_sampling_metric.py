@@ -14,7 +14,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.sampling import metric
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
-from llc_dynamics.theory.relu_network import ReLUNetwork, rescaled
+from llc_dynamics.theory import ReLUNetwork, rescaled
 
 
 def network():

@@ -6,11 +6,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from scripts import load_script
 
 import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.cli import main
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.plots import plot_free_energy, plot_power, plot_stages
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.stages import (
@@ -23,9 +25,10 @@ from llc_dynamics.stages import (
     null_rates,
     seed_agreement,
 )
-from llc_dynamics.stages.controls import false_positive_rate, synthetic_run
 from llc_dynamics.theory import Solution
 
+synthetic_run = load_script("benchmarks/synthetic_runs.py").synthetic_run
+false_positive_rate = load_script("benchmarks/synthetic_runs.py").false_positive_rate
 STEPS = np.unique(np.geomspace(1, 10_000, 40).astype(int))
 X = np.log1p(STEPS)
 TENT = -np.abs(X - np.log1p(300))
@@ -233,7 +236,8 @@ class Result:
     """What `Solution.measured` reads of an `ld.LLCResult`."""
 
     def __init__(self, llc, total_error, reasons=()):
-        self.llc, self.total_error, self.reasons = llc, total_error, reasons
+        self.llc, self.total_error = llc, total_error
+        self.reasons = tuple(Finding("made_up", reason) for reason in reasons)
         self.converged = not reasons
 
 

@@ -26,9 +26,9 @@ def verdict(num_tasks: float) -> ld.stages.TransienceVerdict:
         return ld.Curve(steps, found[name], errors, name=name)
 
     return ld.detect_transience(
-        general=curve("ridge_distance_ood"),
-        specialised=None if num_tasks == math.inf else curve("dmmse_distance_ood"),
-        ood_loss=curve("ood_loss", found["ood_loss_se"]),
+        general=curve("distance/ood/ridge"),
+        specialised=None if num_tasks == math.inf else curve("distance/ood/dmmse"),
+        ood_loss=curve("loss/ood", found["standard_error/loss/ood"]),
     )
 
 
@@ -51,6 +51,6 @@ def test_no_transient_ridge(num_tasks: float) -> None:
 def test_specialisation(num_tasks: int, least_ratio: float) -> None:
     found = columns(num_tasks)
     steps = found["step"].astype(int)
-    specialised = ld.detect_specialisation(ld.Curve(steps, found["dmmse_distance_id"], name="dmmse_distance_id"))
+    specialised = ld.detect_specialisation(ld.Curve(steps, found["distance/id/dmmse"], name="distance/id/dmmse"))
     assert specialised.kind == "specialised"
     assert specialised.ratio > least_ratio

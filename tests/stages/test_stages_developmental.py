@@ -160,10 +160,11 @@ def test_unusable_points_are_left_out_and_said():
     values[5], converged[[7, 9]] = np.nan, False
     values[[7, 9]] = 1e4
     report = detect_stages(ld.Curve(curve.steps, values, curve.standard_errors, "LLC", converged), loss)
-    assert "1 of" in report.notes[0]
-    assert "NaN" in report.notes[0]
-    assert "2 of" in report.notes[1]
-    assert "unconverged" in report.notes[1]
+    missing, unconverged = report.notes
+    assert missing.code == "not_finite"
+    assert "1 of" in str(missing)
+    assert unconverged.code == "not_converged"
+    assert "2 of" in str(unconverged)
     assert len(report.resolved) >= 2
 
 
@@ -171,14 +172,14 @@ def test_without_errors_they_are_estimated_and_said():
     curve, _ = published(seed=0, noise=2.0)
     report = detect_stages(ld.Curve(curve.steps, curve.values))
     assert report.noise == pytest.approx(2.0, rel=0.25)
-    assert "no standard errors were given" in " ".join(report.notes)
+    assert "errors_estimated" in [note.code for note in report.notes]
 
 
 def test_errors_that_are_too_small_are_not_read_as_structure():
     curve, _ = published(seed=0, noise=2.0)
     report = detect_stages(ld.Curve(curve.steps, curve.values, np.full(len(curve), 1e-3)))
     assert report.noise == pytest.approx(2.0, rel=0.25)
-    assert "beyond their standard errors" in " ".join(report.notes)
+    assert "errors_too_small" in [note.code for note in report.notes]
 
 
 def test_bad_input():

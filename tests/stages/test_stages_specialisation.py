@@ -66,7 +66,7 @@ def test_as_near_as_the_general_predictor_is_not_specialised():
     assert ld.detect_specialisation(curve).specialised
     verdict = ld.detect_specialisation(curve, reference_distance=0.7)
     assert not verdict.specialised
-    assert "no nearer" in verdict.reasons[0]
+    assert verdict.reasons[0].code == "no_nearer_than_general"
     crossed = ld.detect_specialisation(falling(), reference_distance=0.7)
     assert crossed.specialised
     # The trend passes log 0.7 where the logistic step is at log(0.7 / 4) / log(0.1 / 4).
@@ -77,13 +77,14 @@ def test_as_near_as_the_general_predictor_is_not_specialised():
 def test_a_small_fall_is_reported_but_not_enough():
     verdict = ld.detect_specialisation(falling(end=3.0))
     assert not verdict.specialised
-    assert "less than the 1.5 asked for" in verdict.reasons[0]
+    assert verdict.reasons[0].code == "fall_too_small"
+    assert "less than the 1.5 asked for" in str(verdict.reasons[0])
 
 
 def test_without_samples():
     verdict = ld.detect_specialisation(ld.Curve(STEPS, falling().values))
     assert verdict.specialised
-    assert any("only the jitter" in note for note in verdict.notes)
+    assert [note.code for note in verdict.notes] == ["no_errors"]
 
 
 @pytest.mark.parametrize(

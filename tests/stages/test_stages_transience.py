@@ -4,13 +4,19 @@ import json
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.stages.controls import false_positive_rate, synthetic_run
 from llc_dynamics.stages.transience import line_distance
 
+synthetic_run = load_script("benchmarks/synthetic_runs.py").synthetic_run
+false_positive_rate = load_script("benchmarks/synthetic_runs.py").false_positive_rate
 STEPS = np.unique(np.concatenate([np.linspace(0, 6000, 41), 6000 ** np.linspace(0, 1, 21)]).astype(np.int64))
+
+
+def codes(findings):
+    return [finding.code for finding in findings]
 
 
 def verdict_of(run, **options):
@@ -92,7 +98,7 @@ def test_the_false_alarm_probability_is_not_too_small_on_flat_curves():
 
 @pytest.mark.parametrize(
     ("scenario", "reason"),
-    [("general", "no rebound|within|less than"), ("direct", "never near the general predictor")],
+    [("general", "minimum_at_the_end|no_rebound|rebound_within_errors|rebound_too_small"), ("direct", "never_near")],
 )
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_none_says_why(scenario, reason, with_reference):
@@ -102,7 +108,7 @@ def test_none_says_why(scenario, reason, with_reference):
     assert verdict.t_crit is None
     assert verdict.t_crit_interval is None
     assert verdict.minimum_step > 0
-    assert any(part in verdict.reasons[0] for part in reason.split("|"))
+    assert verdict.reasons[0].code in reason.split("|")
     assert verdict.summary().startswith("No transience: ")
 
 
@@ -123,7 +129,7 @@ def test_a_straight_way_dips_and_is_not_transient():
     verdict = ld.detect_transience(**given, ood_loss=loss, reference_distance=reference)
     assert verdict.rebound_z > 6
     assert not verdict.transient
-    assert "never near" in verdict.reasons[0]
+    assert verdict.reasons[0].code == "never_near"
     assert verdict.nearness_beyond_line == pytest.approx(0.0, abs=0.05)
     assert not ld.detect_transience(**given, ood_loss=loss).transient
 
@@ -148,7 +154,7 @@ def test_an_unstable_end_is_not_a_move_to_the_specialised_predictor():
     verdict = ld.detect_transience(**worse)
     assert verdict.rebound_relative > 0.3
     assert not verdict.transient
-    assert any("does not move from the general" in reason for reason in verdict.reasons)
+    assert "not_towards_specialised" in codes(verdict.reasons)
 
 
 def test_small_rebounds_fail_the_relative_threshold_and_pass_a_lower_one():
@@ -156,7 +162,8 @@ def test_small_rebounds_fail_the_relative_threshold_and_pass_a_lower_one():
     strict, lenient = verdict_of(run), verdict_of(run, min_relative_rebound=0.001)
     assert strict.rebound_z > 4
     assert not strict.transient
-    assert "less than the 5% asked for" in strict.reasons[0]
+    assert strict.reasons[0].code == "rebound_too_small"
+    assert "less than the 5% asked for" in str(strict.reasons[0])
     assert lenient.transient
 
 
@@ -175,11 +182,11 @@ def test_without_samples_the_jitter_alone_is_used_and_said():
     verdict = ld.detect_transience(general=bare[0], specialised=bare[1], ood_loss=bare[2])
     assert verdict.transient
     assert verdict.rebound_sampling_error == 0
-    assert any("only the jitter" in note for note in verdict.notes)
+    assert codes(verdict.notes) == ["no_errors"]
     errors = ld.Curve(STEPS, run.ood_loss.values, standard_errors=np.full(len(STEPS), 10.0))
     wide = ld.detect_transience(general=bare[0], specialised=bare[1], ood_loss=errors)
     assert not wide.transient
-    assert any("too wide" in note for note in wide.notes)
+    assert codes(wide.notes) == ["errors_taken_as_independent"]
 
 
 def test_infinite_task_diversity_needs_no_specialised_curve():
@@ -187,7 +194,7 @@ def test_infinite_task_diversity_needs_no_specialised_curve():
     verdict = ld.detect_transience(general=run.general, specialised=None, ood_loss=run.ood_loss)
     assert not verdict.transient
     assert verdict.specialised_distance is None
-    assert any("no specialised predictor" in note for note in verdict.notes)
+    assert "no_specialised_predictor" in codes(verdict.notes)
 
 
 def test_nan_and_unconverged_points_are_dropped_with_a_note():
@@ -199,8 +206,8 @@ def test_nan_and_unconverged_points_are_dropped_with_a_note():
     loss = ld.Curve(STEPS, values, samples=run.ood_loss.samples, converged=converged)
     verdict = ld.detect_transience(general=run.general, specialised=run.specialised, ood_loss=loss)
     assert verdict.transient
-    assert any("2 of" in note and "NaN" in note for note in verdict.notes)
-    assert any("1 of" in note and "unconverged" in note for note in verdict.notes)
+    assert any(note.code == "not_finite" and "2 of" in str(note) for note in verdict.notes)
+    assert any(note.code == "not_converged" and "1 of" in str(note) for note in verdict.notes)
 
 
 def test_same_seed_same_verdict_and_json():

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from problems import tiny_in_context
 
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.llc import EstimateSettings
 from llc_dynamics.sampling import MALT, SGLD
 from llc_dynamics.settings import from_mapping, to_mapping
-from llc_dynamics.sweeps import LLCConfig, SweepConfig, SweepRun, find_runs, load_preset, preset_names, resolve
-from llc_dynamics.sweeps.pool import Job, run_jobs
-from llc_dynamics.training import TrainingConfig, sequence_loss
+from llc_dynamics.sweeps import LLCConfig, SweepConfig, find_runs, load_preset, preset_names, resolve
+from llc_dynamics.training import TrainingConfig
+from llc_dynamics.workers import Job, run_jobs
 
 
 @pytest.mark.parametrize("name", ["crossover", "demo", "small", "paper"])
@@ -23,14 +24,16 @@ def test_presets(name: str) -> None:
     configs = sweep.run_configs()
     assert "M-inf" in configs
     assert len(configs) >= 3
-    assert from_mapping(SweepConfig, to_mapping(sweep)) == sweep
+    assert SweepConfig.from_mapping(json.loads(json.dumps(sweep.to_mapping())), name).to_mapping() == sweep.to_mapping()
     seeded = sweep.with_seed(7).run_configs()["M-inf"]
-    assert (seeded.seed, seeded.task.seed, seeded.evaluation.seed) == (7, 7, 7)
+    assert (seeded.seed, seeded.system.seed) == (7, 7)
 
 
 def test_paper_preset_is_the_papers() -> None:
     config = load_preset("paper").run_configs()["M-64"]
-    assert (config.task.dimension, config.task.context_length, config.task.noise_variance) == (8, 16, 0.125)
+    system = config.system
+    assert (system.dimension, system.context_length, system.noise_variance) == (8, 16, 0.125)
+    assert sum(parameter.numel() for parameter in system.build(0).parameters()) == 2_654_217
     assert (config.training.batch_size, config.training.learning_rate) == (1024, 3e-3)
     assert len(config.checkpoint_steps()) == 2203
 
@@ -39,19 +42,23 @@ def test_preset_names() -> None:
     assert preset_names() == ["crossover", "demo", "paper", "small"]
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load_preset("demos")
+    assert load_preset("transient_ridge/demo") == load_preset("demo")
 
 
 def test_runs_share_all_but_m_and_length() -> None:
     sweep = SweepConfig(
-        "x", runs=(SweepRun(3, 50), SweepRun(math.inf)), training=TrainingConfig(num_steps=400, warmup_steps=9)
+        "x",
+        tiny_in_context(),
+        runs=({"num_tasks": 3, "num_steps": 50}, {"num_tasks": math.inf}),
+        training=TrainingConfig(num_steps=400, warmup_steps=9),
     )
     one, two = sweep.run_configs().values()
-    assert (one.task.num_tasks, one.training.num_steps) == (3, 50)
-    assert (two.task.num_tasks, two.training.num_steps) == (math.inf, 400)
-    assert one.task.with_tasks(math.inf) == two.task
-    assert one.evaluation == two.evaluation
+    assert (one.system.num_tasks, one.training.num_steps) == (3, 50)
+    assert (two.system.num_tasks, two.training.num_steps) == (math.inf, 400)
+    assert one.system.with_tasks(math.inf) == two.system
+    assert list(sweep.run_configs()) == ["M-3", "M-inf"]
     with pytest.raises(ConfigError, match="num_steps must be 1 or more; got 0"):
-        SweepConfig("x", runs=(SweepRun(3, 0),))
+        SweepConfig("x", tiny_in_context(), runs=({"num_steps": 0},))
 
 
 def test_curve_steps_are_spread_over_the_logarithm() -> None:
@@ -69,21 +76,22 @@ def test_curve_steps_are_spread_over_the_logarithm() -> None:
 
 
 def test_llc_table_round_trips() -> None:
-    """Through JSON too; tables of earlier versions have neither kernel nor loss."""
+    """Through JSON too; a table need have neither kernel nor loss."""
     for estimate in (
         EstimateSettings(batch_size=8, num_samples=99),
         EstimateSettings(sampler=MALT(localization=3.0), batch_size=8, num_samples=99, target_error=0.1),
     ):
         config = LLCConfig(estimate, loss="behavioural", num_points=3, first_step=7)
         assert from_mapping(LLCConfig, json.loads(json.dumps(to_mapping(config)))) == config
-        sweep = SweepConfig("x", llc=config)
-        assert from_mapping(SweepConfig, json.loads(json.dumps(to_mapping(sweep)))) == sweep
+        sweep = SweepConfig("x", tiny_in_context(), llc=config)
+        assert SweepConfig.from_mapping(json.loads(json.dumps(sweep.to_mapping())), "here") == sweep
     old = {"sampler": {"step_size": 5e-5, "nbeta": None, "localization": 10.0}, "num_points": 8, "num_draws": 160}
     config = from_mapping(LLCConfig, old)
-    assert config.estimate == EstimateSettings(
+    system = tiny_in_context()
+    assert config.estimate_of(system) == EstimateSettings(
         sampler=SGLD(5e-5, localization=10.0), num_draws=160, batch_size=64, num_samples=10_000
     )
-    assert (config.loss, config.loss_fn) == ("given", sequence_loss)
+    assert (config.loss, config.loss_of(system)) == ("given", system.loss)
 
 
 def test_resolve(tmp_path: Path) -> None:

@@ -2,24 +2,29 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 import torch
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.theory import deep_linear_llc, two_parameter_family_outputs
-from llc_dynamics.theory.deep_linear_network import (
-    SIZE_CLASSES,
+from llc_dynamics.theory import (
     DeepLinearData,
     DeepLinearNetwork,
-    random_deep_linear,
+    NormalCrossing,
+    Quadratic,
+    ReLUNetwork,
+    TwoParameterFamily,
+    deep_linear_llc,
+    family_data,
+    half_squared_error,
+    mean_squared_error,
+    potential_data,
     rank_minimal_network,
+    rescaled,
+    squared_error,
+    two_parameter_family_outputs,
 )
-from llc_dynamics.theory.losses import half_squared_error, mean_squared_error, squared_error
-from llc_dynamics.theory.potentials import NormalCrossing, Quadratic, TwoParameterFamily, family_data, potential_data
-from llc_dynamics.theory.relu_network import ReLUNetwork, rescaled
 
 
 def test_deep_linear_network_is_its_product() -> None:
@@ -105,28 +110,11 @@ def test_data_is_fresh_and_repeatable() -> None:
     torch.testing.assert_close(y, x @ teacher.T)
 
 
-@pytest.mark.parametrize("size_class", list(SIZE_CLASSES))
-def test_random_networks_are_of_their_class(size_class: str) -> None:
-    ranges = SIZE_CLASSES[size_class]
-    drawn = [random_deep_linear(size_class, seed) for seed in range(30)]
-    assert len(set(drawn)) > 25
-    assert drawn[7] == random_deep_linear(size_class, 7)
-    for widths, rank in drawn:
-        count = sum(before * after for before, after in pairwise(widths))
-        assert ranges.num_parameters / 2 <= count <= 2 * ranges.num_parameters
-        assert 1 <= rank <= min(widths)
-        assert ranges.num_layers[0] <= len(widths) - 1 <= ranges.num_layers[1]
-        assert deep_linear_llc(widths, rank) <= count / 2
-    assert sum(rank < min(widths) for widths, rank in drawn) > 10
-
-
 def test_deep_linear_refuses() -> None:
     with pytest.raises(ConfigError, match="whole numbers"):
         DeepLinearNetwork((5,))
     with pytest.raises(ConfigError, match="smallest width, 3"):
         rank_minimal_network((5, 3, 5), 4)
-    with pytest.raises(ConfigError, match="1K"):
-        random_deep_linear("1k", 0)
     with pytest.raises(ConfigError, match="detach"):
         DeepLinearData(DeepLinearNetwork((2, 2)).product())
     with pytest.raises(ConfigError, match="normal"):

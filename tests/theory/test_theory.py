@@ -1,6 +1,8 @@
 """Exact learning coefficients against published values, closed forms from elsewhere, and quadrature."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise, product
 
 import numpy as np
@@ -54,6 +56,8 @@ def test_two_layers_are_reduced_rank_regression() -> None:
             widths = (inputs, hidden, outputs)
             found = theory.deep_linear_llc(widths, rank), theory.deep_linear_multiplicity(widths, rank)
             assert found == _reduced_rank(inputs, hidden, outputs, rank), (widths, rank)
+            same = theory.reduced_rank_llc(*widths, rank), theory.reduced_rank_multiplicity(*widths, rank)
+            assert same == found
             cases += 1
     assert cases > 4_000
 
@@ -244,3 +248,21 @@ def test_two_parameter_family_refuses() -> None:
         theory.localized_two_parameter_family_llc(20, 2, INPUTS, 10.0, 1.0)
     with pytest.raises(ConfigError, match="inputs"):
         theory.two_parameter_family_outputs([0.1, 0.1], [1.0, 2.0], 2, 2)
+
+
+def test_formulas_need_no_torch() -> None:
+    program = """
+import sys
+from llc_dynamics import theory
+theory.deep_linear_llc([2, 2], 1)
+assert "torch" not in sys.modules
+theory.Quadratic([1.0])
+assert "torch" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_exported_name_is_there() -> None:
+    assert all(hasattr(theory, name) for name in theory.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'quartic'"):
+        _ = theory.quartic

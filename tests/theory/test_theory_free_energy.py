@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,17 +20,6 @@ from llc_dynamics.theory import Solution
 
 RIDGE = Solution(1.30, 20.0, name="ridge")
 DMMSE = Solution(1.25, 60.0, name="dMMSE")
-
-
-def test_reduced_rank_is_the_two_layer_network() -> None:
-    cases = 0
-    for m, h, n in product(range(1, 9), repeat=3):
-        for rank in range(min(m, h, n) + 1):
-            found = theory.reduced_rank_llc(m, h, n, rank), theory.reduced_rank_multiplicity(m, h, n, rank)
-            widths = (m, h, n)
-            assert found == (theory.deep_linear_llc(widths, rank), theory.deep_linear_multiplicity(widths, rank))
-            cases += 1
-    assert cases == 1_808
 
 
 def test_reduced_rank_printed_cases() -> None:

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import signal
@@ -9,22 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from problems import tiny_in_context
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.settings import from_mapping, to_mapping
-from llc_dynamics.systems.in_context_regression.transformer import TransformerConfig
-from llc_dynamics.training import (
-    CheckpointConfig,
-    EvaluationConfig,
-    Evaluator,
-    RunConfig,
-    TrainingConfig,
-    load_config,
-    rate_factor,
-    train,
-)
+from llc_dynamics.systems.description import description_of
+from llc_dynamics.systems.registry import system_mapping
+from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig, load_config, rate_factor, train
 from llc_dynamics.training.averaging import WeightAverage
 from llc_dynamics.training.muon import Muon
 
@@ -34,11 +27,9 @@ torch.set_num_threads(1)
 def tiny(num_tasks: float = 3, **training: object) -> RunConfig:
     settings = {"num_steps": 60, "batch_size": 8, "warmup_steps": 5, **training}
     return RunConfig(
-        task=ld.InContextRegression(num_tasks, 2, 4, 0.125),
-        model=TransformerConfig(2, 4, num_layers=1, num_heads=2, width=8, mlp_width=8),
+        tiny_in_context(num_tasks),
         training=TrainingConfig(**settings),  # type: ignore[arg-type]
         checkpoints=CheckpointConfig(linear_interval=10, num_log=4),
-        evaluation=EvaluationConfig(num_sequences=32, num_root_sequences=8),
         seed=1,
     )
 
@@ -48,7 +39,7 @@ def contents(run: ld.Trajectory) -> dict[str, np.ndarray]:
     found = {"steps": run.steps, "outputs": np.asarray(run.outputs())}
     for name in run.metric_names:
         found[name] = run.metrics(name)
-    for name in ("ood_loss", "ridge_distance_ood"):
+    for name in ("loss/ood", "distance/ood/ridge"):
         found[f"samples/{name}"] = run.samples(name)
     for step in run.steps:
         for name, tensor in run.state_dict(int(step)).items():
@@ -70,53 +61,55 @@ def test_stores_what_was_measured(tmp_path: Path) -> None:
     assert run.steps.tolist() == config.checkpoint_steps().tolist()
     assert load_config(run) == config
     assert set(run.metric_names) == {
-        *("train_loss", "id_loss", "ood_loss", "ood_loss_se"),
-        *("ridge_distance_id", "ridge_distance_ood", "dmmse_distance_id", "dmmse_distance_ood"),
+        *("train_loss", "loss/id", "loss/ood", "loss/root"),
+        *(f"distance/{probe}/{reference}" for probe in ("id", "ood", "root") for reference in ("ridge", "dmmse")),
     }
+    assert set(run.sample_names) == {
+        *("loss/id", "loss/ood", "loss/root", "distance/ood/ridge", "distance/ood/dmmse", "distance/id/dmmse")
+    }
+    assert description_of(run) == config.system.describe()
     assert math.isnan(run.metrics("train_loss")[0])
     assert np.isfinite(run.metrics("train_loss")[1:]).all()
 
     # A stored checkpoint, loaded into a fresh model and measured the plain way, gives the stored numbers.
     step = int(run.steps[-1])
-    model = ld.InContextTransformer(config.model, seed=99)
+    model = config.system.build(seed=99)
     run.load_into(model, step)
-    arrays = {name: torch.from_numpy(array) for name, array in run.arrays("evaluation").items()}
+    arrays = {name: torch.from_numpy(array) for name, array in run.arrays("probes").items()}
     with torch.no_grad():
-        out = model(arrays["ood_x"], arrays["ood_y"])
-        root = model(arrays["root_x"], arrays["root_y"])
-    squares = (out - arrays["ood_y"]).square().mean(1).double()
-    assert run.metrics("ood_loss")[-1] == pytest.approx(squares.mean().item(), rel=1e-5)
-    assert run.metrics("ood_loss_se")[-1] == pytest.approx(squares.std().item() / math.sqrt(32), rel=1e-5)
-    assert run.metrics("dmmse_distance_ood")[-1] == pytest.approx(
-        (out - arrays["ood_dmmse"]).square().mean().item(), rel=1e-5
+        out = model(arrays["ood/batch/0"], arrays["ood/batch/1"])
+        root = model(arrays["root/batch/0"], arrays["root/batch/1"])
+    squares = (out - arrays["ood/target"]).square().mean(1).double()
+    assert run.metrics("loss/ood")[-1] == pytest.approx(squares.mean().item(), rel=1e-5)
+    assert run.metrics("distance/ood/dmmse")[-1] == pytest.approx(
+        (out - arrays["ood/reference/dmmse"]).square().mean().item(), rel=1e-5
     )
-    np.testing.assert_allclose(run.samples("ood_loss")[-1], squares.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(run.samples("loss/ood")[-1], squares.numpy(), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(run.outputs()[-1]), root.numpy(), rtol=1e-5, atol=1e-6)
     # The root batch is the root task's alone, the same for any M; q_inf's sequences are the same for any M, too.
-    others = Evaluator(tiny(math.inf)).arrays()
-    np.testing.assert_array_equal(others["root_x"], arrays["root_x"].numpy())
-    np.testing.assert_array_equal(others["root_y"], arrays["root_y"].numpy())
-    np.testing.assert_array_equal(others["ood_y"], arrays["ood_y"].numpy())
+    others = tiny(math.inf).system.probes(config.seed)
+    for probe, name in (("root", "batch/0"), ("root", "batch/1"), ("ood", "batch/1")):
+        np.testing.assert_array_equal(others[probe].batch[int(name[-1])], arrays[f"{probe}/{name}"].numpy())
 
 
 def test_learns_a_single_task(tmp_path: Path) -> None:
     """With M = 1 the model comes near dMMSE_1 in distribution, whose loss is the noise variance."""
     run = train(tiny(1, num_steps=400, batch_size=32, learning_rate=1e-2), tmp_path / "run")
-    distance = run.metrics("dmmse_distance_id")
+    distance = run.metrics("distance/id/dmmse")
     assert distance[-1] < 0.2 * distance[0]
     assert run.metrics("train_loss")[-1] < 0.5 * run.metrics("train_loss")[1]
 
 
 def test_infinity_has_no_dmmse(tmp_path: Path) -> None:
     run = train(tiny(math.inf), tmp_path / "run")
-    assert np.isnan(run.metrics("dmmse_distance_id")).all()
-    assert np.isfinite(run.metrics("ridge_distance_ood")).all()
+    assert not [name for name in run.metric_names if "dmmse" in name]
+    assert np.isfinite(run.metrics("distance/ood/ridge")).all()
 
 
 def test_recording_starts_from_the_initialisation(tmp_path: Path) -> None:
     config = tiny()
     run = train(config, tmp_path / "run")
-    model = ld.InContextTransformer(config.model, seed=config.seed)
+    model = config.system.build(config.seed)
     for name, tensor in run.state_dict(0).items():
         assert torch.equal(tensor, model.state_dict()[name])
 
@@ -148,7 +141,7 @@ def test_killed_run_ends_as_the_unbroken_one(tmp_path: Path) -> None:
         "t.train(t.tiny(num_steps=500), sys.argv[2])"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "killed")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     started = 0
     for delay in (0.0, 0.4, 0.9):
         process = subprocess.Popen(command, env=environment)
@@ -266,17 +259,21 @@ def test_weight_average_is_the_weighted_mean() -> None:
         ({"training": {"warmup_steps": 10**6}}, "warmup_steps must be between"),
         ({"training": {"averaging": 1.0}}, r"averaging must be in \[0, 1\)"),
         ({"training": {"betas": [0.9]}}, "betas must be two numbers"),
-        ({"task": {"dimension": 3}}, r"model.dimension \(4\) must equal task.dimension \(3\)"),
-        ({"task": {"context_length": 9}}, r"must be at least task.context_length \(9\)"),
-        ({"evaluation": {"num_sequences": 1}}, "num_sequences must be 2 or more"),
+        ({"system": {"name": "in_context_regression", "width": 6}}, r"width \(6\) must be a multiple of"),
+        ({"system": {"name": "in_context_regression", "num_sequences": 1}}, "num_sequences must be 2 or more"),
+        ({"system": "in_context_regresion"}, "did you mean 'in_context_regression'"),
+        ({"system": {"width": 8}}, "give its name"),
+        ({"system": 3}, "expected a table"),
         ({"trianing": {}}, "did you mean 'training'"),
     ],
 )
 def test_bad_settings(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        from_mapping(RunConfig, changes)
+        RunConfig.from_mapping({"system": "in_context_regression", **changes}, "here")
 
 
 def test_settings_round_trip() -> None:
     config = tiny(math.inf)
-    assert from_mapping(RunConfig, to_mapping(config)) == config
+    assert RunConfig.from_mapping(json.loads(json.dumps(config.to_mapping())), "here") == config
+    assert config.to_mapping()["system"] == system_mapping(config.system)
+    assert set(config.to_mapping()) == {"system", "training", "checkpoints", "seed"}

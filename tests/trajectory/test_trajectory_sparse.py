@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from problems import tiny_in_context
 from trajectory_runs import ARRAYS, CONFIG, Tied, new_model, row_of, train_step
 
 import llc_dynamics as ld
@@ -13,11 +14,9 @@ from llc_dynamics.errors import ConfigError, ManifestMismatchError, StepNotStore
 from llc_dynamics.llc.problem import require_steps
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import from_mapping, to_mapping
-from llc_dynamics.systems.in_context_regression.task import InContextRegression
-from llc_dynamics.systems.in_context_regression.transformer import TransformerConfig
-from llc_dynamics.training import CheckpointConfig, EvaluationConfig, RunConfig, TrainingConfig, WeightSchedule
+from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig, WeightSchedule
 from llc_dynamics.training import train as train_in_context
-from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.sealed import row_checksum
 
 
 def record(path, num_steps, every, expected=None, **options):
@@ -121,11 +120,9 @@ def test_a_rerun_with_other_weight_steps_is_told(tmp_path):
 
 
 SMALL = RunConfig(
-    task=InContextRegression(dimension=2, context_length=3, num_tasks=2, noise_variance=0.1, seed=0),
-    model=TransformerConfig(dimension=2, context_length=3, num_layers=1, num_heads=1, width=8, mlp_width=8),
+    tiny_in_context(2, context_length=3, noise_variance=0.1, num_sequences=8, num_root_sequences=4),
     training=TrainingConfig(num_steps=30, batch_size=4, warmup_steps=2),
     checkpoints=CheckpointConfig(linear_interval=5, num_log=4, weights=WeightSchedule(linear_interval=12)),
-    evaluation=EvaluationConfig(num_sequences=8, num_root_sequences=4),
 )
 
 
@@ -158,7 +155,7 @@ def test_training_with_a_second_schedule_stops_and_goes_on(tmp_path):
     broken = train_in_context(SMALL, tmp_path / "broken")
     assert broken.verify().ok
     np.testing.assert_array_equal(broken.weight_steps, kept)
-    np.testing.assert_array_equal(broken.metrics("ood_loss"), whole.metrics("ood_loss"))
+    np.testing.assert_array_equal(broken.metrics("loss/ood"), whole.metrics("loss/ood"))
     first, second = whole.state_dict(24), broken.state_dict(24)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -1,6 +1,6 @@
 """A virtual environment of its own for each tool, made once and kept in a cache folder.
 
-    python experiments/benchmarks/peers.py environments [--cache DIR]
+    python experiments/benchmarks/peers environments [--cache DIR]
 
 pip is used as it is configured. On a machine without a GPU see that it finds a CPU build of torch (an index or a
 `find-links` with one), or several GB of CUDA packages come along.

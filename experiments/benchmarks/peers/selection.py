@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llc_dynamics import Trajectory
+from llc_dynamics import InContextRegression, Trajectory
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_preset
-from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer
+from llc_dynamics.systems.registry import system_mapping
 from llc_dynamics.training import RunConfig, load_config
 from peers import problems
 from peers.modules import largest_curvature
@@ -56,26 +55,27 @@ def _in_context(run: Path | None, steps: Sequence[int], num_sequences: int = 16_
     states: dict[str, dict[str, torch.Tensor]] = {}
     if run is None:
         config: RunConfig = preset.run_configs()["M-12"]
-        states["initial"] = InContextTransformer(config.model, seed=config.seed).state_dict()
+        states["initial"] = config.system.build(config.seed).state_dict()
     else:
         stored = Trajectory(run)
         config = load_config(stored)
         for wanted in steps or (int(stored.steps[-1]),):
             nearest = int(stored.steps[np.abs(stored.steps - wanted).argmin()])
             states[f"step{nearest}"] = stored.state_dict(nearest)
-    x, y = config.task.sample(torch_generator(config.seed, "peers data"), num_sequences)
+    system = config.system
+    assert isinstance(system, InContextRegression)
+    x, y = system.sample(torch_generator(config.seed, "peers data"), num_sequences)
     n = preset.llc.estimate.num_samples
     assert n is not None
-    task = {key: ("inf" if value == math.inf else value) for key, value in asdict(config.task).items()}
     return [
         problems.in_context(
-            name=f"in-context-M{config.task.num_tasks:g}-{label}",
-            config=asdict(config.model),
+            name=f"in-context-M{system.num_tasks:g}-{label}",
+            config=asdict(system.transformer()),
             weights={key: value.cpu().numpy() for key, value in state.items()},
             x=x.numpy(),
             y=y.numpy(),
             nbeta=problems.default_nbeta(n),
-            sampling={"task": task, "num_samples": n},
+            sampling={"system": system_mapping(system), "num_samples": n},
         )
         for label, state in states.items()
     ]

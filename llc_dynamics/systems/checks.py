@@ -1,0 +1,176 @@
+"""Does a system keep its promises? Asked before anything is trained or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.seeding import torch_generator
+from llc_dynamics.settings import nearest
+from llc_dynamics.systems.batch import first_samples, leaves, num_samples, same
+from llc_dynamics.systems.description import Description
+from llc_dynamics.systems.measure import described, undisturbed
+from llc_dynamics.systems.registry import calling
+from llc_dynamics.systems.system import Probe, System
+
+_FEW = 4
+_MOST_OUTPUTS = 1 << 26  # numbers of one function vector: 256 MiB at every checkpoint
+
+
+def check_system(system: System, seed: int = 0) -> tuple[dict[str, Probe], Description]:
+    """Check that a system is what its methods promise; returns its probes and description, complete with names.
+
+    Raises `ConfigError` or `DataError`, naming the method, what it returned and what to change: a model that differs
+    for the same seed, a loss that is not one value a sample, probes that change between calls, outputs that do not fit
+    a target or a reference, a description that is not JSON or names what is not there.
+    """
+    who = type(system).__name__
+    model = _checked_model(system, who, seed)
+    with undisturbed(model) as own:
+        batch = training_samples(system, who, seed)
+        _check_loss(own, system, who, batch)
+        probes = _checked_probes(system, who, seed)
+        description = _checked_description(system, who, probes)
+        for name, probe in probes.items():
+            _check_probe(own, system, f"{who}: probe '{name}'", probe, name == description.function_vector)
+    return probes, description
+
+
+def training_samples(system: System, who: str, seed: int) -> Any:
+    """A few samples as the training will see them. Raises `ConfigError` unless `sample` or `data` gives them."""
+    draws = getattr(type(system), "sample", None) is not System.sample
+    data = calling(f"{who}: data()", system.data)
+    if (data is not None) == draws:
+        what = "both sample and data are given; keep one of them" if draws else "neither sample nor data is given"
+        raise ConfigError(
+            f"{who}: {what}: sample(self, generator, batch_size) draws batches, data(self) is a fixed training set"
+        )
+    if data is None:
+        generator = torch_generator(seed, "check")
+        batch = calling(f"{who}: sample(generator, {_FEW})", system.sample, generator, _FEW)
+        if num_samples(batch, f"{who}: sample(generator, {_FEW})") != _FEW:
+            raise DataError(
+                f"{who}: sample(generator, {_FEW}) gave {num_samples(batch)} samples; give as many as asked"
+            )
+        return batch
+    if not isinstance(data, tuple | dict):
+        raise DataError(
+            f"{who}: data() must be a tuple or dict of tensors, got {type(data).__name__}; wrap a single tensor as "
+            "(tensor,)"
+        )
+    num_samples(data, f"{who}: data()")
+    return first_samples(data, _FEW)
+
+
+def _checked_model(system: System, who: str, seed: int) -> nn.Module:
+    model, again = (calling(f"{who}: build({seed})", system.build, seed) for _ in range(2))
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{who}: build(seed) must return a torch.nn.Module, got {type(model).__name__}")
+    one, other = model.state_dict(), again.state_dict()
+    different = [name for name in one if name not in other or not _equal(one[name], other[name])]
+    if different:
+        raise ConfigError(
+            f"{who}: build({seed}) called twice gives two models ('{different[0]}' differs); draw the initial weights "
+            "from the seed, for example after torch.manual_seed(seed)"
+        )
+    return model
+
+
+def _check_loss(model: nn.Module, system: System, who: str, batch: Any) -> None:
+    count = num_samples(batch)
+    with torch.enable_grad():
+        loss = calling(f"{who}: loss(model, batch)", system.loss, model, batch)
+    if not isinstance(loss, Tensor):
+        raise DataError(f"{who}: loss(model, batch) must be a tensor [B], got {type(loss).__name__}")
+    if list(loss.shape) == [count]:
+        if not loss.requires_grad:
+            raise DataError(f"{who}: loss(model, batch) has no gradient; leave out detach() and no_grad()")
+        return
+    advice = (
+        "it is one number for the whole batch; take the mean over everything but the samples: "
+        "reduction='none', then .flatten(1).mean(1) if there is more than one value a sample"
+        if loss.ndim == 0
+        else "take the mean over all but the first dimension: .flatten(1).mean(1)"
+    )
+    raise DataError(
+        f"{who}: loss(model, batch) must be one value a sample, [B] = [{count}], got shape {list(loss.shape)}: {advice}"
+    )
+
+
+def _checked_probes(system: System, who: str, seed: int) -> dict[str, Probe]:
+    found, again = (calling(f"{who}: probes({seed})", system.probes, seed) for _ in range(2))
+    for probes in (found, again):
+        if not isinstance(probes, Mapping) or not all(isinstance(probe, Probe) for probe in probes.values()):
+            raise ConfigError(f"{who}: probes(seed) must return {{name: ld.Probe(...)}}, got {ascii(probes)[:80]}")
+    for name in {**found, **again}:
+        if name not in found or name not in again or not _same_probe(found[name], again[name]):
+            raise ConfigError(
+                f"{who}: probe '{name}' changes between two calls of probes({seed}); what is measured on it would not "
+                "compare: draw it from a generator that is seeded with the seed, torch.Generator().manual_seed(seed)"
+            )
+    return dict(found)
+
+
+def _checked_description(system: System, who: str, probes: Mapping[str, Probe]) -> Description:
+    given = calling(f"{who}: describe()", system.describe)
+    if not isinstance(given, Description):
+        raise ConfigError(f"{who}: describe() must return an ld.Description, got {type(given).__name__}")
+    where = f"{who}: describe()"
+    description = described(Description.from_dict(given.to_dict(), where), probes)
+    references = {name for probe in probes.values() for name in probe.references}
+    for kind, named, known in (
+        ("probes", description.probes, probes),
+        ("references", description.references, references),
+    ):
+        for name in named:
+            if name not in known:
+                raise ConfigError(f"{where}: {kind}: '{name}' is not in probes(seed); {nearest(name, known)}")
+    for transition in description.transitions:
+        for probe, reference in transition.distances():
+            if reference not in probes[probe].references:
+                raise ConfigError(
+                    f"{where}: a transition needs reference '{reference}' on probe '{probe}', and the probe has "
+                    f"{', '.join(probes[probe].references) or 'none'}"
+                )
+    return description
+
+
+def _check_probe(model: nn.Module, system: System, where: str, probe: Probe, is_function_vector: bool) -> None:
+    total = num_samples(probe.batch, f"{where}, batch")
+    few = first_samples(probe.batch, _FEW)
+    losses = calling(f"{where}: loss(model, batch)", system.loss, model, few)
+    if losses.shape != (num_samples(few),):
+        raise DataError(f"{where}: loss(model, batch) has shape {list(losses.shape)}, not [{num_samples(few)}]")
+    if not is_function_vector and probe.target is None and not probe.references:
+        return
+    default = " (by default model(batch[0]))" if type(system).outputs is System.outputs else ""
+    outputs = calling(f"{where}: outputs(model, batch){default}", system.outputs, model, few)
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != num_samples(few):
+        got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(f"{where}: outputs(model, batch) must be a tensor [B, ...] with B = {_FEW}, got {got}")
+    shape = [total, *outputs.shape[1:]]
+    for what, value in {"the target": probe.target, **_named(probe)}.items():
+        if value is not None and list(value.shape) != shape:
+            raise DataError(f"{where}: {what} has shape {list(value.shape)}, and the outputs have {shape}")
+    if is_function_vector and torch.Size(shape).numel() > _MOST_OUTPUTS:
+        raise ConfigError(
+            f"{where}: the function vector would hold {torch.Size(shape).numel():,} numbers at every checkpoint; give "
+            "probes(seed) with fewer samples, or describe() with another function_vector, or None"
+        )
+
+
+def _named(probe: Probe) -> dict[str, Tensor]:
+    return {f"reference '{name}'": value for name, value in probe.references.items()}
+
+
+def _same_probe(one: Probe, other: Probe) -> bool:
+    first, second = ([probe.batch, probe.target, dict(probe.references)] for probe in (one, other))
+    return one.references.keys() == other.references.keys() and len(leaves(first)) > 0 and same(first, second)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
