@@ -23,7 +23,6 @@ from llc_dynamics.report import RunAnalysis, analyse
 from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
-from llc_dynamics.report.numbers import printable
 from llc_dynamics.report.reading import read_description
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
@@ -74,21 +73,21 @@ def show_findings(
         _print_json(found)
         return
     for note in analysis.notes:
-        _say(f"note: {note}")
+        print(f"note: {note}")
     for run in analysis.runs:
-        _say(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
+        print(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
         for sentence in run_sentences(run):
-            _say(f"  {sentence}")
+            print(f"  {sentence}")
         told = [text for found in run.transitions for text in verdict_notes(found, run.description)]
         for text in [*map(str, run.notes), *told]:
-            _say(f"  note: {text}")
+            print(f"  note: {text}")
         if run.llc is None:
-            _say(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
+            print(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
         if run.stages is not None:
             _show_stages(run, run.stages, repetitions, seed)
         if run.geometry is not None:
             marked = f" ({COSINE_LIKE})" if run.geometry.cosine_like else ""
-            _say(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
+            print(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
 
 
 def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
@@ -100,14 +99,14 @@ def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
 
 def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:
     for report in found.reports.values():
-        _say(indent(f"stages of the {report}", "  "))
+        print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
-        _say(f"  {found.changes[name]}")
-        _say(f"    {both}")
+        print(f"  {found.changes[name]}")
+        print(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:
-        _say(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
+        print(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
         for row in _null_check(run, repetitions, seed):
             low, high = row["interval"]
             print(
@@ -167,7 +166,7 @@ def show_pca(folder: Path, num_components: int, as_json: bool = False, system: s
         _print_json({**found.to_dict(), "notes": [note.to_dict() for note in notes]})
         return
     for note in notes:
-        _say(f"note: {note}")
+        print(f"note: {note}")
     if found is None:
         raise TrajectoryError(f"{folder}: no joint PCA; see the notes above")
     for sentence in pca_sentences(found):
@@ -235,12 +234,7 @@ def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
 
 
 def _row(label: str, values: np.ndarray) -> None:
-    print(f"{printable(label):24}" + "".join(f"{value:10.3f}" for value in values))
-
-
-def _say(text: str) -> None:
-    """Print a sentence that may hold texts from files: nothing in it reaches the terminal as a control sequence."""
-    print("\n".join(printable(line, 4000) for line in text.split("\n")))
+    print(f"{label:24}" + "".join(f"{value:10.3f}" for value in values))
 
 
 def _print_json(content: Any) -> None:
