@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from common import Row, chosen_sections, command_line, fill, write_json
+from power_figure import plot_power
 
 import llc_dynamics as ld
 from llc_dynamics.seeding import numpy_generator
@@ -116,7 +117,7 @@ def draw_power(rows: list[Row], path: Path) -> None:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    from llc_dynamics.plots import RC, plot_power
+    from llc_dynamics.plots import RC
 
     with mpl.rc_context(RC):
         figure, panels = plt.subplots(1, len(POWER_POINTS), figsize=(7.2, 3.0), sharey=True, layout="constrained")

@@ -1,33 +1,37 @@
-"""What the verbs print: tables and sentences for a terminal or a pipe."""
+"""What the verbs print: tables and sentences for a terminal or a pipe, or JSON."""
 
 from __future__ import annotations
 
 import io
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
 
 from llc_dynamics.cli.show_runs import show_archive_verification
 from llc_dynamics.errors import TrajectoryError
-from llc_dynamics.finding import sentences
+from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.plots import plot_calibration
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import RunAnalysis, analyse
-from llc_dynamics.report.developmental import LLC, StageFindings
+from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
-from llc_dynamics.report.joint_pca import analyse_pca
-from llc_dynamics.report.words import pca_sentences, run_sentences
+from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
+from llc_dynamics.report.reading import read_description
+from llc_dynamics.report.transitions import verdict_notes
+from llc_dynamics.report.words import run_sentences
 from llc_dynamics.stages import null_rates
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
-from llc_dynamics.training import number_of_tasks
+from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory, verify_run
 from llc_dynamics.trajectory.files import is_temporary, storage_errors, write_whole
 from llc_dynamics.trajectory.names import curve_folders
@@ -41,25 +45,46 @@ _NOTHING = {
 }
 
 
-def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: int = 0) -> None:
-    """The verdicts on every run, in words; with `repetitions`, and the rates at which nothing looks like a stage."""
-    notes: list[str] = []
-    analysis = analyse(find_runs(folder, notes.append), name, seed=seed, notes=notes)
+def describer(system: str | None) -> Callable[[Trajectory], Description] | None:
+    """What `--system my_file.py:MySystem` says of a run that stores no description."""
+    if system is None:
+        return None
+    from llc_dynamics.systems.registry import system_class, system_of_run
+
+    given = system_class(system)
+    return lambda run: system_of_run(run.config, str(run.path), given).describe()
+
+
+def show_findings(
+    folder: Path,
+    seed: int = 0,
+    name: str = "llc",
+    repetitions: int = 0,
+    as_json: bool = False,
+    system: str | None = None,
+) -> None:
+    """The findings on every run, in words or as JSON; with `repetitions`, the false-positive rates of boundaries."""
+    notes: list[Finding] = []
+    runs = find_runs(folder, lambda text: notes.append(Finding("run_left_out", text)))
+    analysis = analyse(runs, name, seed=seed, notes=notes, describe=describer(system))
+    if as_json:
+        found = analysis.to_dict()
+        for run, shown in zip(analysis.runs, found["runs"], strict=True):
+            if repetitions:
+                shown["null_check"] = _null_check(run, repetitions, seed)
+        _print_json(found)
+        return
     for note in analysis.notes:
         print(f"note: {note}")
     for run in analysis.runs:
         print(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
         for sentence in run_sentences(run):
             print(f"  {sentence}")
-        for note in run.notes:
-            print(f"  note: {note}")
+        told = [text for found in run.transitions for text in verdict_notes(found, run.description)]
+        for text in [*map(str, run.notes), *told]:
+            print(f"  note: {text}")
         if run.llc is None:
-            command = f"llc-dynamics llc {shlex.quote(str(folder))}" + (
-                "" if name == "llc" else f" --name {shlex.quote(name)}"
-            )
-            if run.num_tasks is None:  # the command knows the model and data of in-context runs only
-                command = f"ld.llc_curve(run, model, loss, data, name={name!r}, settings=...)"
-            print(f"  note: no LLC curve '{name}' to find stages in; `{command}` estimates one")
+            print(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
         if run.stages is not None:
             _show_stages(run, run.stages, repetitions, seed)
         if run.geometry is not None:
@@ -67,25 +92,43 @@ def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: i
             print(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
 
 
+def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
+    named = "" if name == "llc" else f" --name {shlex.quote(name)}"
+    # a run of a built-in system says so in its settings; another needs its model and data
+    own = "" if "system" in run.config else " --system FILE.py:SYSTEM"
+    return f"`llc-dynamics llc {shlex.quote(str(folder))}{own}{named}` estimates one"
+
+
 def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:
     for report in found.reports.values():
-        print(indent(f"stages of the {report}".replace("the Out", "the out"), "  "))
+        print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
         print(f"  {found.changes[name]}")
         print(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:
-        label, curve = next(iter(found.curves.items()))
-        print(f"  null check of the {label if label == LLC else label.lower()}: at the points and errors of this curve")
-        with progress_bars() as bars:
-            bar = bars.add_task(f"null check {run.name}, curves", total=None)
-            for rate in null_rates(curve, repetitions, seed=seed, progress=partial(_advance, bars, bar)):
-                low, high = rate.interval
-                print(
-                    f"    such a boundary arises from nothing in {rate.rate:.1%} of {rate.repetitions} "
-                    f"{_NOTHING[rate.kind]} (95% interval {100 * low:.1f} to {high:.1%})"
-                )
+        print(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
+        for row in _null_check(run, repetitions, seed):
+            low, high = row["interval"]
+            print(
+                f"    such a boundary is found in {row['rate']:.1%} of {row['repetitions']} "
+                f"{_NOTHING[row['kind']]} (95% interval {100 * low:.1f} to {high:.1%})"
+            )
+
+
+def _null_check(run: RunAnalysis, repetitions: int, seed: int) -> list[dict[str, Any]]:
+    """False-positive rates at the points and errors of the run's first curve with stages."""
+    if run.stages is None or not run.stages.curves:
+        return []
+    curve = next(iter(run.stages.curves.values()))
+    with progress_bars() as bars:
+        bar = bars.add_task(f"null check {run.name}, curves", total=None)
+        rates = null_rates(curve, repetitions, seed=seed, progress=partial(_advance, bars, bar))
+        return [
+            {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
+            for each in rates
+        ]
 
 
 def show_curves(runs: Sequence[Trajectory], name: str) -> None:
@@ -123,12 +166,17 @@ def show_calibration(found: Calibration, folder: Path, out: Path) -> None:
     print(f"  llc-dynamics llc {shlex.quote(str(folder))} --settings {shlex.quote(str(out / 'settings.toml'))}")
 
 
-def show_pca(folder: Path, num_components: int) -> None:
+def show_pca(folder: Path, num_components: int, as_json: bool = False, system: str | None = None) -> None:
     """Explained variance, where the references lie, and how each run moved, of the joint PCA."""
     runs = find_runs(folder)
-    labels = [run.path.name for run in runs]
-    tasks = [number_of_tasks(run.config) for run in runs]
-    found, notes = analyse_pca(runs, labels, tasks, num_components)
+    notes: list[Finding] = []
+    describe = describer(system)
+    descriptions = [read_description(run, notes, describe) for run in runs]
+    found, more = analyse_pca(runs, [run.path.name for run in runs], descriptions, num_components)
+    notes += more
+    if as_json and found is not None:
+        _print_json({**found.to_dict(), "notes": [note.to_dict() for note in notes]})
+        return
     for note in notes:
         print(f"note: {note}")
     if found is None:
@@ -146,31 +194,51 @@ def show_pca(folder: Path, num_components: int) -> None:
         _row(f"{label}, cosine content", found.cosine_content[label])
 
 
-def show_verification(folder: Path) -> int:
+def show_verification(folder: Path, as_json: bool = False) -> int:
     """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
     if folder.is_file():
         return show_archive_verification(folder)
-    problems = 0
+    problems, rows = 0, []
     for path in run_folders(folder):
         with progress_bars() as bars:
             bar = bars.add_task(f"verify {path.name}", total=None)
             report = verify_run(path, partial(_advance, bars, bar))
-        print(report)
-        problems += len(report.problems)
-        for curve in curve_folders(path):
-            points = stored_points(curve_folder(path, curve.name))
-            damaged = damaged_points(points.values())
-            print(f"  LLC '{curve.name}': {len(points) - len(damaged)} of {len(points)} points in order")
-            known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
-            foreign = [
-                f"{entry}: not a point of an LLC curve; move it elsewhere" for entry in {*curve.iterdir()} - known
-            ]
-            for message in [*damaged, *sorted(foreign)]:
-                print(f"  {message}")
-            problems += len(damaged) + len(foreign)
+        curves = [_verified_curve(path, curve) for curve in curve_folders(path)]
+        problems += len(report.problems) + sum(len(curve["problems"]) for curve in curves)
+        if as_json:
+            rows.append(
+                {
+                    "path": str(path),
+                    "checkpoints": report.rows,
+                    "complete": report.complete,
+                    "problems": [problem.to_dict() for problem in report.problems],
+                    "llc": [{**each, "problems": [found.to_dict() for found in each["problems"]]} for each in curves],
+                }
+            )
+            continue
+        _say(str(report))
+        for curve in curves:
+            _say(f"  LLC '{curve['name']}': {curve['sound']} of {curve['points']} points in order")
+            for found in curve["problems"]:
+                _say(f"  {found}")
+    if as_json:
+        _print_json(rows)
     if (folder / SWEEP_FILE).exists():
         stored_sweep(folder)
     return 1 if problems else 0
+
+
+def _verified_curve(run: Path, curve: Path) -> dict[str, Any]:
+    """Points of a stored LLC curve, how many are sound, and what is wrong or does not belong there."""
+    points = stored_points(curve_folder(run, curve.name))
+    damaged = [Finding("damaged", message) for message in damaged_points(points.values())]
+    known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
+    foreign = [
+        Finding("foreign", f"{entry}: not a point of an LLC curve; move it elsewhere")
+        for entry in sorted({*curve.iterdir()} - known)
+    ]
+    sound = len(points) - len(damaged)
+    return {"name": curve.name, "points": len(points), "sound": sound, "problems": [*damaged, *foreign]}
 
 
 def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
@@ -179,3 +247,7 @@ def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
 
 def _row(label: str, values: np.ndarray) -> None:
     print(f"{label:24}" + "".join(f"{value:10.3f}" for value in values))
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, allow_nan=False))

@@ -16,6 +16,11 @@ System = Annotated[
         metavar="FILE.py:CLASS",
     ),
 ]
+Describing = Annotated[
+    str | None,
+    arg(help="Your own system, whose words describe runs that store no description.", metavar="FILE.py:CLASS"),
+]
+AsJson = Annotated[bool, arg(help="Print JSON.")]
 LLCName = Annotated[str, arg(help="Name of the stored curve, `FOLDER/M-8/llc/NAME`.")]
 
 
@@ -140,11 +145,16 @@ def llc(
     show_curves(runs, name)
 
 
-def pca(folder: Folder, num_components: Annotated[int, arg(help="Components to fit.")] = 4) -> None:
-    """Joint trajectory PCA of the runs, with the ideal predictors projected in; prints scores (`report` draws them)."""
+def pca(
+    folder: Folder,
+    num_components: Annotated[int, arg(help="Components to fit.")] = 4,
+    system: Describing = None,
+    json: AsJson = False,
+) -> None:
+    """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them)."""
     from llc_dynamics.cli.show import show_pca
 
-    show_pca(folder, num_components)
+    show_pca(folder, num_components, json, system)
 
 
 def stages(
@@ -152,24 +162,27 @@ def stages(
     name: LLCName = "llc",
     seed: Annotated[int, arg(help="Seed of the bootstrap and of the null check.")] = 0,
     null_check: Annotated[
-        bool, arg(help="Also say how often such a boundary arises from nothing, at your points and errors.")
+        bool, arg(help="Also give the false-positive rate of a boundary, at your points and errors.")
     ] = False,
     repetitions: Annotated[
-        int, arg(help="Curves of each of five kinds of nothing in the null check; a third of a second each.")
+        int, arg(help="Curves of each of five kinds without stages in the null check; a third of a second each.")
     ] = 200,
+    system: Describing = None,
+    json: AsJson = False,
 ) -> None:
     """Which developmental stages the runs went through, with their evidence.
 
-    Stages of the LLC and of the out-of-distribution loss, each boundary with an interval and a probability; change
-    points as a second opinion; transient ridge and specialisation of in-context runs; where the trajectory in the
-    first two components of the joint PCA turns.
+    Stages of the LLC and of the losses on which transitions are judged, each boundary with an interval and a
+    probability; change points as a second opinion; a verdict on each transition that the runs declare; where the
+    trajectory in the first two components of the joint PCA turns.
     """
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.errors import ConfigError
 
     if repetitions < 1:
         raise ConfigError(f"stages: --repetitions must be 1 or more, got {repetitions}")
-    show_findings(folder, seed=seed, name=name, repetitions=repetitions if null_check else 0)
+    checked = repetitions if null_check else 0
+    show_findings(folder, seed=seed, name=name, repetitions=checked, as_json=json, system=system)
 
 
 def report(
@@ -177,17 +190,21 @@ def report(
     out: Annotated[Path | None, arg(help="The page to write; by default FOLDER/report.html.")] = None,
     name: LLCName = "llc",
     figures: Annotated[Path | None, arg(help="Also write every figure as a PNG into this folder.")] = None,
+    system: Describing = None,
 ) -> None:
     """Write one self-contained HTML page that says in words and figures what was found."""
+    from llc_dynamics.cli.show import describer
     from llc_dynamics.report import write_report
 
-    print(f"report: {write_report(folder, out or folder / 'report.html', llc_name=name, figures=figures)}")
+    out = folder / "report.html" if out is None else out
+    print(f"report: {write_report(folder, out, llc_name=name, figures=figures, describe=describer(system))}")
 
 
 def verify(
     folder: Annotated[
         Positional[Path], arg(help="A run folder, a folder of runs, or a file of `export`.", metavar="FOLDER")
     ],
+    json: AsJson = False,
 ) -> int:
     """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong.
 
@@ -195,4 +212,4 @@ def verify(
     """
     from llc_dynamics.cli.show import show_verification
 
-    return show_verification(folder)
+    return show_verification(folder, json)

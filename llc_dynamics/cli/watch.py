@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from llc_dynamics.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from llc_dynamics.report.live import Snapshot
 
-#: Shown first, in this order; others follow by name.
-_FIRST = (
-    *("train_loss", "loss", "id_loss", "ood_loss"),
-    *("ridge_distance_ood", "dmmse_distance_ood", "ridge_distance_id", "dmmse_distance_id"),
-)
 _WIDTH = 24
 
 
@@ -78,10 +75,9 @@ def frame(seen: Snapshot) -> RenderableType:
         for title in ("now", "least", "at step"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("over the checkpoints", no_wrap=True)
-        order = {name: place for place, name in enumerate(_FIRST)}
-        for metric in sorted(seen.metrics, key=lambda each: (order.get(each.name, len(order)), each.name)):
+        for metric in seen.metrics:
             table.add_row(
-                Text(metric.name),
+                Text(printable(metric.name, 60)),
                 f"{metric.latest:.4g}",
                 f"{metric.least:.4g}",
                 f"{metric.least_step:,}",
@@ -92,13 +88,13 @@ def frame(seen: Snapshot) -> RenderableType:
         doubt = "" if point.converged else ", not converged"
         parts.append(
             Text(
-                f"LLC '{point.curve}': {point.value:.4g} ± {point.standard_error:.2g} at step {point.step:,} "
-                f"({point.points} point{'s' if point.points > 1 else ''}{doubt})"
+                f"LLC '{printable(point.curve)}': {point.value:.4g} ± {point.standard_error:.2g} at step "
+                f"{point.step:,} ({point.points} point{'s' if point.points > 1 else ''}{doubt})"
             )
         )
     if seen.stage is not None:
-        parts.append(Text(f"stage: {seen.stage}"))
-    return Panel(Group(*parts), title=Text(f"{seen.name}: {seen.state}"), title_align="left")
+        parts.append(Text(printable(f"stage: {seen.stage}", 1000)))
+    return Panel(Group(*parts), title=Text(printable(f"{seen.name}: {seen.state}")), title_align="left")
 
 
 def _head(seen: Snapshot) -> list[str]:

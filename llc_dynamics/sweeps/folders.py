@@ -91,7 +91,7 @@ def read_sweep_file(folder: Path) -> dict[str, Any]:
         raise TrajectoryError(f"{folder}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path}: cannot be read ({error}); restore it or delete it and train again") from None
     if not isinstance(content, dict):
         raise CorruptRunError(f"{path}: not a table of settings; restore it or delete it and train again")

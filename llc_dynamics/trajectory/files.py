@@ -41,6 +41,8 @@ def replacing(path: Path) -> Iterator[Any]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with storage_errors(path):
+        if path.exists() and not path.is_file():
+            raise TrajectoryError(f"{path}: a device or a folder, which a file does not replace; choose another name")
         try:
             with temporary.open("x+b", buffering=0) as stream:
                 _hold(stream.fileno())

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 from sealed_files import change_header, sign
-from test_trajectory_damage import signed_manifest
-from trajectory_runs import new_model, read_all, train
+from trajectory_runs import new_model, read_all, signed_manifest, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, DataError, LLCDynamicsError, TrajectoryError

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from scipy.stats import beta
+from scripts import load_script
 
-from llc_dynamics.errors import DataError
-from llc_dynamics.plots import plot_power
+from llc_dynamics.errors import ConfigError, DataError
 
+plot_power = load_script("benchmarks/power_figure.py").plot_power
 ROWS = [
     {"strength": strength, "noise": noise, "found": found, "repetitions": 200, "points": 24}
     for noise, counts in ((2.0, (0, 40, 110)), (1.0, (8, 90, 200)))
@@ -57,6 +58,10 @@ def test_one_strength_is_drawn():
     ("rows", "message"),
     [
         ([], "no rows"),
+        (None, "rows is a NoneType"),
+        ([1], "row 0 is a int"),
+        ([{**ROWS[0], "found": float("nan")}], "row 0 has found=nan"),
+        ([{**ROWS[0], "strength": "a"}], "strength='a'"),
         ([{"strength": 1, "noise": 1, "found": 3}], "row 0 lacks repetitions"),
         ([{**ROWS[0], "found": 201}], "from 0 to the second"),
         ([{**ROWS[0], "found": 0.5}], "whole numbers"),
@@ -66,3 +71,8 @@ def test_one_strength_is_drawn():
 def test_bad_rows(rows, message):
     with pytest.raises(DataError, match=message):
         plot_power(rows)
+
+
+def test_bad_level():
+    with pytest.raises(ConfigError, match="level must be between 0 and 1"):
+        plot_power(ROWS, level=2)
