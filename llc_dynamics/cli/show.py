@@ -216,11 +216,11 @@ def show_verification(folder: Path, as_json: bool = False) -> int:
                 }
             )
             continue
-        _say(str(report))
+        print(report)
         for curve in curves:
-            _say(f"  LLC '{curve['name']}': {curve['sound']} of {curve['points']} points in order")
+            print(f"  LLC '{curve['name']}': {curve['sound']} of {curve['points']} points in order")
             for found in curve["problems"]:
-                _say(f"  {found}")
+                print(f"  {found}")
     if as_json:
         _print_json(rows)
     if (folder / SWEEP_FILE).exists():
