@@ -352,7 +352,7 @@ def test_a_refusal_is_always_an_error_of_the_package(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "replace", fail)
-            with pytest.raises(LLCDynamicsError, match=r"cannot write .*unharmed"):
+            with pytest.raises(LLCDynamicsError, match=r"cannot write.*unharmed"):
                 train(path, 8)
     train(path, 8)
     assert ld.Trajectory(path).verify().ok
