@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,9 +16,10 @@ from rich.progress import Progress, TaskID
 
 from llc_dynamics.cli.show_runs import show_archive_verification
 from llc_dynamics.errors import TrajectoryError
-from llc_dynamics.finding import Finding
+from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
+from llc_dynamics.plots import plot_calibration
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import RunAnalysis, analyse
 from llc_dynamics.report.developmental import StageFindings
@@ -31,7 +33,7 @@ from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
 from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.files import is_temporary
+from llc_dynamics.trajectory.files import is_temporary, storage_errors, write_whole
 from llc_dynamics.trajectory.names import curve_folders
 
 _NOTHING = {
@@ -140,8 +142,18 @@ def show_curves(runs: Sequence[Trajectory], name: str) -> None:
         )
         print(f"  {'step':>9}  {'LLC':>10}  {'error':>8}  {'virial':>7}  converged")
         for result, step, reasons in zip(curve.results, curve.steps, curve.reasons, strict=True):
-            verdict = "yes" if result.converged else f"no: {'; '.join(map(str, reasons))}"
+            verdict = "yes" if result.converged else f"no: {sentences(reasons)}"
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
+
+
+def draw_calibration(found: Calibration, path: Path) -> None:
+    """The figure of a calibration, as a PNG."""
+    figure = plot_calibration(found).get_figure(root=True)
+    assert figure is not None
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
+    with storage_errors(path):
+        write_whole(path, drawn.getvalue())
 
 
 def show_calibration(found: Calibration, folder: Path, out: Path) -> None:

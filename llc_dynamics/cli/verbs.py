@@ -89,7 +89,7 @@ def calibrate(
     Writes settings.toml, which `llc-dynamics llc FOLDER --settings` takes, evidence.csv and calibration.png. Finished
     trials are kept: the same command goes on where it was stopped.
     """
-    from llc_dynamics.cli.show import show_calibration
+    from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.progress import progress_bars
     from llc_dynamics.sweeps import calibrate_runs, find_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
@@ -111,6 +111,7 @@ def calibrate(
             device=device,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
+    draw_calibration(found, out / "calibration.png")
     show_calibration(found, folder, out)
 
 

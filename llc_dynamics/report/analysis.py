@@ -111,7 +111,7 @@ class RunAnalysis:
     @staticmethod
     def _llc_dict(llc: LLCCurve) -> dict[str, Any]:
         assert llc.converged is not None
-        reasons = [[as_finding(reason).to_dict() for reason in found] for found in llc.reasons]
+        reasons = [[reason.to_dict() for reason in found] for found in llc.reasons]
         return {**_curve_dict(llc), "converged": llc.converged.tolist(), "reasons": reasons}
 
 
@@ -144,7 +144,7 @@ class Analysis:
             "notes": [note.to_dict() for note in self.notes],
             "llc_name": self.llc_name,
             "seed": self.seed,
-            "calibration": None if findings is None else [as_finding(each).to_dict() for each in findings],
+            "calibration": None if findings is None else [each.to_dict() for each in findings],
         }
 
 
@@ -200,11 +200,6 @@ def along_axis(axis: Axis | None) -> tuple[int, float, str]:
     if axis is None:
         return 2, 0.0, ""
     return (1, 0.0, axis.value) if isinstance(axis.value, str) else (0, float(axis.value), "")
-
-
-def as_finding(reason: Any) -> Finding:
-    """A reason as a finding."""
-    return reason if isinstance(reason, Finding) else Finding("", str(reason))
 
 
 def stored_calibration(folder: Path, notes: list[Finding]) -> Calibration | None:

@@ -363,7 +363,7 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert Calibration.load(folder) == found or repr(Calibration.load(folder)) == repr(found)
     captured = capsys.readouterr()
     assert "resolution" in captured.out
-    assert found.findings[0] in captured.out
+    assert found.findings[0].text in captured.out
     assert f"llc-dynamics llc {calibrated} --settings {folder / 'settings.toml'}" in captured.out
     assert captured.err == ""
 
