@@ -176,7 +176,7 @@ class Names:
 
 
 def kind_of(description: Description, transition: Transition) -> str:
-    """What a transition is called, the same in all runs of a sweep: 'transient' and the label of its general solution."""
+    """'transient' and the label of the general solution: the same in all runs of a sweep."""
     return f"transient {Names(description, transition).general}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from presets import PRESET
+from problems import squared_error
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
@@ -221,7 +222,7 @@ def test_run_of_another_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ld.llc_curve(
         tmp_path / "own",
         model,
-        lambda given, batch: (given(batch[0]) - batch[1]).square().mean(1),
+        squared_error,
         data,
         steps=[9],
         num_draws=8,

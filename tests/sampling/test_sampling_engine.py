@@ -353,7 +353,7 @@ def test_a_large_model_is_recorded_block_by_block_with_the_same_numbers(monkeypa
     def estimated():
         return ld.estimate_llc(
             model,
-            lambda m, batch: (m(batch[0]) - batch[1]).square().sum(1),
+            squared_error,
             data,
             sampler=ld.SGLD(1e-4, nbeta=20.0, localization=10.0),
             num_chains=2,

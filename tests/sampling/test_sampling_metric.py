@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from estimates import estimate
+from problems import squared_outputs
 from torch import nn
 from torch.func import functional_call
 
@@ -173,6 +174,6 @@ def test_what_metric_does_not_go_with():
     with pytest.raises(ConfigError, match="metric must be one of euclidean, curvature, relative, got 'fisher'"):
         estimate(model, ld.behavioural(lambda m, batch: m(batch[0])), data, metric="fisher")
     with pytest.raises(ConfigError, match=r"needs a loss made by ld\.behavioural"):
-        estimate(model, lambda m, batch: m(batch[0]).square().sum(1), data, metric="curvature")
+        estimate(model, squared_outputs, data, metric="curvature")
     with pytest.raises(ConfigError, match="leave metric out"):
         ld.EstimateSettings(metric="curvature", engine="devinterp")
