@@ -139,7 +139,8 @@ def calling(what: str, function: Any, *arguments: Any) -> Any:
         own = [each for each in frames if "site-packages" not in each.filename and not each.filename.startswith(ours)]
         at = (own or frames)[-1]
         raise ConfigError(
-            f"{what} fails: {type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"
+            f"{what} fails: {type(error).__name__}: {' '.join(str(error).split())[:300]} "
+            f"({Path(at.filename).name}, line {at.lineno})"
         ) from error
 
 

@@ -18,7 +18,7 @@ COMPLETE = "complete.json"
 LOCK = "run.lock"
 VIEW = "view.h5"
 #: Rooms in the run folder for what other parts of the package make of a run.
-RESULTS = ("llc", "pca", "stages", "report", "figures", "report.html")
+RESULTS = ("llc", "calibration", "pca", "stages", "report", "figures", "report.html")
 KNOWN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, VIEW, *RESULTS})
 
 _SHARD = re.compile(r"shard-(\d{6,9})\.h5")
