@@ -26,7 +26,7 @@ _HOME = {
     "merge_runs": "llc_dynamics.runs",
     "write_view": "llc_dynamics.runs",
     "run_info": "llc_dynamics.trajectory.info",
-    "thin_run": "llc_dynamics.runs.thin",
+    "thin_run": "llc_dynamics.runs",
     "Axis": "llc_dynamics.systems.description",
     "Description": "llc_dynamics.systems.description",
     "Transition": "llc_dynamics.systems.description",
@@ -79,8 +79,8 @@ if TYPE_CHECKING:
     from llc_dynamics.runs import import_checkpoints as import_checkpoints
     from llc_dynamics.runs import import_run as import_run
     from llc_dynamics.runs import merge_runs as merge_runs
+    from llc_dynamics.runs import thin_run as thin_run
     from llc_dynamics.runs import write_view as write_view
-    from llc_dynamics.runs.thin import thin_run as thin_run
     from llc_dynamics.sampling import HMC as HMC
     from llc_dynamics.sampling import MALA as MALA
     from llc_dynamics.sampling import MALT as MALT

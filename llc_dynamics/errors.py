@@ -35,9 +35,9 @@ def os_error_text(error: OSError) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line, with an escape for every character that could do something to a terminal."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode() for each in text
-    )
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 class LLCDynamicsError(Exception):

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llc_dynamics.errors import printable
+
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, Task
 
 
 @contextmanager
@@ -19,14 +21,22 @@ def progress_bars(enabled: bool | None = None) -> Iterator[Progress]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Title(ProgressColumn):
+        """As it stands: names of folders are no markup."""
+
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
 
     show = sys.stderr.isatty() if enabled is None else enabled
     bars = Progress(
-        TextColumn("{task.description}"),
+        Title(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -67,8 +67,10 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read as a config file ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # bad TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{path}: not valid TOML ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not a config file (brackets in brackets, hundreds deep)") from None
 
 
 def _path(where: str, key: str) -> str:
@@ -114,8 +116,8 @@ def converted(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a number, got {value!r}")
         return number
     if hint is Any or (isinstance(hint, type) and isinstance(value, hint) and not (hint is int and value is True)):
-        if hint is int and isinstance(value, bool):
-            raise ConfigError(f"{where}: expected int, got {value!r}")
+        if hint is int and (isinstance(value, bool) or not -(2**63) <= value < 2**63):
+            raise ConfigError(f"{where}: expected int of at most 64 bits, got {value!r}")
         return value
     raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
 

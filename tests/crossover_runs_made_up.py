@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from stored_llc import store_point
+from sweep_runs import describe
 
 import llc_dynamics as ld
 
@@ -46,20 +47,18 @@ def _record(path: Path, number: float, seed: int, half: float) -> ld.Trajectory:
     ridge, dmmse = (best[0] + stray[0], best[1]), (best[0], best[1] + stray[1])
     arrays = {}
     for place, where in enumerate(("id", "ood")):
-        arrays[f"{where}_y"], arrays[f"{where}_ridge"] = targets[place], ridge[place]
+        arrays[f"{where}/target"], arrays[f"{where}/reference/ridge"] = targets[place], ridge[place]
         if math.isfinite(number):
-            arrays[f"{where}_dmmse"] = dmmse[place]
+            arrays[f"{where}/reference/dmmse"] = dmmse[place]
     arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
     config = {
         "seed": seed,
-        "task": {
-            "num_tasks": "inf" if math.isinf(number) else number,
-            "noise_variance": 0.125,
-            "context_length": LENGTH,
-        },
+        "system": {"name": "in_context_regression", "noise_variance": 0.125, "context_length": LENGTH},
         "training": {"num_steps": int(STEPS[-1]), "batch_size": 32},
     }
-    with ld.TrajectoryWriter(path, torch.nn.Linear(1, 1), config=config, arrays={"evaluation": arrays}) as writer:
+    description = describe(number).to_dict()
+    model = torch.nn.Linear(1, 1)
+    with ld.TrajectoryWriter(path, model, config, arrays={"probes": arrays}, description=description) as writer:
         for step in STEPS:
             done, risen = turned(step, half), turned(step, 120.0)
             measured, samples = {}, {}
@@ -67,13 +66,13 @@ def _record(path: Path, number: float, seed: int, half: float) -> ld.Trajectory:
                 f = risen * ((1 - done) * ridge[place] + done * dmmse[place]) + 0.01 * generator.normal(
                     size=best[0].shape
                 )
-                against = {f"{where}_loss": targets[place], f"ridge_distance_{where}": ridge[place]}
+                against = {f"loss/{where}": targets[place], f"distance/{where}/ridge": ridge[place]}
                 if math.isfinite(number):
-                    against[f"dmmse_distance_{where}"] = dmmse[place]
+                    against[f"distance/{where}/dmmse"] = dmmse[place]
                 for metric, target in against.items():
                     samples[metric] = ((f - target) ** 2).mean(axis=1).astype(np.float32)
                     measured[metric] = float(samples[metric].mean())
-            kept = {key: value for key, value in samples.items() if key not in ("id_loss", "ridge_distance_id")}
+            kept = {key: value for key, value in samples.items() if key not in ("loss/id", "distance/id/ridge")}
             writer.record(int(step), metrics=measured, samples=kept)
         writer.finish()
     return ld.Trajectory(path)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import command_line
 
 import llc_dynamics as ld
 
@@ -157,9 +158,8 @@ def transformers(path: Path, steps: int, settings: dict[str, Any], clock: Clock)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, folder=True)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one in it is used and removed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -14,17 +14,14 @@ standard error (which should be the spread), the share of estimates that the ver
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import command_line, markdown_head, write_json
 
 import llc_dynamics as ld
 from llc_dynamics.llc import LLCResult, Thresholds
@@ -33,20 +30,20 @@ from llc_dynamics.llc.summary import summarise
 from llc_dynamics.sampling import ChainTraces, Kernel, run_chains
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
-from llc_dynamics.theory import DeepLinearData, quadratic_llc, quadratic_sgld_llc, rank_minimal_network
+from llc_dynamics.theory import (
+    DeepLinearData,
+    NormalCrossing,
+    Quadratic,
+    quadratic_llc,
+    quadratic_sgld_llc,
+    rank_minimal_network,
+    squared_error,
+)
 
 CHAINS = 4
 BAR = (0.90, 0.98)
 CURVATURES = (1.0, 2.0, 5.0, 10.0)
 TARGET, MOST_DRAWS = 0.07, 400
-
-
-class Vector(torch.nn.Module):
-    """Nothing but weights."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.zeros(size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +67,10 @@ class Case:
     stops: bool = False
 
 
-def potential(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any, Any], torch.Tensor]:
-    return lambda model, batch: function(model.w).expand(len(batch[0]))
-
-
 def cases() -> list[Case]:
     """Three models, small enough for two hundred repetitions in a minute each."""
-    curvature = torch.tensor(CURVATURES)
-    quadratic = potential(lambda w: (curvature * w.square()).sum() / 2)
-    quartic = potential(lambda w: w.pow(4).sum())
-    no_data = (torch.zeros(3, 1),)
+    quadratic = (Quadratic(CURVATURES), squared_error, (torch.zeros(3, 1), torch.zeros(3, len(CURVATURES))))
+    quartic = (NormalCrossing([2]), squared_error, (torch.zeros(3, 1), torch.zeros(3, 1)))
     eps = 0.15
     sgld = ld.SGLD(eps, 1.0, 1.0)
     malt = ld.MALT(nbeta=1.0, localization=1.0, num_steps=4)
@@ -88,9 +79,9 @@ def cases() -> list[Case]:
     network = rank_minimal_network(widths, rank, seed=1)
     behavioural = ld.behavioural(lambda model, batch: model(batch[0]) * math.sqrt(widths[-1] / 2))
     return [
-        Case("quadratic, SGLD", Vector(4), quadratic, no_data, sgld, 1.0, 40, 150, sgld_value),
-        Case("quadratic, MALT", Vector(4), quadratic, no_data, malt, 1.0, 60, 60, value),
-        Case("w^4, HMC", Vector(1), quartic, no_data, ld.HMC(0.5, 1.0, 0.0, num_steps=4), 1.0, 30, 200, 0.25),
+        Case("quadratic, SGLD", *quadratic, sgld, 1.0, 40, 150, sgld_value),
+        Case("quadratic, MALT", *quadratic, malt, 1.0, 60, 60, value),
+        Case("w^4, HMC", *quartic, ld.HMC(0.5, 1.0, 0.0, num_steps=4), 1.0, 30, 200, 0.25),
         Case(
             f"deep linear {widths}, rank {rank}, MALT",
             network,
@@ -103,7 +94,16 @@ def cases() -> list[Case]:
             batch_size=64,
             num_samples=num_samples,
         ),
-        Case("quadratic, SGLD, stops", Vector(4), quadratic, no_data, sgld, 1.0, 40, 50, sgld_value, stops=True),
+        Case(
+            "quadratic, SGLD, stops",
+            *quadratic,
+            sgld,
+            1.0,
+            40,
+            50,
+            sgld_value,
+            stops=True,
+        ),
     ]
 
 
@@ -192,16 +192,15 @@ def measure(case: Case, repetitions: int, seed: int = 0) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, out="a JSON file for the rows")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--out", type=Path, help="a JSON file for the rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    print("| case | value | coverage | mean | spread | standard error | converged | draws | s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    names = ("case", "value", "coverage", "mean", "spread", "standard error", "converged", "draws", "s")
+    print(markdown_head(names))
     for case in cases():
         if arguments.only not in case.name:
             continue
@@ -214,8 +213,7 @@ def main() -> None:
             f"{row['standard_error']:.2g} | {row['converged']:.0%} | {row['draws']:.0f} | {row['seconds']:.0f} |",
             flush=True,
         )
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"bar": BAR, "chains": CHAINS, "rows": rows}, indent=1) + "\n")
+    write_json(arguments.out, {"bar": BAR, "chains": CHAINS, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,20 +10,20 @@ it was.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from common import command_line
 
 import llc_dynamics as ld
 from llc_dynamics.training import load_config
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--points", type=int, default=50)

@@ -12,9 +12,7 @@ to RESULTS/<class>-<kernel>-<data>.jsonl as they are made; a second call goes on
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import Row, command_line, fill
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError
@@ -90,8 +89,10 @@ def outputs(model: DeepLinearNetwork, batch: tuple[torch.Tensor, torch.Tensor]) 
     return model(batch[0])
 
 
-def estimate(size_class: str, seed: int, kernel: str, data: str, num_chains: int, gradients: int) -> dict[str, Any]:
+def estimate(cell: Row) -> Row:
     """One network: the estimate beside the exact value."""
+    size_class, seed, kernel, data = (cell[name] for name in ("class", "seed", "kernel", "data"))
+    num_chains, gradients = cell["chains"], cell["budget"]
     widths, rank = random_deep_linear(size_class, seed)
     network = rank_minimal_network(widths, rank, seed=seed)
     noise = 1.0 if kernel == "sgld" else 0.0
@@ -129,10 +130,6 @@ def estimate(size_class: str, seed: int, kernel: str, data: str, num_chains: int
         )
     exact = ld.theory.deep_linear_llc(widths=list(widths), rank=rank)
     return {
-        "class": size_class,
-        "seed": seed,
-        "kernel": kernel,
-        "data": data,
         "widths": list(widths),
         "rank": rank,
         "parameters": result.dimension,
@@ -157,7 +154,7 @@ def _step_of(network: DeepLinearNetwork, samples: Any, seed: int) -> float:
     return float(rule.settings.sampler.step_size) / 0.15  # type: ignore[attr-defined]
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: list[Row]) -> Row:
     """Median error, share within 20%, share of pairs in the right order, and what the flags caught."""
     errors = np.array([row["relative_error"] for row in rows])
     pairs = [(a, b) for a, b in itertools.combinations(rows, 2) if a["exact"] != b["exact"]]
@@ -179,7 +176,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--classes", nargs="+", default=["1K"])
     parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--first", type=int, default=0, help="seed of the first network")
@@ -193,14 +190,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for size_class in options.classes:
         path = options.out / f"{size_class}-{options.kernel}-{options.data}.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        done = {row["seed"] for row in rows}
-        for seed in range(options.first, options.first + options.networks):
-            if seed not in done:
-                row = estimate(size_class, seed, options.kernel, options.data, options.chains, options.gradients)
-                rows.append(row)
-                with path.open("a") as stream:
-                    stream.write(json.dumps(row) + "\n")
+        same = {"class": size_class, "kernel": options.kernel, "data": options.data}
+        same |= {"chains": options.chains, "budget": options.gradients}
+        seeds = range(options.first, options.first + options.networks)
+        rows = fill([{**same, "seed": seed} for seed in seeds], path, estimate)
         print(f"\n{size_class}, {options.kernel}, {options.data} samples")
         for name, value in summary(rows).items():
             print(f"  {name:<24} {value}")

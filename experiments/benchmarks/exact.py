@@ -15,17 +15,15 @@ Tables go to the terminal, and as JSON to FILE.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import Row, chosen_sections, command_line, markdown_head, markdown_row, write_json
 from torch import nn
 from torch.func import functional_call
 
@@ -43,8 +41,6 @@ from llc_dynamics.theory import (
     rescaled,
     squared_error,
 )
-
-Row = dict[str, Any]
 
 
 def estimate(model: nn.Module, data: tuple[torch.Tensor, ...], **settings: Any) -> LLCResult:
@@ -164,7 +160,7 @@ def family(seed: int) -> list[Row]:
         lam = theory.two_parameter_family_llc(layers, power)
         row = {"r": power, "L": layers, "log10 nbeta": math.log10(nbeta), **beside(found, exact, lam)}
         rows.append({**row, "seconds": time.perf_counter() - start})
-        print(text(rows[-1]), flush=True)
+        print(markdown_row(rows[-1].values()), flush=True)
     return rows
 
 
@@ -223,7 +219,7 @@ def relu(seed: int) -> list[Row]:
         found = estimate(model, data, sampler=kernel, num_chains=16, seed=seed, **settings)
         rows.append({"kernel": type(kernel).__name__, **beside(found), "seconds": time.perf_counter() - start})
         rows[-1]["beside MALA"] = found.llc / rows[0]["llc"] - 1
-        print(text(rows[-1]), flush=True)
+        print(markdown_row(rows[-1].values()), flush=True)
     return rows
 
 
@@ -273,7 +269,7 @@ def rescaling(seed: int) -> list[Row]:
                 "converged": [each.converged for each in found],
             }
         )
-        print(text(rows[-1]), flush=True)
+        print(markdown_row(rows[-1].values()), flush=True)
     return rows
 
 
@@ -298,14 +294,10 @@ def beside(found: LLCResult, exact: float | None = None, lam: float | None = Non
     }
 
 
-def text(row: Row) -> str:
-    return " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())
-
-
 def show(name: str, rows: Sequence[Row]) -> None:
-    print(f"\n{name}\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    print(f"\n{name}\n{markdown_head(list(rows[0]))}")
     for row in rows:
-        print(f"| {text(row)} |")
+        print(markdown_row(row.values()))
 
 
 SECTIONS: dict[str, Callable[[int], list[Row]]] = {
@@ -314,21 +306,16 @@ SECTIONS: dict[str, Callable[[int], list[Row]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, out="a JSON file for the tables")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.sections if name not in SECTIONS]
-    if unknown:
-        parser.error(f"unknown section {unknown[0]}; choose from {', '.join(SECTIONS)}")
     torch.set_num_threads(1)
     found = {}
-    for name in arguments.sections or SECTIONS:
+    for name in chosen_sections(parser, arguments.sections, SECTIONS):
         found[name] = SECTIONS[name](arguments.seed)
         show(name, found[name])
-        if arguments.out is not None:
-            arguments.out.write_text(json.dumps(found, indent=1))
+        write_json(arguments.out, found)
 
 
 if __name__ == "__main__":

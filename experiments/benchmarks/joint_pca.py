@@ -10,13 +10,12 @@ singular value.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line, timed
 from scipy.linalg import eigh
 
 import llc_dynamics as ld
@@ -44,10 +43,22 @@ def resident(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
+def read_files(paths: list[Path]) -> None:
+    for path in paths:
+        for shard in sorted((path / "shards").glob("*.h5")):
+            np.fromfile(shard, np.uint8)
+
+
+def read_outputs(runs: list[ld.Trajectory]) -> None:
+    for run in runs:
+        outputs = run.outputs()
+        for first in range(0, len(outputs), 128):
+            outputs[first : first + 128]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, folder=True)
     parser.add_argument("--runs", type=int, default=34)
-    parser.add_argument("--folder", type=Path, help="where the runs are made, in a temporary folder that is removed")
     parser.add_argument("--in-memory", action="store_true", help="compare with the whole matrix in memory")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,26 +67,16 @@ def main() -> None:
         for number, path in enumerate(paths):
             record(path, number)
         total = arguments.runs * CHECKPOINTS * FEATURES * 4
-        start = time.perf_counter()
-        for path in paths:
-            for shard in sorted((path / "shards").glob("*.h5")):
-                np.fromfile(shard, np.uint8)
-        plain = time.perf_counter() - start
+        plain, _ = timed(lambda: read_files(paths))
         runs = [ld.Trajectory(path) for path in paths]
-        start = time.perf_counter()
-        for run in runs:
-            outputs = run.outputs()
-            for first in range(0, len(outputs), 128):
-                outputs[first : first + 128]
-        ours = time.perf_counter() - start
+        ours, _ = timed(lambda: read_outputs(runs))
         print(
             f"{arguments.runs} runs, {total / 1e9:.2f} GB; read once: plain numpy {plain:.1f} s, checked {ours:.1f} s"
         )
         ld.JointTrajectoryPCA(2).fit([np.random.default_rng(0).standard_normal((30, 40))])
         Path("/proc/self/clear_refs").write_text("5")
-        before, start, busy = resident("VmRSS"), time.perf_counter(), time.process_time()
-        pca = ld.JointTrajectoryPCA(4).fit(runs)
-        took, worked = time.perf_counter() - start, time.process_time() - busy
+        before, pca = resident("VmRSS"), ld.JointTrajectoryPCA(4)
+        took, worked = timed(lambda: pca.fit(runs))
         peak = resident("VmHWM") - before
         print(f"fit ({pca.solver_}): {took:.1f} s ({worked:.1f} s on the processor), peak {peak / 1e6:.0f} MB")
         print(f"that is {took / plain:.1f} plain reads; singular values {np.round(pca.singular_values_, 1)}")

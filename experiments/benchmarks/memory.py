@@ -17,6 +17,7 @@ import subprocess
 import sys
 
 import torch
+from common import command_line, markdown_head
 from torch import nn
 
 import llc_dynamics as ld
@@ -97,17 +98,15 @@ def child(name: str, what: str, chains: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         name, what, chains = arguments.child
         print(json.dumps(measure(name, what, int(chains))))
         return
-    print(
-        "| model | what | chains | MB | copies of the parameters | beside a training step | a further chain, copies |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    beside = ("beside a training step", "a further chain, copies")
+    print(markdown_head(["model", "what", "chains", "MB", "copies of the parameters", *beside]))
     for name in ("mlp", "transformer"):
         step = child(name, "training", 1)
         rows = [("training step (Adam)", 1, step), ("forward and backward", 1, child(name, "gradient", 1))]

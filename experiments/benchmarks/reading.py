@@ -12,15 +12,14 @@ a busy machine stretches less, and the ratio.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line, timed
 from writing import Weights
 
 import llc_dynamics as ld
@@ -32,13 +31,6 @@ def forget(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as stream:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the wall clock and on the processor."""
-    start, busy = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - start, time.process_time() - busy
 
 
 def compare(
@@ -127,9 +119,7 @@ def copies(folder: Path, shards: list[Path]) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one in it is used and removed")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = command_line(__doc__, folder=True, rounds=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for num_parameters, num_rows in ((100_000, 320), (3_000_000, 20)):

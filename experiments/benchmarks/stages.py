@@ -17,16 +17,15 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
-import json
 import math
 import time
 from pathlib import Path
 
 import numpy as np
-from rows import Row, fill
+from common import Row, chosen_sections, command_line, fill, write_json
+from power_figure import plot_power
 
 import llc_dynamics as ld
 from llc_dynamics.seeding import numpy_generator
@@ -118,7 +117,7 @@ def draw_power(rows: list[Row], path: Path) -> None:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    from llc_dynamics.plots import RC, plot_power
+    from llc_dynamics.plots import RC
 
     with mpl.rc_context(RC):
         figure, panels = plt.subplots(1, len(POWER_POINTS), figsize=(7.2, 3.0), sharey=True, layout="constrained")
@@ -250,27 +249,23 @@ SECTIONS = {"nulls": nulls, "power": power, "tables": tables, "geometry": geomet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, out="a JSON file for what is found")
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS) + ", or reference and files")
     parser.add_argument("--repetitions", type=int, default=500)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=Path, help="JSON lines of power as they are made; a second call goes on")
     parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     if arguments.sections[:1] == ["reference"]:
         reference([Path(each) for each in arguments.sections[1:]])
         return
-    unknown = [name for name in arguments.sections if name not in SECTIONS]
-    if unknown:
-        parser.error(f"unknown section {unknown[0]}; choose from {', '.join(SECTIONS)}")
-    if arguments.figure is not None and "power" not in (arguments.sections or SECTIONS):
+    sections = chosen_sections(parser, arguments.sections, SECTIONS)
+    if arguments.figure is not None and "power" not in sections:
         parser.error("--figure draws the section power; name it")
     found = {
         name: power(arguments.repetitions, arguments.rows) if name == "power" else SECTIONS[name](arguments.repetitions)
-        for name in arguments.sections or SECTIONS
+        for name in sections
     }
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(found, indent=1))
+    write_json(arguments.out, found)
     if arguments.figure is not None:
         draw_power(found["power"], arguments.figure)
 

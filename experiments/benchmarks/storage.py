@@ -9,7 +9,6 @@ one. Printed are bytes a checkpoint, how many times smaller than raw that is, mi
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -17,35 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 
 import llc_dynamics as ld
 from llc_dynamics.trajectory import WeightStorage
 
-WAYS = [
-    WeightStorage(),
-    WeightStorage(compression="zstd"),
-    WeightStorage(compression="zstd", delta=True),
-    *(
-        WeightStorage(dtype, delta, compression)
-        for dtype in ("float16", "bfloat16")
-        for delta, compression in ((False, "none"), (False, "zstd"), (True, "zstd"))
-    ),
-]
-
-
-class Holder(torch.nn.Module):
-    """The tensors of a checkpoint under their own names."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        self.tensors = tensors
-
-    def state_dict(self, *_: object, **__: object) -> dict[str, torch.Tensor]:  # type: ignore[override]
-        return dict(self.tensors)
+WAYS = [WeightStorage(), WeightStorage("float16"), WeightStorage("bfloat16")]
 
 
 def measure(states: list[dict[str, torch.Tensor]], way: WeightStorage, folder: Path, rounds: int) -> dict[str, float]:
-    model = Holder(states[0])
+    model = dict(states[0])
     found: dict[str, list[float]] = {"write": [], "read": [], "random": []}
     order = np.random.default_rng(0).permutation(len(states))
     for _ in range(rounds):
@@ -53,7 +33,7 @@ def measure(states: list[dict[str, torch.Tensor]], way: WeightStorage, folder: P
         start = time.perf_counter()
         with ld.TrajectoryWriter(path, model, storage=way) as writer:
             for step, state in enumerate(states):
-                model.tensors = state
+                model.update(state)
                 writer.record(step)
         found["write"].append(time.perf_counter() - start)
         for name, steps in (("read", range(len(states))), ("random", order)):
@@ -75,10 +55,8 @@ def measure(states: list[dict[str, torch.Tensor]], way: WeightStorage, folder: P
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, folder=True, rounds=3)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one in it is used and removed")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = ld.Trajectory(arguments.run)
@@ -90,9 +68,8 @@ def main() -> None:
         for way in WAYS:
             found = measure(states, way, Path(folder), arguments.rounds)
             raw = found["bytes"] if raw is None else raw
-            name = f"{way.dtype}{', delta' if way.delta else ''}{', zstd' if way.packed else ''}"
             print(
-                f"{name:22} {found['bytes']:>12,.0f} bytes, {raw / found['bytes']:5.2f} times smaller; "
+                f"{way.dtype:10} {found['bytes']:>12,.0f} bytes, {raw / found['bytes']:5.2f} times smaller; "
                 f"write {found['write']:.2f}, read {found['read']:.2f}, in random order {found['random']:.2f}; "
                 f"error {found['error']:.1e}"
             )

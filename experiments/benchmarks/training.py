@@ -8,13 +8,13 @@ figure is the ratio of the smallest times. Prints a table.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import command_line, timed
 
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_preset
@@ -57,9 +57,7 @@ def smallest(functions: dict[str, Callable[[], None]], rounds: int) -> dict[str,
     times = {name: float("inf") for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name] = min(times[name], time.perf_counter() - start)
+            times[name] = min(times[name], timed(function)[0])
     return times
 
 
@@ -170,9 +168,7 @@ def recorder_overhead(config: RunConfig, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    rounds = command_line(__doc__, rounds=5).parse_args().rounds
     torch.set_num_threads(1)
     config = load_preset("demo").run_configs()["M-12"]
     step_speed(config, rounds)

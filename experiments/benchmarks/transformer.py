@@ -11,14 +11,13 @@ they are made; a second call goes on.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import Row, command_line, fill
 
 import llc_dynamics as ld
 from llc_dynamics.llc import EstimateSettings, Problem
@@ -61,10 +60,24 @@ def sgld_for(base: dict[str, Any], gamma: float, gradients: int) -> dict[str, An
     }
 
 
-def row_of(result: ld.LLCResult, **what: Any) -> dict[str, Any]:
+def trials(system: ld.System, gamma: float, size: int) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Loss and settings of every estimate that is made at a localisation, by name."""
+    behavioural, base = ld.behavioural(system.outputs), settings_for(gamma, size)
+    gradients = (base["num_burnin"] + base["num_draws"]) * base["sampler"].num_steps
+    return {
+        "base": (behavioural, base),
+        "SGLD, behavioural": (behavioural, sgld_for(base, gamma, gradients)),
+        "SGLD, given": (system.loss, sgld_for(base, gamma, gradients)),
+        "half the step": (behavioural, settings_for(gamma, size, factor=0.5)),
+        "4 times as long": (behavioural, settings_for(gamma, size, length=4.0)),
+        "4 times the batch": (behavioural, settings_for(gamma, 4 * size)),
+    }
+
+
+def row_of(result: ld.LLCResult) -> Row:
     blocks = result.virial_by_block
     change, error = change_between_halves(result.trace)
-    return what | {
+    return {
         "llc": result.llc,
         "standard_error": result.standard_error,
         "inside": float(result.trace.mean()),
@@ -85,7 +98,7 @@ def row_of(result: ld.LLCResult, **what: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, nargs="+", default=[1000, 2500, 6000])
     parser.add_argument("--gammas", type=float, nargs="+", default=[300.0, 3000.0, 30000.0, 30.0])
@@ -95,39 +108,31 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "transformer.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["step"], row["gamma"], row["trial"]) for row in rows}
     run = ld.Trajectory(options.run)
     config = load_config(run)
     model = config.system.build(config.seed)
-    behavioural = ld.behavioural(config.system.outputs)
-    size = options.batch_size
-    for gamma in options.gammas:
-        for step in options.steps:
-            base = settings_for(gamma, size)
-            gradients = (base["num_burnin"] + base["num_draws"]) * base["sampler"].num_steps
-            trials: dict[str, tuple[Any, dict[str, Any]]] = {
-                "base": (behavioural, base),
-                "SGLD, behavioural": (behavioural, sgld_for(base, gamma, gradients)),
-                "SGLD, given": (config.system.loss, sgld_for(base, gamma, gradients)),
-                "half the step": (behavioural, settings_for(gamma, size, factor=0.5)),
-                "4 times as long": (behavioural, settings_for(gamma, size, length=4.0)),
-                "4 times the batch": (behavioural, settings_for(gamma, 4 * size)),
-            }
-            for name, (loss, settings) in trials.items():
-                if (step, gamma, name) in done:
-                    continue
-                start = time.perf_counter()
-                problem = Problem(model, loss, config.system.sample).at(run, step)
-                result = estimate(problem, EstimateSettings(seed=1, **settings))
-                row = row_of(result, step=step, gamma=gamma, trial=name, seconds=time.perf_counter() - start)
-                rows.append(row)
-                with path.open("a") as stream:
-                    stream.write(json.dumps(row) + "\n")
+
+    def measure(cell: Row) -> Row:
+        loss, settings = trials(config.system, cell["gamma"], options.batch_size)[cell["trial"]]
+        start = time.perf_counter()
+        problem = Problem(model, loss, config.system.sample).at(run, cell["step"])
+        result = estimate(problem, EstimateSettings(seed=1, **settings))
+        return {**row_of(result), "seconds": time.perf_counter() - start}
+
+    rows = fill(
+        [
+            {"step": step, "gamma": gamma, "trial": trial}
+            for gamma in options.gammas
+            for step in options.steps
+            for trial in trials(config.system, gamma, options.batch_size)
+        ],
+        path,
+        measure,
+    )
     show(rows)
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Row]) -> None:
     head = ("step", "gamma", "trial", "LLC", "error", "change", "virial", "blocks", "halves")
     print("{:>6}{:>8}  {:<20}{:>8}{:>7}{:>8}{:>8}{:>12}{:>8}".format(*head))
     for row in sorted(rows, key=lambda row: (row["step"], row["gamma"])):

@@ -17,28 +17,28 @@ Rows are appended to ROWS.jsonl as they are made; cells that are there are not m
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import Row, command_line, fill
 from numpy.typing import NDArray
-from rows import Row, fill
+from power_figure import plot_power
 from scipy.stats import binomtest
 from synthetic_runs import NULL_SCENARIOS, SyntheticRun, synthetic_run
 
 import llc_dynamics as ld
-from llc_dynamics.report.analysis import METRICS, judge_specialisation, judge_transience
-from llc_dynamics.report.reading import Level, ideal_levels, read_curve
+from llc_dynamics.report.reading import read_curve, read_probes
+from llc_dynamics.report.transitions import TransitionFindings, judge_transition
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages import TransienceVerdict
 from llc_dynamics.sweeps import find_runs
-from llc_dynamics.training import number_of_tasks
+from llc_dynamics.systems.description import Transition, description_of, distance_metric, loss_metric
 from llc_dynamics.trajectory import Trajectory
 
 LAST = 6000
@@ -174,7 +174,7 @@ def draw_power(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    from llc_dynamics.plots import RC, plot_power
+    from llc_dynamics.plots import RC
 
     with mpl.rc_context(RC):
         figure, panels = plt.subplots(1, len(POINTS), figsize=(7.2, 3.0), sharey=True, layout="constrained")
@@ -191,11 +191,16 @@ def draw_power(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def read_run(run: Trajectory) -> tuple[dict[str, ld.Curve], dict[str, Level]]:
-    """Metrics with their samples and levels of the ideal predictors, as `llc-dynamics stages` reads them."""
-    curves = {name: curve for name in METRICS if (curve := read_curve(run, name)) is not None}
-    arrays = run.arrays("evaluation") if "evaluation" in run.array_names else {}
-    return curves, ideal_levels(arrays)
+def read_run(run: Trajectory) -> tuple[dict[str, ld.Curve], Transition, Mapping[str, NDArray[Any]]]:
+    """Metrics with their samples, the first declared transition, and the probes, as `llc-dynamics stages` reads them.
+
+    Ends with a message for a run that declares no transition.
+    """
+    transitions = description_of(run).transitions
+    if not transitions:
+        raise SystemExit(f"{run.path.name}: its description declares no transition; give a run that does")
+    curves = {name: curve for name in run.metric_names if (curve := read_curve(run, name)) is not None}
+    return curves, transitions[0], read_probes(run)
 
 
 def part(curve: ld.Curve, points: NDArray[np.intp], sequences: NDArray[np.intp] | None = None) -> ld.Curve:
@@ -218,24 +223,24 @@ def random_half(points: NDArray[np.intp], draw: int) -> NDArray[np.intp]:
 
 def drop_half(run: Trajectory, draws: int) -> list[Row]:
     """Transience and specialisation with all checkpoints, and how often random halves of them say the same."""
-    curves, ideal = read_run(run)
-    tasks = number_of_tasks(run.config)
-    measured = np.flatnonzero(np.isfinite(curves["ood_loss"].values)) if "ood_loss" in curves else np.arange(0)
-    judges: dict[str, Callable[[Mapping[str, ld.Curve]], Any]] = {
-        "transience": lambda some: judge_transience(some, ideal, tasks),
-        "specialisation": lambda some: judge_specialisation(some, ideal),
-    }
-    rows = []
-    for name, judge_by in judges.items():
-        full = judge_by(curves)
-        if full is None:
-            continue
-        halves = []
-        for draw in range(draws):
-            kept = random_half(measured, draw)
-            halves.append(judge_by({each: part(curve, kept) for each, curve in curves.items()}))
-        rows.append({"run": run.path.name, "verdict on": name, "points": len(measured), **agreement(full, halves)})
-    return rows
+    curves, transition, arrays = read_run(run)
+    loss = loss_metric(transition.probe)
+    measured = np.flatnonzero(np.isfinite(curves[loss].values)) if loss in curves else np.arange(0)
+
+    def judged(some: Mapping[str, ld.Curve]) -> TransitionFindings:
+        return judge_transition(transition, some, arrays)
+
+    full = judged(curves)
+    halves = []
+    for draw in range(draws):
+        kept = random_half(measured, draw)
+        halves.append(judged({each: part(curve, kept) for each, curve in curves.items()}))
+    return [
+        {"run": run.path.name, "verdict on": name, "points": len(measured)}
+        | agreement(getattr(full, name), [getattr(half, name) for half in halves])
+        for name in ("transience", "specialisation")
+        if getattr(full, name) is not None
+    ]
 
 
 def agreement(full: Any, halves: Sequence[Any]) -> Row:
@@ -264,16 +269,14 @@ def resampled(run: Trajectory, repetitions: int) -> Row:
     It tells whether the verdict hangs on these sequences, or on which checkpoints were kept and where the run ended. It
     is not the false-positive rate over runs: all draws share one path of the weights and one random order of batches.
     """
-    curves, ideal = read_run(run)
-    wanted: dict[str, ld.Curve] = {name: curves[name] for name in ("ood_loss", "ridge_distance_ood") if name in curves}
-    tasks = number_of_tasks(run.config)
-    if tasks != math.inf or len(wanted) < 2 or any(curve.samples is None for curve in wanted.values()):
-        raise SystemExit(
-            f"{run.path.name}: not a run at M = infinity with samples of ood_loss and ridge_distance_ood; give one"
-        )
-    measured = np.flatnonzero(np.isfinite(wanted["ood_loss"].values))
+    curves, transition, arrays = read_run(run)
+    names = (loss_metric(transition.probe), distance_metric(transition.probe, transition.general))
+    wanted: dict[str, ld.Curve] = {name: curves[name] for name in names if name in curves}
+    if not at_infinity(run) or len(wanted) < 2 or any(curve.samples is None for curve in wanted.values()):
+        raise SystemExit(f"{run.path.name}: not a run at M = infinity with samples of {' and '.join(names)}; give one")
+    measured = np.flatnonzero(np.isfinite(wanted[names[0]].values))
     first, second = np.array_split(measured, 2)
-    samples = wanted["ood_loss"].samples
+    samples = wanted[names[0]].samples
     assert samples is not None
     number = int(samples.shape[1])
     kinds: Counter[str] = Counter()
@@ -282,9 +285,9 @@ def resampled(run: Trajectory, repetitions: int) -> Row:
         points = np.concatenate([first, np.sort(generator.choice(second, -(-len(second) // 2), replace=False))])
         sequences = generator.integers(0, number, size=number)
         drawn = {name: part(curve, points, sequences) for name, curve in wanted.items()}
-        verdict = judge_transience(drawn, ideal, tasks, seed=repetition)
+        verdict = judge_transition(transition, drawn, arrays, seed=repetition).transience
         kinds["no verdict" if verdict is None else verdict.kind] += 1
-    full = judge_transience(wanted, ideal, tasks)
+    full = judge_transition(transition, wanted, arrays).transience
     return {
         "run": run.path.name,
         "points": len(measured),
@@ -296,24 +299,28 @@ def resampled(run: Trajectory, repetitions: int) -> Row:
     }
 
 
+def at_infinity(run: Trajectory) -> bool:
+    """Whether a run is at the infinite end of its axis."""
+    axis = description_of(run).axis
+    return axis is not None and axis.value == math.inf
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, out="JSON lines of the rows")
     parser.add_argument("sections", nargs="*", help="nulls, power; or drops and folders; or infinity and folders")
     parser.add_argument(
         "--repetitions", type=int, help="of each null (600), of a cell of power (100), or of infinity (500)"
     )
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     first, *folders = arguments.sections or ["nulls", "power"]
     if first in ("drops", "infinity"):
         for run in (run for folder in folders for run in find_runs(folder)):
-            tasks = number_of_tasks(run.config)
             if first == "drops":
                 rows = drop_half(run, arguments.draws)
             else:
-                rows = [resampled(run, arguments.repetitions or 500)] if tasks == math.inf else []
+                rows = [resampled(run, arguments.repetitions or 500)] if at_infinity(run) else []
             for row in rows:
                 print(json.dumps(row), flush=True)
         return

@@ -11,7 +11,6 @@ things compare the processor times, which change less.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import command_line
 
 import llc_dynamics as ld
 
@@ -36,13 +36,11 @@ class Weights(torch.nn.Module):
         self.parts = torch.nn.ParameterList([torch.randn(size) for size in sizes])
 
 
-def plain_write(path: Path, rows: list[np.ndarray]) -> float:
-    start = time.perf_counter()
+def plain_write(path: Path, rows: list[np.ndarray]) -> None:
     with path.open("wb", buffering=0) as stream:
         for row in rows:
             stream.write(row.data)
         os.fsync(stream.fileno())
-    return time.perf_counter() - start
 
 
 def measure(folder: Path, num_parameters: int, shards: int) -> None:
@@ -100,8 +98,7 @@ def measure(folder: Path, num_parameters: int, shards: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one in it is used and removed")
+    parser = command_line(__doc__, folder=True)
     parser.add_argument("--shards", type=int, default=12)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

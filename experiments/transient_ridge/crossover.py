@@ -37,7 +37,7 @@ from crossover_runs import RunRecord, read_seeds
 from crossover_tables import markdown, order_row, plain, prediction_row, run_row, write_csv
 
 from llc_dynamics.errors import LLCDynamicsError
-from llc_dynamics.trajectory.atomic import write_whole
+from llc_dynamics.trajectory.files import write_whole
 
 
 def findings(records: Sequence[RunRecord], name: str, num_bootstrap: int = 4000) -> dict[str, Any]:

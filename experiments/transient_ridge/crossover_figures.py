@@ -28,10 +28,10 @@ from llc_dynamics.plots.style import (
     RC,
     SeriesStyle,
     axes_or_new,
+    axis_colors,
+    key_label,
     panel_title,
     small_legend,
-    task_colors,
-    task_label,
 )
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -64,7 +64,7 @@ def draw_llc(records: Sequence[RunRecord], path: Path) -> None:
                     _draw_curve(ax, record, color, 3)
                     _draw_t_crit(ax, record, color)
             set_step_axis(ax, last, linear_width=1.0, first_step=0.8 * first)
-            panel_title(ax, task_label(tasks[number]))
+            panel_title(ax, f"M = {key_label(tasks[number])}")
             if number < len(tasks) - columns:
                 ax.set_xlabel("")
             if number % columns == 0:
@@ -118,7 +118,7 @@ def draw_order(
     predictions: Mapping[str, Sequence[Prediction]], factors: Mapping[str, float | None], path: Path
 ) -> None:
     """Predicted against observed t_crit, one panel a definition; the prediction is c r with one fitted c a panel."""
-    tasks = task_colors({one.record.num_tasks for some in predictions.values() for one in some})
+    tasks = axis_colors({one.record.num_tasks for some in predictions.values() for one in some})
     seeds = sorted({one.record.seed for some in predictions.values() for one in some})
     with mpl.rc_context(RC):
         figure, axes = plt.subplots(
@@ -134,7 +134,7 @@ def draw_order(
             for k, seed in enumerate(seeds)
         ]
         handles += [
-            Line2D([], [], color=color, linewidth=4, label=task_label(number))
+            Line2D([], [], color=color, linewidth=4, label=f"M = {key_label(number)}")
             for number, color in tasks.items()
             if math.isfinite(number)
         ]
@@ -207,6 +207,6 @@ def draw_free_energy(predictions: Mapping[str, Sequence[Prediction]], num_tasks:
             if len(pairs) > 1:
                 small_legend(ax, loc="upper right")
             ax.set_xlabel("Training sequences n (log scale)")
-            panel_title(ax, f"{task_label(num_tasks)}, {definition}")
+            panel_title(ax, f"M = {key_label(num_tasks)}, {definition}")
         figure.savefig(path)
         plt.close(figure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.llc import LLCCurve
 from llc_dynamics.llc.storage import curve_folder
-from llc_dynamics.report.reading import Level, ideal_levels, read_curve
+from llc_dynamics.report.reading import Level, read_curve, read_probes, reference_gap, reference_losses
 from llc_dynamics.stages import TransienceVerdict, detect_transience
 from llc_dynamics.stages.evidence import Evidence, TimeGrid
 from llc_dynamics.stages.points import common_points
 from llc_dynamics.sweeps import find_runs
-from llc_dynamics.training import number_of_tasks
+from llc_dynamics.systems.description import description_of
 from llc_dynamics.trajectory import Trajectory
 
 Array = NDArray[np.float64]
@@ -94,7 +94,7 @@ def read_seeds(folders: Sequence[Path], name: str, unconverged: bool = False) ->
     records: list[RunRecord] = []
     for folder in folders:
         runs = find_runs(folder)
-        tasks = [number_of_tasks(run.config) for run in runs]
+        tasks = [number_of_tasks(run) for run in runs]
         _check_sweep(folder, runs, tasks, name)
         seeds = {run.config.get("seed") for run in runs}
         if len(seeds) > 1 or not isinstance(next(iter(seeds)), int):
@@ -109,25 +109,28 @@ def read_seeds(folders: Sequence[Path], name: str, unconverged: bool = False) ->
 
 def read_run(run: Trajectory, name: str, unconverged: bool = False) -> RunRecord:
     """One run; with `unconverged` its unconverged LLC points count like the others."""
-    curves = {key: read_curve(run, key) for key in ("ood_loss", "ridge_distance_ood", "dmmse_distance_ood", "id_loss")}
-    missing = [key for key in ("ood_loss", "ridge_distance_ood", "id_loss") if curves[key] is None]
+    wanted = ("loss/ood", "distance/ood/ridge", "distance/ood/dmmse", "loss/id")
+    curves = {key: read_curve(run, key) for key in wanted}
+    missing = [key for key in ("loss/ood", "distance/ood/ridge", "loss/id") if curves[key] is None]
     if missing:
         raise DataError(f"{run.path}: {', '.join(missing)} not measured; train it with `llc-dynamics train`")
-    levels = ideal_levels(run.arrays("evaluation") if "evaluation" in run.array_names else {})
-    specialised, gap_ood = curves["dmmse_distance_ood"], levels.get("gap_ood")
+    arrays = read_probes(run)
+    levels = reference_losses(description_of(run), arrays).get("loss/id", {})
+    specialised = curves["distance/ood/dmmse"]
+    gap_ood, gap_id = (reference_gap(arrays, probe, "ridge", "dmmse") for probe in ("ood", "id"))
     verdict = detect_transience(  # as `llc-dynamics stages` calls it
-        general=curves["ridge_distance_ood"],
+        general=curves["distance/ood/ridge"],
         specialised=specialised,
-        ood_loss=curves["ood_loss"],
-        reference_distance=gap_ood.value if gap_ood and specialised is not None and gap_ood.value > 0 else None,
+        ood_loss=curves["loss/ood"],
+        reference_distance=gap_ood.value if gap_ood and specialised is not None else None,
         seed=0,
     )
     points = common_points(
         {
-            "ood_loss": curves["ood_loss"],
-            "general": curves["ridge_distance_ood"],
+            "ood_loss": curves["loss/ood"],
+            "general": curves["distance/ood/ridge"],
             "specialised": specialised,
-            "id": read_curve(run, "dmmse_distance_id"),
+            "id": read_curve(run, "distance/id/dmmse"),
         }
     )
     grid = TimeGrid(points.steps, _RESOLUTION, DRAWS, 0)
@@ -148,13 +151,13 @@ def read_run(run: Trajectory, name: str, unconverged: bool = False) -> RunRecord
         start = np.where(drawn == last, best, drawn)  # a draw without an inner minimum keeps the run's own t_crit
         fall_draws = paths[start, np.arange(DRAWS)] - paths[last]
     t_draws = np.where(drawn == last, math.inf, points.steps[drawn].astype(np.float64))
-    measured = curves["id_loss"]
+    measured = curves["loss/id"]
     assert measured is not None
     step = int(points.steps[best])
-    task, training = run.config["task"], run.config["training"]
+    system, training = run.config["system"], run.config["training"]
     return RunRecord(
         seed=int(run.config["seed"]),
-        num_tasks=float(number_of_tasks(run.config) or math.nan),
+        num_tasks=float(number_of_tasks(run) or math.nan),
         folder=Path(run.path),
         complete=run.complete,
         last_step=int(points.steps[last]),
@@ -163,17 +166,17 @@ def read_run(run: Trajectory, name: str, unconverged: bool = False) -> RunRecord
         t_crit=step,
         t_crit_interval=interval,
         t_draws=t_draws,
-        ridge=levels.get("ridge_id"),
-        dmmse=levels.get("dmmse_id"),
-        gap=levels.get("gap_id"),
-        paired_gap=_paired_gap(run) if "gap_id" in levels else None,
+        ridge=levels.get("ridge"),
+        dmmse=levels.get("dmmse"),
+        gap=gap_id,
+        paired_gap=None if gap_id is None else _paired_gap(arrays),
         loss_at=float(measured.values[np.searchsorted(measured.steps, step)]),
         loss_end=float(measured.values[-1]),
         fall=fall,
         fall_error=fall_error,
         fall_draws=fall_draws,
         llc=smooth_llc(LLCCurve.load(run, name), unconverged, int(run.config["seed"])),
-        nats=float(task["context_length"]) / (2 * float(task["noise_variance"])),
+        nats=float(system["context_length"]) / (2 * float(system["noise_variance"])),
         batch_size=int(training["batch_size"]),
     )
 
@@ -183,10 +186,16 @@ def _trend(curve: Curve, grid: TimeGrid) -> tuple[Array, Array]:
     return evidence.trend, evidence.sampling_draws() + evidence.jitter_draws()
 
 
-def _paired_gap(run: Trajectory) -> Level:
-    arrays = run.arrays("evaluation")
-    y, ridge, dmmse = (np.asarray(arrays[f"id_{key}"], np.float64) for key in ("y", "ridge", "dmmse"))
-    each = ((ridge - y) ** 2 - (dmmse - y) ** 2).mean(axis=1)
+def number_of_tasks(run: Trajectory) -> float | None:
+    """M of a run of in-context regression, from its axis; None for another run."""
+    axis = description_of(run).axis
+    return None if axis is None or axis.name != "M" or isinstance(axis.value, str) else float(axis.value)
+
+
+def _paired_gap(arrays: Mapping[str, NDArray]) -> Level:
+    names = ("id/target", "id/reference/ridge", "id/reference/dmmse")
+    y, ridge, dmmse = (np.asarray(arrays[name], np.float64) for name in names)
+    each = ((ridge - y) ** 2 - (dmmse - y) ** 2).reshape(len(y), -1).mean(axis=1)
     return Level(float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))))
 
 

@@ -16,12 +16,12 @@ from torch import nn
 
 from llc_dynamics.adapters.probes import ModelFunction, loop_probes
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
-from llc_dynamics.runs.rewind import rewind_run
+from llc_dynamics.runs import rewind_run
 from llc_dynamics.systems.description import Description
 from llc_dynamics.systems.measure import PROBES, undisturbed
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter, WeightStorage
-from llc_dynamics.trajectory.recorded import step_number
+from llc_dynamics.trajectory.pending import step_number
 from llc_dynamics.trajectory.state import bare
 
 if TYPE_CHECKING:

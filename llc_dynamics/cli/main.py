@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -46,15 +47,16 @@ class _Stopped(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status; `--help` says what each one means."""
     os.environ["MPLBACKEND"] = "Agg"  # figures go into files, whatever a notebook or a shell has set
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # closed (None), or somebody's own object
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        with suppress(AttributeError):  # of somebody's own stream
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     status, message = 1, ""
     with _stopped_by_signals():
         try:
             status = _run(sys.argv[1:] if arguments is None else list(arguments))
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
         except LLCDynamicsError as error:
             message = str(error)
         except BrokenPipeError:
@@ -62,13 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
             message = f"{where}cannot be read or written ({os_error_text(error)})"
-        except MemoryError:
-            message = "out of memory; give fewer --workers, or a smaller problem"
+        except (MemoryError, RuntimeError) as error:
+            # torch has no type of its own for a lack of memory of the machine
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            reason = str(error).partition("\n")[0] or "no more can be allocated"
+            message = f"out of memory ({reason}); give fewer --workers, or smaller settings"
         except KeyboardInterrupt as stop:
             status = 128 + getattr(stop, "number", signal.SIGINT)
             message = "stopped; the same command goes on from here"
         if message:
-            with suppress(OSError, AttributeError):
+            with suppress(OSError):
                 print(f"llc-dynamics: {printable(message)}", file=sys.stderr, flush=True)
         _let_go(sys.stdout)
         _let_go(sys.stderr)
@@ -82,12 +88,38 @@ def _run(arguments: list[str]) -> int:
         print(f"llc-dynamics {__version__}")
         return 0
     try:
-        return (
-            tyro.extras.subcommand_cli_from_dict(VERBS, prog="llc-dynamics", description=_DESCRIPTION, args=arguments)
-            or 0
+        called = {name: _plain_output(verb) for name, verb in VERBS.items()}
+        status: int | None = tyro.extras.subcommand_cli_from_dict(
+            called, prog="llc-dynamics", description=_DESCRIPTION, args=arguments
         )
+        return status or 0
     except SystemExit as end:  # after --help, or for arguments that cannot be read
         return end.code if isinstance(end.code, int) else 2
+
+
+class _PlainStream:
+    """A stream for text that others may have written: line ends stay, other control characters become escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write("\n".join(map(printable, text.split("\n"))))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _plain_output(verb: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(verb)
+    def called(*arguments: Any, **settings: Any) -> Any:
+        # `watch` draws on the terminal itself
+        if verb is watch.watch:
+            return verb(*arguments, **settings)
+        with redirect_stdout(_PlainStream(sys.stdout)):
+            return verb(*arguments, **settings)
+
+    return called
 
 
 @contextmanager
@@ -113,10 +145,8 @@ def _stopped_by_signals() -> Iterator[None]:
                 signal.signal(each, handler)
 
 
-def _let_go(stream: TextIO | None) -> None:
+def _let_go(stream: TextIO) -> None:
     """Give up what cannot be written, or Python would complain of it as it ends."""
-    if stream is None:
-        return
     try:
         stream.flush()
     except OSError:

@@ -110,7 +110,7 @@ def thin(
     take room on the disk. LLC points of checkpoints that are left out are kept.
     """
     from llc_dynamics.cli.show_runs import progress_of
-    from llc_dynamics.runs.thin import thin_run
+    from llc_dynamics.runs import thin_run
 
     with progress_of(f"thin {run.name}") as progress:
         report = thin_run(

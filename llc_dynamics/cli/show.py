@@ -1,33 +1,38 @@
-"""What the verbs print: tables and sentences for a terminal or a pipe."""
+"""What the verbs print: tables and sentences for a terminal or a pipe, or JSON."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
 
 from llc_dynamics.cli.show_runs import show_archive_verification
 from llc_dynamics.errors import TrajectoryError
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import RunAnalysis, analyse
-from llc_dynamics.report.developmental import LLC, StageFindings
+from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
-from llc_dynamics.report.joint_pca import analyse_pca
-from llc_dynamics.report.words import pca_sentences, run_sentences
+from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
+from llc_dynamics.report.numbers import printable
+from llc_dynamics.report.reading import read_description
+from llc_dynamics.report.transitions import verdict_notes
+from llc_dynamics.report.words import run_sentences
 from llc_dynamics.stages import null_rates
 from llc_dynamics.sweeps import find_runs
-from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
-from llc_dynamics.training import number_of_tasks
+from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_settings
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.atomic import is_temporary
-from llc_dynamics.trajectory.info import curve_folders
+from llc_dynamics.trajectory.files import is_temporary
+from llc_dynamics.trajectory.names import curve_folders
 
 _NOTHING = {
     "constant": "constant curves with this noise",
@@ -38,51 +43,73 @@ _NOTHING = {
 }
 
 
-def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: int = 0) -> None:
-    """The verdicts on every run, in words; with `repetitions`, and the rates at which nothing looks like a stage."""
-    notes: list[str] = []
-    analysis = analyse(find_runs(folder, notes.append), name, seed=seed, notes=notes)
+def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: int = 0, as_json: bool = False) -> None:
+    """The findings on every run, in words or as JSON; with `repetitions`, the false-positive rates of boundaries."""
+    notes: list[Finding] = []
+    runs = find_runs(folder, lambda text: notes.append(Finding("run_left_out", text)))
+    analysis = analyse(runs, name, seed=seed, notes=notes)
+    if as_json:
+        found = analysis.to_dict()
+        for run, shown in zip(analysis.runs, found["runs"], strict=True):
+            if repetitions:
+                shown["null_check"] = _null_check(run, repetitions, seed)
+        _print_json(found)
+        return
     for note in analysis.notes:
-        print(f"note: {note}")
+        _say(f"note: {note}")
     for run in analysis.runs:
-        print(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
+        _say(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
         for sentence in run_sentences(run):
-            print(f"  {sentence}")
-        for note in run.notes:
-            print(f"  note: {note}")
+            _say(f"  {sentence}")
+        told = [text for found in run.transitions for text in verdict_notes(found, run.description)]
+        for text in [*map(str, run.notes), *told]:
+            _say(f"  note: {text}")
         if run.llc is None:
-            command = f"llc-dynamics llc {shlex.quote(str(folder))}" + (
-                "" if name == "llc" else f" --name {shlex.quote(name)}"
-            )
-            if run.num_tasks is None:  # the command knows the model and data of in-context runs only
-                command = f"ld.llc_curve(run, model, loss, data, name={name!r}, settings=...)"
-            print(f"  note: no LLC curve '{name}' to find stages in; `{command}` estimates one")
+            _say(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
         if run.stages is not None:
             _show_stages(run, run.stages, repetitions, seed)
         if run.geometry is not None:
             marked = f" ({COSINE_LIKE})" if run.geometry.cosine_like else ""
-            print(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
+            _say(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
+
+
+def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
+    named = "" if name == "llc" else f" --name {shlex.quote(name)}"
+    # a run of a built-in system says so in its settings; another needs its model and data
+    own = "" if "system" in run.config else " --system FILE.py:SYSTEM"
+    return f"`llc-dynamics llc {shlex.quote(str(folder))}{own}{named}` estimates one"
 
 
 def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:
     for report in found.reports.values():
-        print(indent(f"stages of the {report}".replace("the Out", "the out"), "  "))
+        _say(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
-        print(f"  {found.changes[name]}")
-        print(f"    {both}")
+        _say(f"  {found.changes[name]}")
+        _say(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:
-        label, curve = next(iter(found.curves.items()))
-        print(f"  null check of the {label if label == LLC else label.lower()}: at the points and errors of this curve")
-        with progress_bars() as bars:
-            bar = bars.add_task(f"null check {run.name}, curves", total=None)
-            for rate in null_rates(curve, repetitions, seed=seed, progress=partial(_advance, bars, bar)):
-                low, high = rate.interval
-                print(
-                    f"    such a boundary arises from nothing in {rate.rate:.1%} of {rate.repetitions} "
-                    f"{_NOTHING[rate.kind]} (95% interval {100 * low:.1f} to {high:.1%})"
-                )
+        _say(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
+        for row in _null_check(run, repetitions, seed):
+            low, high = row["interval"]
+            print(
+                f"    such a boundary is found in {row['rate']:.1%} of {row['repetitions']} "
+                f"{_NOTHING[row['kind']]} (95% interval {100 * low:.1f} to {high:.1%})"
+            )
+
+
+def _null_check(run: RunAnalysis, repetitions: int, seed: int) -> list[dict[str, Any]]:
+    """False-positive rates at the points and errors of the run's first curve with stages."""
+    if run.stages is None or not run.stages.curves:
+        return []
+    curve = next(iter(run.stages.curves.values()))
+    with progress_bars() as bars:
+        bar = bars.add_task(f"null check {run.name}, curves", total=None)
+        rates = null_rates(curve, repetitions, seed=seed, progress=partial(_advance, bars, bar))
+        return [
+            {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
+            for each in rates
+        ]
 
 
 def show_curves(runs: Sequence[Trajectory], name: str) -> None:
@@ -96,7 +123,7 @@ def show_curves(runs: Sequence[Trajectory], name: str) -> None:
         )
         print(f"  {'step':>9}  {'LLC':>10}  {'error':>8}  {'virial':>7}  converged")
         for result, step, reasons in zip(curve.results, curve.steps, curve.reasons, strict=True):
-            verdict = "yes" if result.converged else f"no: {'; '.join(reasons)}"
+            verdict = "yes" if result.converged else f"no: {'; '.join(map(str, reasons))}"
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
 
 
@@ -110,14 +137,18 @@ def show_calibration(found: Calibration, folder: Path, out: Path) -> None:
     print(f"  llc-dynamics llc {shlex.quote(str(folder))} --settings {shlex.quote(str(out / 'settings.toml'))}")
 
 
-def show_pca(folder: Path, num_components: int) -> None:
+def show_pca(folder: Path, num_components: int, as_json: bool = False) -> None:
     """Explained variance, where the references lie, and how each run moved, of the joint PCA."""
     runs = find_runs(folder)
-    labels = [run.path.name for run in runs]
-    tasks = [number_of_tasks(run.config) for run in runs]
-    found, notes = analyse_pca(runs, labels, tasks, num_components)
+    notes: list[Finding] = []
+    descriptions = [read_description(run, notes) for run in runs]
+    found, more = analyse_pca(runs, [run.path.name for run in runs], descriptions, num_components)
+    notes += more
+    if as_json and found is not None:
+        _print_json({**found.to_dict(), "notes": [note.to_dict() for note in notes]})
+        return
     for note in notes:
-        print(f"note: {note}")
+        _say(f"note: {note}")
     if found is None:
         raise TrajectoryError(f"{folder}: no joint PCA; see the notes above")
     for sentence in pca_sentences(found):
@@ -156,7 +187,7 @@ def show_verification(folder: Path) -> int:
                 print(f"  {message}")
             problems += len(damaged) + len(foreign)
     if (folder / SWEEP_FILE).exists():
-        stored_sweep(folder)
+        stored_settings(folder)
     return 1 if problems else 0
 
 
@@ -165,4 +196,13 @@ def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
 
 
 def _row(label: str, values: np.ndarray) -> None:
-    print(f"{label:24}" + "".join(f"{value:10.3f}" for value in values))
+    print(f"{printable(label):24}" + "".join(f"{value:10.3f}" for value in values))
+
+
+def _say(text: str) -> None:
+    """Print a sentence that may hold texts from files: nothing in it reaches the terminal as a control sequence."""
+    print("\n".join(printable(line, 4000) for line in text.split("\n")))
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, allow_nan=False))

@@ -16,6 +16,7 @@ System = Annotated[
         metavar="FILE.py:CLASS",
     ),
 ]
+AsJson = Annotated[bool, arg(help="Print JSON.")]
 LLCName = Annotated[str, arg(help="Name of the stored curve, `FOLDER/M-8/llc/NAME`.")]
 
 
@@ -139,11 +140,15 @@ def llc(
     show_curves(runs, name)
 
 
-def pca(folder: Folder, num_components: Annotated[int, arg(help="Components to fit.")] = 4) -> None:
-    """Joint trajectory PCA of the runs, with the ideal predictors projected in; prints scores (`report` draws them)."""
+def pca(
+    folder: Folder,
+    num_components: Annotated[int, arg(help="Components to fit.")] = 4,
+    json: AsJson = False,
+) -> None:
+    """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them)."""
     from llc_dynamics.cli.show import show_pca
 
-    show_pca(folder, num_components)
+    show_pca(folder, num_components, json)
 
 
 def stages(
@@ -151,24 +156,25 @@ def stages(
     name: LLCName = "llc",
     seed: Annotated[int, arg(help="Seed of the bootstrap and of the null check.")] = 0,
     null_check: Annotated[
-        bool, arg(help="Also say how often such a boundary arises from nothing, at your points and errors.")
+        bool, arg(help="Also give the false-positive rate of a boundary, at your points and errors.")
     ] = False,
     repetitions: Annotated[
-        int, arg(help="Curves of each of five kinds of nothing in the null check; a third of a second each.")
+        int, arg(help="Curves of each of five kinds without stages in the null check; a third of a second each.")
     ] = 200,
+    json: AsJson = False,
 ) -> None:
     """Which developmental stages the runs went through, with their evidence.
 
-    Stages of the LLC and of the out-of-distribution loss, each boundary with an interval and a probability; change
-    points as a second opinion; transient ridge and specialisation of in-context runs; where the trajectory in the
-    first two components of the joint PCA turns.
+    Stages of the LLC and of the losses on which transitions are judged, each boundary with an interval and a
+    probability; change points as a second opinion; a verdict on each transition that the runs declare; where the
+    trajectory in the first two components of the joint PCA turns.
     """
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.errors import ConfigError
 
     if repetitions < 1:
         raise ConfigError(f"stages: --repetitions must be 1 or more, got {repetitions}")
-    show_findings(folder, seed=seed, name=name, repetitions=repetitions if null_check else 0)
+    show_findings(folder, seed=seed, name=name, repetitions=repetitions if null_check else 0, as_json=json)
 
 
 def report(

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
     from llc_dynamics.report.live import Snapshot
 
-#: Shown first, in this order; others follow by name.
-_FIRST = (
-    *("train_loss", "loss", "id_loss", "ood_loss"),
-    *("ridge_distance_ood", "dmmse_distance_ood", "ridge_distance_id", "dmmse_distance_id"),
-)
 _WIDTH = 24
 
 
@@ -70,6 +65,7 @@ def frame(seen: Snapshot) -> RenderableType:
     from rich.text import Text
 
     from llc_dynamics.report.live import sparkline
+    from llc_dynamics.report.numbers import printable
 
     parts: list[RenderableType] = [Text(line) for line in _head(seen)]
     if seen.metrics:
@@ -78,10 +74,9 @@ def frame(seen: Snapshot) -> RenderableType:
         for title in ("now", "least", "at step"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("over the checkpoints", no_wrap=True)
-        order = {name: place for place, name in enumerate(_FIRST)}
-        for metric in sorted(seen.metrics, key=lambda each: (order.get(each.name, len(order)), each.name)):
+        for metric in seen.metrics:
             table.add_row(
-                Text(metric.name),
+                Text(printable(metric.name, 60)),
                 f"{metric.latest:.4g}",
                 f"{metric.least:.4g}",
                 f"{metric.least_step:,}",
@@ -97,8 +92,8 @@ def frame(seen: Snapshot) -> RenderableType:
             )
         )
     if seen.stage is not None:
-        parts.append(Text(f"stage: {seen.stage}"))
-    return Panel(Group(*parts), title=Text(f"{seen.name}: {seen.state}"), title_align="left")
+        parts.append(Text(printable(f"stage: {seen.stage}", 1000)))
+    return Panel(Group(*parts), title=Text(printable(f"{seen.name}: {seen.state}")), title_align="left")
 
 
 def _head(seen: Snapshot) -> list[str]:

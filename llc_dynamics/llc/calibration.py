@@ -14,7 +14,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.settings_file import read_settings, write_settings
 from llc_dynamics.settings import load_toml
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
 # of reasons in one cell; they hold commas and semicolons themselves

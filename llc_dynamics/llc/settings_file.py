@@ -11,7 +11,7 @@ import tomli_w
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapping, settings_to_mapping
 from llc_dynamics.settings import load_toml
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 
 def write_settings(

@@ -22,12 +22,13 @@ from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.sampling import FailedChain
 from llc_dynamics.settings import from_mapping, to_mapping
-from llc_dynamics.trajectory.atomic import fsync_folder, storage_errors
-from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
+from llc_dynamics.trajectory.files import fsync_folder, storage_errors
+from llc_dynamics.trajectory.names import stored_points as stored_points
+from llc_dynamics.trajectory.sealed import SealedFile
+from llc_dynamics.trajectory.sealing import write_sealed
 
 KIND = "llc point"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_POINT = re.compile(r"step-(\d+)\.h5")
 _TRACES = ("trace", "distance_trace", "virial_trace")
 _TUPLES = ("reasons", "notes", "without_gradient")
 _APART = {*_TRACES, "failed_chains", "thresholds"}
@@ -58,14 +59,6 @@ def point_file(folder: Path, step: int) -> Path:
     return folder / f"step-{step}.h5"
 
 
-def stored_points(folder: Path) -> dict[int, Path]:
-    """The points of a curve that are finished, by step."""
-    if not folder.is_dir():
-        return {}
-    found = ((match, entry) for entry in folder.iterdir() if (match := _POINT.fullmatch(entry.name)))
-    return dict(sorted((int(match[1]), entry) for match, entry in found))
-
-
 def write_point(path: Path, step: int, result: LLCResult, identity: Identity, replace: bool = True) -> bool:
     """Store a result; without `replace` only if no file is there yet, which the answer says.
 
@@ -85,12 +78,12 @@ def write_point(path: Path, step: int, result: LLCResult, identity: Identity, re
     }
     tables = {name: getattr(result, name) for name in _TRACES} | {"probe": identity.probe}
     if replace:
-        write_sealed(path, KIND, path.parent.name, details, tables, bulk={})
+        write_sealed(path, KIND, path.parent.name, details, tables)
         return True
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with storage_errors(path):
         try:
-            write_sealed(temporary, KIND, path.parent.name, details, tables, bulk={})
+            write_sealed(temporary, KIND, path.parent.name, details, tables)
             return _moved_if_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -117,11 +110,9 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
     compute the point again.
     """
     try:
-        header = read_header(path, KIND)
-        check_structure(path, header)
-        with open_datasets(path, header) as datasets:
-            tables = {name: np.asarray(dataset[()], dtype=np.float64) for name, dataset in datasets.items()}
-        details = header.details
+        file = SealedFile(path, KIND)
+        tables = {name: np.asarray(table, dtype=np.float64) for name, table in file.tables().items()}
+        details = file.details
         fields: dict[str, Any] = {
             **details["result"],
             **{name: tables[name] for name in _TRACES},

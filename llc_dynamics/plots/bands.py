@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ Z95 = 1.959964
 """Half width of a 95% normal interval in standard errors."""
 
 CurveOrCurves = Curve | Mapping[Any, Curve]
+_DECADE = 10.0
 
 
 def as_mapping(curves: CurveOrCurves, name: str) -> dict[Key, Curve]:
@@ -36,6 +37,13 @@ def last_step(curves: Mapping[Any, Curve]) -> int:
     return max(int(curve.steps[-1]) for curve in curves.values())
 
 
+def suits_log_scale(curves: Iterable[Curve]) -> bool:
+    """Whether all known values are positive and span more than a decade."""
+    values = np.concatenate([curve.values for curve in curves])
+    known = values[np.isfinite(values)]
+    return bool(known.size and known.min() > 0 and known.max() > _DECADE * known.min())
+
+
 def curve_errors(curve: Curve) -> NDArray[np.float64] | None:
     """The curve's own standard errors, or those of the mean over its samples; None where neither is known."""
     if curve.standard_errors is not None:
@@ -49,18 +57,30 @@ def curve_errors(curve: Curve) -> NDArray[np.float64] | None:
 def draw_band(ax: Axes, curve: Curve, color: str, alpha: float = 0.16) -> None:
     """The 95% band of the curve's standard errors, if it has any."""
     errors = curve_errors(curve)
-    if errors is not None and np.any(np.isfinite(errors)):
-        low, high = curve.values - Z95 * errors, curve.values + Z95 * errors
-        ax.fill_between(curve.steps, low, high, color=color, alpha=alpha, linewidth=0)
+    if errors is None:
+        return
+    known = np.isfinite(errors) & np.isfinite(curve.values)
+    if known.any():
+        values, spread = curve.values[known], Z95 * errors[known]
+        ax.fill_between(curve.steps[known], values - spread, values + spread, color=color, alpha=alpha, linewidth=0)
 
 
-def draw_curve(ax: Axes, curve: Curve, *, color: str, band: bool = True, **line: Any) -> None:
-    """A line with its 95% band; gaps where values are NaN."""
-    if band:
-        draw_band(ax, curve, color)
-    ax.plot(curve.steps, curve.values, color=color, **line)
+def draw_curve(ax: Axes, curve: Curve, *, color: str, **line: Any) -> None:
+    """A line through the known points, with its 95% band.
+
+    Where values are missing in between, as for a metric that is measured at some checkpoints only, dots show which
+    points are known.
+    """
+    draw_band(ax, curve, color)
+    known = np.flatnonzero(np.isfinite(curve.values))
+    inner_gaps = len(known) and known[-1] - known[0] + 1 > len(known)
+    marks: dict[str, Any] = {"marker": ".", "markersize": 5} if inner_gaps or len(known) == 1 else {}
+    ax.plot(curve.steps[known], curve.values[known], color=color, **marks, **line)
 
 
 def value_at(curve: Curve, step: float) -> float:
-    """The curve's value at the stored step nearest to `step`."""
-    return float(curve.values[int(np.abs(curve.steps - step).argmin())])
+    """The curve's known value at the stored step nearest to `step`; NaN where none is known."""
+    known = np.flatnonzero(np.isfinite(curve.values))
+    if not len(known):
+        return math.nan
+    return float(curve.values[known[int(np.abs(curve.steps[known] - step).argmin())]])

@@ -47,11 +47,11 @@ def plot_free_energy(
 
     Parameters
     ----------
-    pairs : (simple, accurate), two `ld.theory.Solution`, or `{M: (simple, accurate)}`.
+    pairs : (simple, accurate), two `ld.theory.Solution`, or `{key: (simple, accurate)}`.
     n : sample sizes [N] above 1; by default from 3 to well beyond the latest crossover.
-    loss_difference_error : see `ld.theory.preference`; `{M: error}` with several pairs.
+    loss_difference_error : see `ld.theory.preference`; `{key: error}` with several pairs.
     level : probability of band and interval. The interval is where the band holds zero.
-    styles : `{M: SeriesStyle}`. ax : where to draw; a new figure if None.
+    styles : `{key: SeriesStyle}`. ax : where to draw; a new figure if None.
 
     Raises `ConfigError` for what is no pair of solutions, and as `ld.theory.crossover` does.
     """
@@ -110,7 +110,9 @@ def plot_free_energy(
 def _as_mapping(pairs: Any) -> dict[Key, Pair]:
     found: dict[Key, Any] = dict(pairs) if isinstance(pairs, Mapping) else {"pair": pairs}
     if not found:
-        raise ConfigError("plot_free_energy: no pairs were given; give (simple, accurate), or {M: (simple, accurate)}")
+        raise ConfigError(
+            "plot_free_energy: no pairs were given; give (simple, accurate), or a mapping of such pairs by name"
+        )
     for key, pair in found.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ConfigError(

@@ -23,6 +23,7 @@ from llc_dynamics.plots.style import (
     WARNING_COLOR,
     SeriesStyle,
     axes_or_new,
+    key_label,
     legend_settings,
     series_styles,
     small_legend,
@@ -45,10 +46,10 @@ def plot_llc_curve(
 
     Parameters
     ----------
-    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{M: curve}`. Bars and bands are 95% of the standard errors. Where
+    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors. Where
         `curve.converged` is False the point is hollow and its line dashed; where it is None nothing is known and points
         are filled. Steps with a NaN value are marked at the lower edge.
-    t_crit : `{M: step}`, steps to mark with thin lines.
+    t_crit : `{key: step}`, steps to mark with thin lines.
     styles, linear_width, ax : see `plot_loss`.
     """
     found = as_mapping(curves, "plot_llc_curve")
@@ -96,52 +97,59 @@ def plot_llc_curve(
     return ax
 
 
-def plot_llc_against_tasks(
-    num_tasks: Sequence[float],
+def plot_llc_against(
+    places: Sequence[float],
     values: ArrayLike,
     standard_errors: ArrayLike | None = None,
     converged: ArrayLike | None = None,
     *,
+    name: str = "Value",
     styles: Mapping[Any, SeriesStyle] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """LLC of the last checkpoint against M, with infinity at the right edge (Carroll et al. 2025, figure 4).
+    """LLC of each run's last checkpoint against the number by which the runs differ, with infinity at the right edge.
 
     Parameters
     ----------
-    num_tasks : M of each run, `math.inf` included; several runs (seeds) may share one M.
+    places : the number of each run, `math.inf` included; several runs (seeds) may share one. The axis is logarithmic
+        where all finite ones are positive.
     values, standard_errors : float [run]; bars are 95%. NaN values are marked at the lower edge.
     converged : bool [run]; False is drawn hollow.
-    styles : `{M: SeriesStyle}`, for the colours.
+    name : of the number, for the axis. styles : `{place: SeriesStyle}`, for the colours.
     ax : where to draw; a new figure if None.
 
-    Raises `DataError` if the lengths differ or an M is below 1.
+    Raises `DataError` if the lengths differ, or for a place that is NaN or minus infinity.
     """
-    tasks, llc = np.asarray(num_tasks, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    along, llc = np.asarray(places, dtype=np.float64), np.asarray(values, dtype=np.float64)
     errors = np.full(llc.shape, np.nan) if standard_errors is None else np.asarray(standard_errors, dtype=np.float64)
     trusted = np.ones(llc.shape, dtype=bool) if converged is None else np.asarray(converged, dtype=bool)
-    if tasks.ndim != 1 or not tasks.size or not tasks.shape == llc.shape == errors.shape == trusted.shape:
+    if along.ndim != 1 or not along.size or not along.shape == llc.shape == errors.shape == trusted.shape:
         raise DataError(
-            f"plot_llc_against_tasks: num_tasks {tasks.shape}, values {llc.shape}, standard_errors {errors.shape} and "
+            f"plot_llc_against: places {along.shape}, values {llc.shape}, standard_errors {errors.shape} and "
             f"converged {trusted.shape} must be lists of one length"
         )
-    if np.any(np.isnan(tasks)) or np.any(tasks < 1):
-        raise DataError(f"plot_llc_against_tasks: M must be 1 or more, got {tasks.tolist()}")
+    if np.any(np.isnan(along)) or np.any(along == -math.inf):
+        raise DataError(f"plot_llc_against: places must be numbers or infinity, got {along.tolist()}")
     ax = axes_or_new(ax)
-    finite_tasks = np.unique(tasks[np.isfinite(tasks)])
-    # Infinity stands two doublings after the largest M, or one unit after, on an axis of log2 M.
-    edge = (np.log2(finite_tasks[-1]) + 1.6) if finite_tasks.size else 0.0
-    places = np.where(np.isfinite(tasks), np.log2(np.where(np.isfinite(tasks), tasks, 1.0)), edge)
-    by_key = series_styles(dict.fromkeys(tasks.tolist()), styles)
-    for place, m, value, error, good in zip(places, tasks, llc, errors, trusted, strict=True):
-        color = by_key[float(m)].color
+    finite = np.unique(along[np.isfinite(along)])
+    log = bool(finite.size and finite[0] > 0)
+    scaled = np.log2(finite) if log else finite
+    # Infinity stands apart, a tenth of the range or 1.6 doublings after the largest finite place.
+    room = 1.6 if log or not finite.size else 0.15 * (float(np.ptp(scaled)) or 1.0)
+    edge = float(scaled[-1]) + room if finite.size else 0.0
+    position = dict(zip(finite.tolist(), scaled.tolist(), strict=True)) | {math.inf: edge}
+    by_key = series_styles(dict.fromkeys(along.tolist()), styles)
+    for place, value, error, good in zip(along.tolist(), llc, errors, trusted, strict=True):
+        color = by_key[place].color
         if not math.isfinite(value):
-            _mark_failed(ax, np.asarray([place]))
+            _mark_failed(ax, np.asarray([position[place]]))
             continue
         if math.isfinite(error):
-            ax.errorbar([place], [value], [Z95 * error], fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5)
+            ax.errorbar(
+                [position[place]], [value], [Z95 * error], fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5
+            )
         ax.plot(
-            [place],
+            [position[place]],
             [value],
             marker="o",
             color=color,
@@ -152,11 +160,13 @@ def plot_llc_against_tasks(
             zorder=3,
             gid="converged" if good else "unconverged",
         )
-    known = np.isfinite(tasks) & np.isfinite(llc)
+    known = np.isfinite(along) & np.isfinite(llc)
     if known.any():
-        means = [llc[known & (tasks == m)].mean() for m in np.unique(tasks[known])]
-        ax.plot(np.log2(np.unique(tasks[known])), means, color=MUTED, linewidth=0.9, zorder=1)
-    _task_axis(ax, finite_tasks, edge if np.isinf(tasks).any() else None)
+        joined = np.unique(along[known])
+        means = [llc[known & (along == place)].mean() for place in joined]
+        ax.plot([position[place] for place in joined.tolist()], means, color=MUTED, linewidth=0.9, zorder=1)
+    _place_axis(ax, position, scaled, bool(np.isinf(along).any()), room)
+    ax.set_xlabel(name + (" (log scale)" if log else ""))
     ax.set_ylabel(_LLC + "\nat the last checkpoint")
     _legend(ax, 1, bool((np.isfinite(llc) & ~trusted).any()), not np.isfinite(llc).all())
     return ax
@@ -250,17 +260,20 @@ def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False
         ax.legend(handles, labels, **legend_settings(ax))
 
 
-def _task_axis(ax: Axes, finite_tasks: np.ndarray, edge: float | None) -> None:
-    places, labels = [float(np.log2(m)) for m in finite_tasks], [f"{m:,.0f}" for m in finite_tasks]
-    # Labels closer than half a doubling would overlap in long sweeps; keep the first of each cluster.
-    kept = [i for i in range(len(places)) if not i or places[i] - places[i - 1] > 0.45 or len(places) < 8]
-    places, labels = [places[i] for i in kept], [labels[i] for i in kept]
-    if edge is not None:
-        if finite_tasks.size:
-            ax.axvline(edge - 0.8, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        places, labels = [*places, edge], [*labels, "∞"]
-    ax.xaxis.set_major_locator(FixedLocator(places))
-    ax.xaxis.set_major_formatter(FixedFormatter(labels))
+def _place_axis(ax: Axes, position: Mapping[float, float], scaled: np.ndarray, infinity: bool, room: float) -> None:
+    places = [(key_label(place), where) for place, where in position.items() if math.isfinite(place)]
+    # Labels nearer than a tenth of the range would overlap in long sweeps; keep the first of each cluster.
+    least = 0.06 * float(np.ptp(scaled)) if len(places) > 8 else 0.0
+    kept: list[tuple[str, float]] = []
+    for label, where in places:
+        if not kept or where - kept[-1][1] > least:
+            kept.append((label, where))
+    if infinity:
+        edge = position[math.inf]
+        if places:
+            ax.axvline(edge - room / 2, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+        kept.append((key_label(math.inf), edge))
+    ax.xaxis.set_major_locator(FixedLocator([where for _, where in kept]))
+    ax.xaxis.set_major_formatter(FixedFormatter([label for label, _ in kept]))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(places[0] - 0.6, places[-1] + 0.6)
-    ax.set_xlabel("Number of tasks M (log scale)")
+    ax.set_xlim(kept[0][1] - 0.4 * room, kept[-1][1] + 0.4 * room)

@@ -1,9 +1,10 @@
-"""Losses over training: on the training distribution, out of distribution, and against their own minimum."""
+"""Losses and distances over training, and how far a loss rose above its least value."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -11,71 +12,51 @@ from matplotlib.axes import Axes
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
-from llc_dynamics.plots.bands import CurveOrCurves, as_mapping, draw_curve, last_step, value_at
+from llc_dynamics.plots.bands import CurveOrCurves, as_mapping, draw_curve, last_step, suits_log_scale, value_at
 from llc_dynamics.plots.step_axis import set_log_axis, set_step_axis
-from llc_dynamics.plots.style import INK, MUTED, SeriesStyle, axes_or_new, series_styles, small_legend, small_size
+from llc_dynamics.plots.style import (
+    CATEGORICAL,
+    INK,
+    LINES,
+    MUTED,
+    SeriesStyle,
+    axes_or_new,
+    panel_title,
+    series_styles,
+    small_legend,
+    small_size,
+)
 
 
 def plot_loss(
     curves: CurveOrCurves,
     *,
-    ylabel: str = "Loss (mean squared error)",
+    ylabel: str = "Loss",
     levels: Mapping[str, float] | None = None,
+    verdicts: Mapping[Any, Any] | Any = None,
+    log: bool | None = None,
     styles: Mapping[Any, SeriesStyle] | None = None,
     linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Any loss over training, one line per curve, on a logarithmic y axis where all values are positive.
+    """Any metric over training, one line per run through the points that are known.
 
     Parameters
     ----------
-    curves : an `ld.Curve`, or `{M or name: curve}`. Bands are 95% of the curves' standard errors.
-    ylabel : label of the y axis, with the unit.
-    levels : `{label: value}`, horizontal reference lines.
+    curves : an `ld.Curve`, or `{key: curve}`, a key being a number or a name. Bands are 95% of the standard errors.
+    ylabel : label of the y axis, with the unit. levels : `{label: value}`, horizontal reference lines.
+    verdicts : a verdict of `detect_transience`, or `{key: verdict}`. A transient one is marked with a diamond at
+        (t_crit, value there) and its interval; others are not marked.
+    log : whether the y axis is logarithmic; None for positive values that span more than a decade.
     styles, linear_width : see `series_styles` and `set_step_axis`.
     ax : where to draw; a new figure if None.
+
+    Raises `DataError` for what is no curve, and for one verdict beside several curves.
     """
     found = as_mapping(curves, "plot_loss")
-    ax = axes_or_new(ax)
-    for key, style in series_styles(found, styles).items():
-        draw_curve(ax, found[key], color=style.color, linestyle=style.linestyle, label=style.label)
-    values = np.concatenate([curve.values for curve in found.values()])
-    set_step_axis(ax, last_step(found), linear_width)
-    if np.nanmin(values) > 0 and np.nanmax(values) > 4 * np.nanmin(values):
-        set_log_axis(ax)
-    for label, level in (levels or {}).items():
-        draw_level(ax, level, label)
-    ax.set_ylabel(ylabel)
-    small_legend(ax)
-    return ax
-
-
-def plot_ood_loss(
-    curves: CurveOrCurves,
-    *,
-    verdicts: Mapping[Any, Any] | Any = None,
-    ridge_loss: float | None = None,
-    styles: Mapping[Any, SeriesStyle] | None = None,
-    linear_width: float | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Out-of-distribution loss over training for all M, with t_crit marked where the verdict is transient.
-
-    After Carroll et al. 2025 (arXiv 2501.17745), figure 1: a loss that falls towards ridge's and rises again.
-
-    Parameters
-    ----------
-    curves : an `ld.Curve` or `{M: curve}`. Bands are 95% of the sampling error over evaluation sequences; all
-        checkpoints share it, so that a change along one curve is more certain than the band suggests (`plot_rebound`).
-    verdicts : a verdict of `detect_transience`, or `{M: verdict}`. A transient one is marked with a diamond at
-        (t_crit, loss there) and its interval; others are not marked.
-    ridge_loss : loss of the ridge predictor on the same sequences, drawn as a line: the least that is possible.
-    styles, linear_width, ax : see `plot_loss`.
-    """
-    found = as_mapping(curves, "plot_ood_loss")
     if not isinstance(verdicts, Mapping):
         if verdicts is not None and len(found) != 1:
-            raise DataError(f"plot_ood_loss: one verdict for {len(found)} curves; give {{M: verdict}}")
+            raise DataError(f"plot_loss: one verdict for {len(found)} curves; give {{key: verdict}}")
         verdicts = {} if verdicts is None else dict.fromkeys(found, verdicts)
     ax = axes_or_new(ax)
     for key, style in series_styles(found, styles).items():
@@ -84,12 +65,56 @@ def plot_ood_loss(
         if verdict is not None and verdict.transient and verdict.t_crit is not None:
             _mark_t_crit(ax, verdict, value_at(found[key], verdict.t_crit), style.color)
     set_step_axis(ax, last_step(found), linear_width)
-    if ridge_loss is not None and math.isfinite(ridge_loss):
-        draw_level(ax, ridge_loss, "ridge")
+    if suits_log_scale(found.values()) if log is None else log:
+        set_log_axis(ax)
+    for label, level in (levels or {}).items():
+        draw_level(ax, level, label)
     low, high = ax.get_ylim()
-    ax.set_ylim(min(low, 0.0) if low < 0.25 * high else low, high)
-    ax.set_ylabel(r"Out-of-distribution loss (MSE on $q_\infty$)")
+    if ax.get_yscale() == "linear" and 0 < low < 0.25 * high:
+        ax.set_ylim(0.0, high)
+    ax.set_ylabel(ylabel)
     small_legend(ax)
+    return ax
+
+
+def plot_distances(
+    curves: CurveOrCurves,
+    *,
+    t_crit: float | None = None,
+    title: str | None = None,
+    log: bool | None = None,
+    styles: Mapping[Any, SeriesStyle] | None = None,
+    linear_width: float | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """How far one run's outputs are from those of reference solutions, over training, on one set of samples.
+
+    Parameters
+    ----------
+    curves : `{reference: ld.Curve}` of mean squared differences; colours and line styles tell the references apart.
+        Curves without any finite value are left out.
+    t_crit : step to mark with a thin line. title : over the left edge. legend : whether to draw one.
+    log, styles, linear_width, ax : as in `plot_loss`.
+    """
+    found = as_mapping(curves, "plot_distances")
+    ax = axes_or_new(ax)
+    given = dict(styles or {})
+    for key, color, line in zip(found, cycle(CATEGORICAL), cycle(LINES)):
+        given.setdefault(key, SeriesStyle(f"to {key}", color, line))
+    for key, style in series_styles(found, given).items():
+        if np.isfinite(found[key].values).any():
+            draw_curve(ax, found[key], color=style.color, linestyle=style.linestyle, label=style.label)
+    set_step_axis(ax, last_step(found), linear_width)
+    if suits_log_scale(found.values()) if log is None else log:
+        set_log_axis(ax)
+    if t_crit is not None:
+        ax.axvline(t_crit, color=INK, linewidth=0.8, linestyle=":", label="_t_crit")
+    ax.set_ylabel("Mean squared difference of outputs")
+    if title is not None:
+        panel_title(ax, title)
+    if legend:
+        small_legend(ax, loc="lower left")
     return ax
 
 
@@ -103,13 +128,13 @@ def plot_rebound(
 ) -> Axes:
     """Paired change of a loss since its least value: how far it has rebounded, in percent of that value.
 
-    At each step the difference to the step of least loss is taken sequence by sequence, so that the spread between
-    sequences cancels; the band is 95% of the standard error of that paired mean. Steps before it are left out.
+    At each step the difference to the step of least loss is taken sample by sample, so that the spread between
+    samples cancels; the band is 95% of the standard error of that paired mean. Steps before it are left out.
 
     Parameters
     ----------
-    curves : an `ld.Curve` with `samples` [C, S], or `{M: curve}`; without samples no band is drawn.
-    since : `{M: step}`, the step to compare with, such as `verdict.minimum_step`; by default that of the least value.
+    curves : an `ld.Curve` with `samples` [C, S], or `{key: curve}`; without samples no band is drawn.
+    since : `{key: step}`, the step to compare with, such as `verdict.minimum_step`; by default that of the least value.
     styles, linear_width, ax : see `plot_loss`.
     """
     found = as_mapping(curves, "plot_rebound")

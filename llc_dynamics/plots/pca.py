@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from llc_dynamics.errors import DataError
+from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.plots.losses import draw_level
 from llc_dynamics.plots.step_axis import set_step_axis
 from llc_dynamics.plots.style import (
@@ -25,13 +25,16 @@ from llc_dynamics.plots.style import (
     legend_settings,
     panel_title,
     series_styles,
+    shown_text,
     small_legend,
     small_size,
 )
+from llc_dynamics.systems.description import description_of
 
 
 def plot_trajectory_pca(
-    scores: Mapping[Any, ArrayLike],
+    pca: Any,
+    runs: Any = None,
     *,
     components: tuple[int, int] = (0, 1),
     references: Mapping[str, ArrayLike] | None = None,
@@ -43,27 +46,40 @@ def plot_trajectory_pca(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Two principal components of the runs' function vectors against one another, with the ideal predictors.
+    """Two principal components of the runs' function vectors against one another, with reference solutions.
 
-    A hollow circle is a run's first checkpoint, a filled one its last, a diamond the checkpoint at t_crit; ridge is a
-    star, dMMSE_M a square in the colour of its run. References are projected, never fitted.
+    A hollow circle is a run's first checkpoint, a filled one its last, a diamond the checkpoint at t_crit. A reference
+    is a star, or a square in the colour of the run that it belongs to. References are projected, never fitted.
 
     Parameters
     ----------
-    scores : `{M or name: float [checkpoint, component]}`, what `JointTrajectoryPCA.transform` returns.
+    pca, runs : a fitted `ld.JointTrajectoryPCA`, and what its `fit` took: a list of trajectories or of arrays
+        [checkpoint, ...], or one of them. Or scores, `{key: float [checkpoint, component]}`, and no runs.
     components : which two, counted from 0.
-    references : `{"ridge": float [component], "dMMSE (M = 8)": ...}`.
+    references : `{name: float [component]}`; with a fitted PCA, function vectors as its `transform` takes them.
     reference_of : `{reference name: key of the run whose colour it takes}`; others are drawn in ink.
-    explained_variance_ratio : float [component], for the axis labels.
+    explained_variance_ratio : float [component], for the axis labels; with a fitted PCA its own.
     steps, t_crit : `{key: int [checkpoint]}` and `{key: step or None}`, to mark t_crit on the trajectories.
     styles, ax : see `plot_loss`. legend : whether to draw one.
 
-    Raises `DataError` for scores that lack one of the components, or a t_crit without steps.
+    Raises `DataError` for scores that lack one of the components, a t_crit without steps, or no runs.
     """
-    if not scores:
+    if not isinstance(pca, Mapping):
+        if not hasattr(pca, "transform") or runs is None:
+            raise DataError(
+                f"plot_trajectory_pca: got a {type(pca).__name__}; give a fitted ld.JointTrajectoryPCA and its runs, "
+                "plot_trajectory_pca(pca, runs), or the scores {key: [checkpoint, component]}"
+            )
+        named = _by_name(runs)
+        steps = {key: run.steps for key, run in named.items() if hasattr(run, "steps")} if steps is None else steps
+        ratio = pca.explained_variance_ratio_ if explained_variance_ratio is None else explained_variance_ratio
+        explained_variance_ratio = ratio
+        references = {name: np.asarray(pca.transform(vector)) for name, vector in (references or {}).items()}
+        pca = {key: pca.transform(run) for key, run in named.items()}
+    if not pca:
         raise DataError("plot_trajectory_pca: no scores were given")
     i, j = components
-    points = {key: _with_components(value, key, max(i, j)) for key, value in scores.items()}
+    points = {key: _with_components(value, key, max(i, j)) for key, value in pca.items()}
     ax = axes_or_new(ax, 4.8, 4.2)
     found = series_styles(points, styles)
     for key, style in found.items():
@@ -77,28 +93,45 @@ def plot_trajectory_pca(
             if steps is None or key not in steps:
                 raise DataError(f"plot_trajectory_pca: t_crit of {key!r} was given without its steps={{...}}")
             row = int(np.abs(np.asarray(steps[key]) - step).argmin())
-            ax.plot(
-                x[row],
-                y[row],
-                marker="D",
-                markersize=6.5,
-                color=style.color,
-                markeredgecolor=PAPER,
-                markeredgewidth=0.9,
-                linestyle="none",
-                zorder=4,
-                gid="t_crit",
-            )
+            crit = {**dot, "marker": "D", "markersize": 6.5, "markeredgecolor": PAPER, "markeredgewidth": 0.9}
+            ax.plot(x[row], y[row], gid="t_crit", **{**crit, "zorder": 4})
+    owned: dict[str, Key] = {}
+    places: list[NDArray[np.float64]] = []
     for name, value in (references or {}).items():
         owner = (reference_of or {}).get(name)
-        color = found[owner].color if owner in found else INK
-        _mark_reference(ax, name, np.asarray(value, dtype=np.float64)[[i, j]], color, owner in found)
+        place = np.asarray(value, dtype=np.float64)[[i, j]]
+        if owner is not None and owner in found:
+            owned[name] = owner
+        _mark_reference(ax, place, found[owner].color if owner in found else INK, owner in found)
+        if name not in owned:
+            _name_reference(ax, name, place, below=len(places) % 2 == 0)
+            places.append(place)
     ax.set_xlabel(_component_label(i, explained_variance_ratio))
     ax.set_ylabel(_component_label(j, explained_variance_ratio))
     ax.margins(0.07)
     if legend:
-        _legend(ax, len(points), any(step is not None for step in (t_crit or {}).values()))
+        _legend(ax, list(owned), any(step is not None for step in (t_crit or {}).values()))
     return ax
+
+
+def _by_name(runs: Any) -> dict[Key, Any]:
+    """Runs by the label of their axis or their folder's name, arrays as 'run 0', 'run 1', ..."""
+    listed = [runs] if hasattr(runs, "outputs") or hasattr(runs, "shape") else list(runs)
+    named: dict[Key, Any] = {}
+    for number, run in enumerate(listed):
+        name = f"run {number}"
+        if hasattr(run, "path"):
+            name = shown_text(_axis_label(run) or run.path.name)
+        named[name if name not in named else f"{name}, {number}"] = run
+    return named
+
+
+def _axis_label(run: Any) -> str | None:
+    try:
+        axis = description_of(run).axis
+    except (AttributeError, ConfigError):  # something like a trajectory, or a description that cannot be used
+        return None
+    return None if axis is None else axis.label
 
 
 def plot_explained_variance(explained_variance_ratio: ArrayLike, *, ax: Axes | None = None) -> Axes:
@@ -158,7 +191,7 @@ def plot_components_over_time(
     component : which one, counted from 0.
     explained_variance_ratio : float [component], for the axis label.
     cosine_content : `{key: float [component]}` from `ld.pca.cosine_content`, each from 0 to 1.
-    references : `{"ridge": float [component]}`, drawn as horizontal lines.
+    references : `{name: float [component]}`, drawn as horizontal lines.
     styles, linear_width, ax : see `plot_loss`.
     """
     if not scores or set(scores) - set(steps):
@@ -199,7 +232,7 @@ def _component_label(component: int, ratio: ArrayLike | None) -> str:
     return f"PC{component + 1} ({100 * float(np.asarray(ratio)[component]):.1f}% of the variance)"
 
 
-def _mark_reference(ax: Axes, name: str, place: NDArray[np.float64], color: str, owned: bool) -> None:
+def _mark_reference(ax: Axes, place: NDArray[np.float64], color: str, owned: bool) -> None:
     ax.plot(
         place[:1],
         place[1:],
@@ -212,28 +245,33 @@ def _mark_reference(ax: Axes, name: str, place: NDArray[np.float64], color: str,
         zorder=5,
         gid="reference",
     )
+
+
+def _name_reference(ax: Axes, name: str, place: NDArray[np.float64], below: bool) -> None:
     ax.annotate(
         name,
         (float(place[0]), float(place[1])),
-        # ridge below its star, the others above their squares: where they lie close, both can still be read
-        xytext=(7, 4) if owned else (7, -12),
+        xytext=(7, -12 if below else 4),
         textcoords="offset points",
         fontsize=small_size(ax),
-        color=color,
+        color=INK,
         zorder=6,
         path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
     )
 
 
-def _legend(ax: Axes, count: int, crit: bool) -> None:
+def _legend(ax: Axes, owned: list[str], crit: bool) -> None:
+    """Runs, marks, and the references that take the colours of runs: names beside many squares would overlap."""
     handles, labels = ax.get_legend_handles_labels()
-    every = -(-count // 9)  # a long sweep's legend names every second or third run; their order tells the rest
+    every = -(-len(labels) // 9)  # a long sweep's legend names every second or third run; their order tells the rest
     handles, labels = handles[::every], labels[::every]
     dot: dict[str, Any] = {"linestyle": "none", "color": MUTED}
     extra: list[tuple[str, Any]] = [("start", Line2D([], [], marker="o", markersize=4.5, markerfacecolor=PAPER, **dot))]
     extra.append(("end", Line2D([], [], marker="o", markersize=6, **dot)))
     if crit:
         extra.append((r"$t_{\mathrm{crit}}$", Line2D([], [], marker="D", markersize=6, **dot)))
+    if owned:
+        extra.append((_common_name(owned), Line2D([], [], marker="s", markersize=7, **dot)))
     ax.legend(
         [*handles, *(handle for _, handle in extra)],
         [*labels, *(label for label, _ in extra)],
@@ -241,3 +279,9 @@ def _legend(ax: Axes, count: int, crit: bool) -> None:
         bbox_to_anchor=(1.0, 1.0),
         **legend_settings(ax),
     )
+
+
+def _common_name(names: list[str]) -> str:
+    """'dMMSE' of 'dMMSE, M = 2' and 'dMMSE, M = 8': what stands before the comma, where that is one text."""
+    stems = {name.split(",")[0] for name in names}
+    return names[0] if len(names) == 1 else stems.pop() if len(stems) == 1 else "references of the runs"

@@ -13,13 +13,13 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.legend import Legend
 
 Key = str | float
-"""What names a run in a figure: its M (a number, `math.inf` included) or any text."""
+"""What names a run in a figure: its value on the axis of a sweep (`math.inf` included), or any text."""
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#6b7480", "#e3e7eb", "#ffffff"
 
 # Okabe & Ito (2008), "Color universal design", without yellow and black, which vanish on paper or mean infinity here.
 CATEGORICAL = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-RIDGE_COLOR, DMMSE_COLOR = CATEGORICAL[0], CATEGORICAL[1]
+LINES = ("-", "--", "-.", ":")
 WARNING_COLOR = "#c1121f"
 
 _RAMP = ("#3355cc", "#a23fa8", "#dd5563", "#ee8f33")  # CIE lightness about 41, 45, 55, 69
@@ -61,37 +61,41 @@ class SeriesStyle:
     marker: str = "o"
 
 
-def task_label(num_tasks: float) -> str:
-    """'M = 8', or 'M = ∞'."""
-    return "M = ∞" if math.isinf(num_tasks) else f"M = {num_tasks:,.0f}"
+def axis_colors(values: Iterable[Key]) -> dict[Key, str]:
+    """A colour for each value on the axis along which runs differ.
 
-
-def task_colors(num_tasks: Iterable[float]) -> dict[float, str]:
-    """A colour for every M: from blue (few) over red to orange (many), evenly by rank, and ink for infinity.
-
-    Lightness grows from end to end, so that the order survives colour blindness and grey print; neither end comes near
-    the ink of infinity or the white of the page.
+    Numbers go from blue (small) over red to orange (large), evenly by rank, and infinity is ink. Lightness grows from
+    end to end, so that the order survives colour blindness and grey print; neither end comes near the ink of infinity
+    or the white of the page. Words take their colours from a cycle that the colour-blind can tell apart.
     """
-    finite = sorted({m for m in num_tasks if not math.isinf(m)})
-    ramp = LinearSegmentedColormap.from_list("number of tasks", _RAMP)
-    places = [i / max(len(finite) - 1, 1) for i in range(len(finite))]
-    colors = {m: to_hex(ramp(place)) for m, place in zip(finite, places, strict=True)}
-    return colors | {math.inf: INK}
+    values = list(dict.fromkeys(values))
+    finite = sorted(value for value in values if not isinstance(value, str) and not math.isinf(value))
+    ramp = LinearSegmentedColormap.from_list("axis", _RAMP)
+    colors: dict[Key, str] = {value: to_hex(ramp(rank / max(len(finite) - 1, 1))) for rank, value in enumerate(finite)}
+    words = [value for value in values if isinstance(value, str)]
+    colors |= {word: CATEGORICAL[number % len(CATEGORICAL)] for number, word in enumerate(words)}
+    return colors | {value: INK for value in values if not isinstance(value, str) and math.isinf(value)}
 
 
 def series_styles(keys: Iterable[Key], styles: Mapping[Any, SeriesStyle] | None = None) -> dict[Key, SeriesStyle]:
-    """The style of each key: as given in `styles`, by M for numbers, from a colour-blind safe cycle for texts."""
+    """The style of each key: as given in `styles`, else labelled by the key and coloured by `axis_colors`."""
     keys = list(keys)
-    by_tasks = task_colors([key for key in keys if not isinstance(key, str)])
-    found: dict[Key, SeriesStyle] = {}
-    for number, key in enumerate(keys):
-        if styles is not None and key in styles:
-            found[key] = styles[key]
-        elif isinstance(key, str):
-            found[key] = SeriesStyle(key, CATEGORICAL[number % len(CATEGORICAL)])
-        else:
-            found[key] = SeriesStyle(task_label(key), by_tasks[key])
-    return found
+    colors = axis_colors(keys)
+    given = styles or {}
+    return {key: given[key] if key in given else SeriesStyle(key_label(key), colors[key]) for key in keys}
+
+
+def key_label(key: Key) -> str:
+    """A text as it is; '1,024', '0.5' or '∞' for a number."""
+    if isinstance(key, str):
+        return key
+    return f"{key:,.0f}" if float(key).is_integer() else "∞" if math.isinf(key) else f"{key:g}"
+
+
+def shown_text(text: str) -> str:
+    """Text that matplotlib shows as it is: a dollar sign would begin a formula, a leading underscore hide the line."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def axes_or_new(ax: Axes | None, width: float = 5.2, height: float = 3.3) -> Axes:

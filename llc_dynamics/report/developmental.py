@@ -10,13 +10,15 @@ import numpy as np
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE
 from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed, steps_between
 from llc_dynamics.report.numbers import step as step_text
 from llc_dynamics.stages import Agreement, ChangePoints, StageReport, agreement, change_points, detect_stages
+from llc_dynamics.systems.description import Description, loss_metric
 
-LLC, OOD = "LLC", "Out-of-distribution loss"
+LLC = "LLC"
 ALONE, JOINT = "LLC alone", "joint signal"
 # Of the joint trajectory PCA; components more like a random walk's cosine than this are left out of the joint signal.
 _COMPONENTS = 2
@@ -28,7 +30,7 @@ class StageFindings:
 
     Attributes
     ----------
-    reports, curves : by name of the curve ("LLC", "Out-of-distribution loss"), where there is enough of it.
+    reports, curves : by name of the curve ("LLC", "loss on new tasks"), where there is enough of it.
     changes : change points of the joint signal and of the LLC alone, by "joint signal" and "LLC alone"; empty without
         stages of the LLC. agreements : of the LLC's boundaries with them.
     notes : what could not be judged or was left out.
@@ -38,7 +40,7 @@ class StageFindings:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     changes: Mapping[str, ChangePoints] = field(default_factory=dict)
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -50,26 +52,38 @@ class StageFindings:
 
 
 def find_stages(
-    label: str, curves: Mapping[str, Curve], llc: Curve | None, pca: PCAAnalysis | None, seed: int = 0
+    label: str,
+    description: Description,
+    curves: Mapping[str, Curve],
+    llc: Curve | None,
+    pca: PCAAnalysis | None,
+    seed: int = 0,
 ) -> StageFindings:
-    """Stages of the LLC, with the loss in distribution (or in training) for their types, and of the OOD loss.
+    """Stages of the LLC, with a loss for their types, and of the losses on which transitions are judged.
 
-    Errors of a mean over evaluation sequences are left out: the sequences are the same at every step, so their error
-    moves the whole curve and not one point against the next.
+    The loss for the types is that on a probe on which no transition is judged, or the training loss. Errors of a mean
+    over evaluation samples are left out: the samples are the same at every step, so their error moves the whole curve
+    and not one point against the next.
     """
     reports: dict[str, StageReport] = {}
     used: dict[str, Curve] = {}
-    notes: list[str] = []
-    loss = next((_bare(curves[name], name) for name in ("id_loss", "train_loss") if name in curves), None)
+    notes: list[Finding] = []
+    judged = dict.fromkeys(each.probe for each in description.transitions)
+    specialised = [each.specialised_probe for each in description.transitions if each.specialised_probe]
+    others = [probe for probe in (*specialised, *description.probes) if probe not in judged]
+    names = [*map(loss_metric, others), "train_loss", "loss"]
+    loss = next((_bare(curves[name], name) for name in names if name in curves), None)
     if llc is not None:
         used[LLC] = Curve(llc.steps, llc.values, llc.standard_errors, LLC, llc.converged)
-    if "ood_loss" in curves:
-        used[OOD] = _bare(curves["ood_loss"], OOD)
+    for probe in judged:
+        if loss_metric(probe) in curves:
+            words = f"loss on {description.probes.get(probe, probe)}"
+            used[words] = _bare(curves[loss_metric(probe)], words)
     for name, curve in used.items():
         try:
             reports[name] = _detect(curve, loss if name == LLC else None, seed, notes)
         except DataError as error:
-            notes.append(f"no stages of the {name if name == LLC else name.lower()}: {error}")
+            notes.append(Finding("no_stages", f"no stages of the {name}: {error}"))
     used = {name: used[name] for name in reports}
     if LLC not in reports:
         return StageFindings(reports, used, notes=tuple(notes))
@@ -79,7 +93,7 @@ def find_stages(
         try:
             changes[JOINT] = change_points(joint)
         except DataError as error:
-            notes.append(f"no change points of the joint signal: {error}")
+            notes.append(Finding("no_joint_change_points", f"no change points of the joint signal: {error}"))
     agreements = {name: agreement(reports[LLC], found) for name, found in changes.items()}
     return StageFindings(reports, used, changes, agreements, tuple(notes))
 
@@ -113,18 +127,18 @@ def _bare(curve: Curve, name: str) -> Curve:
     return Curve(curve.steps, curve.values, name=name, converged=curve.converged)
 
 
-def _detect(curve: Curve, loss: Curve | None, seed: int, notes: list[str]) -> StageReport:
+def _detect(curve: Curve, loss: Curve | None, seed: int, notes: list[Finding]) -> StageReport:
     if loss is not None:
         try:
             return detect_stages(curve, loss, seed=seed)
         except DataError as error:
             found = detect_stages(curve, seed=seed)
-            notes.append(f"types of stages were judged without the loss: {error}")
+            notes.append(Finding("no_loss_for_types", f"types of stages were judged without the loss: {error}"))
             return found
     return detect_stages(curve, seed=seed)
 
 
-def _components(label: str, pca: PCAAnalysis | None, notes: list[str]) -> dict[str, Curve]:
+def _components(label: str, pca: PCAAnalysis | None, notes: list[Finding]) -> dict[str, Curve]:
     if pca is None or label not in pca.scores:
         return {}
     content = pca.cosine_content.get(label, np.empty(0))
@@ -136,7 +150,6 @@ def _components(label: str, pca: PCAAnalysis | None, notes: list[str]) -> dict[s
         else:
             left.append(f"PC{k + 1}")
     if left:
-        notes.append(
-            f"change points were sought without {listed(left)}: nearly the cosine that PCA makes of a random walk"
-        )
+        text = f"change points were sought without {listed(left)}: nearly the cosine that PCA makes of a random walk"
+        notes.append(Finding("cosine_like", text))
     return kept

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
-from llc_dynamics import plots
-from llc_dynamics.plots.style import CATEGORICAL, Key, SeriesStyle
-from llc_dynamics.report import geometry_figures, llc_figures, loss_figures, pca_figures, stage_figures
+from llc_dynamics.plots.style import CATEGORICAL, LINES, Key, SeriesStyle, axis_colors, shown_text
+from llc_dynamics.report import llc_figures, metric_figures, pca_figures
 from llc_dynamics.report.analysis import Analysis
-from llc_dynamics.report.canvas import ReportFigure, plain_text
-from llc_dynamics.report.distance_figures import distances
-
-_LINES = ("-", "--", "-.", ":")  # seeds of one M
+from llc_dynamics.report.canvas import ReportFigure
 
 
 def report_figures(analysis: Analysis) -> list[ReportFigure]:
     """All figures that the runs have data for, in the order of the page."""
     styles = run_styles(analysis)
     makers: tuple[Callable[[Analysis, dict[Key, SeriesStyle]], Iterator[ReportFigure]], ...] = (
-        loss_figures.ood_loss,
-        loss_figures.rebound,
-        distances,
+        metric_figures.judged_losses,
+        metric_figures.distances,
         pca_figures.trajectory_pca,
         pca_figures.components,
-        geometry_figures.geometry,
+        pca_figures.geometry,
         llc_figures.llc_curves,
-        stage_figures.stages,
-        llc_figures.llc_against_tasks,
+        llc_figures.stages,
+        llc_figures.llc_against_axis,
         llc_figures.calibration,
-        loss_figures.losses,
-        loss_figures.other_metrics,
+        metric_figures.losses,
+        metric_figures.other_metrics,
     )
     return [figure for maker in makers for figure in maker(analysis, styles)]
 
 
 def run_styles(analysis: Analysis) -> dict[Key, SeriesStyle]:
-    """One style for each run in all figures: the colour tells M, the line style tells runs of one M apart."""
-    colors = plots.task_colors([run.num_tasks for run in analysis.runs if run.num_tasks is not None])
-    seen: dict[float, int] = {}
+    """One style for each run in all figures: the colour tells its place on the axis, the line style repeats of it."""
+    colors = axis_colors(run.axis.value for run in analysis.runs if run.axis is not None)
+    seen: Counter[Key] = Counter()
     styles: dict[Key, SeriesStyle] = {}
-    others = 0
     for run in analysis.runs:
-        if run.num_tasks is None:
-            styles[run.label] = SeriesStyle(plain_text(run.label), CATEGORICAL[others % len(CATEGORICAL)])
-            others += 1
+        if run.axis is None:
+            color, line = CATEGORICAL[seen[""] % len(CATEGORICAL)], LINES[0]
+            seen[""] += 1
         else:
-            repeat = seen[run.num_tasks] = seen.get(run.num_tasks, -1) + 1
-            line = _LINES[repeat % len(_LINES)]
-            styles[run.label] = SeriesStyle(plain_text(run.label), colors[run.num_tasks], line)
+            color, line = colors[run.axis.value], LINES[seen[run.axis.value] % len(LINES)]
+            seen[run.axis.value] += 1
+        styles[run.label] = SeriesStyle(shown_text(run.label), color, line)
     return styles

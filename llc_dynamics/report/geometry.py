@@ -5,7 +5,10 @@ Function vectors have no standard errors, so the scatter of the scores about a s
 
 from __future__ import annotations
 
+import numpy as np
+
 from llc_dynamics.errors import DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed, step, steps_between
 from llc_dynamics.stages import TrajectoryGeometry, TurningPoint, trajectory_geometry
@@ -13,21 +16,44 @@ from llc_dynamics.stages import TrajectoryGeometry, TurningPoint, trajectory_geo
 LIKELY = 0.9  # probability from which a turning point is named
 COSINE_LIKE = "cosine-like: a random walk's PCA turns so, too"
 _MOST_NAMED = 6  # of one kind
+# A smooth curve that explains less of the variance of the checkpoints tells nothing of where the run turns.
+_LEAST_EXPLAINED = 0.9
 
 
-def find_geometry(label: str, pca: PCAAnalysis | None, seed: int = 0) -> tuple[TrajectoryGeometry | None, list[str]]:
-    """Osculating circles and turning points of one run, and notes; None where it is not in the PCA or cannot be judged.
+def find_geometry(
+    label: str, pca: PCAAnalysis | None, seed: int = 0
+) -> tuple[TrajectoryGeometry | None, list[Finding]]:
+    """Osculating circles and turning points of one run, and notes.
 
-    The notes of the geometry itself stay with it: they are about how to read it and not about what is missing.
+    None where the run is not in the PCA, cannot be judged, or is not followed by a smooth curve in log time. The notes
+    of the geometry itself stay with it: they are about how to read it and not about what is missing.
     """
     if pca is None or label not in pca.scores:
         return None, []
     if pca.scores[label].shape[1] < 2:
-        return None, ["no geometry of the trajectory PCA: it has one component only"]
+        text = "no geometry of the trajectory PCA: it has one component only"
+        return None, [Finding("one_component", text)]
     try:
-        return trajectory_geometry(pca.steps[label], pca.scores[label], seed=seed), []
+        found = trajectory_geometry(pca.steps[label], pca.scores[label], seed=seed)
     except DataError as error:
-        return None, [f"no geometry of the trajectory PCA: {error}"]
+        return None, [Finding("no_geometry", f"no geometry of the trajectory PCA: {error}")]
+    explained = explained_share(found, pca.steps[label], pca.scores[label])
+    if explained < _LEAST_EXPLAINED:
+        text = (
+            "no geometry of the trajectory PCA: the smooth curve in log time misses the checkpoints, it explains "
+            f"{max(explained, 0.0):.0%} of their variance in the plane, and {_LEAST_EXPLAINED:.0%} is asked for"
+        )
+        return None, [Finding("poor_fit", text)]
+    return found, []
+
+
+def explained_share(found: TrajectoryGeometry, steps: np.ndarray, scores: np.ndarray) -> float:
+    """Share of the variance of the checkpoints in the plane that the smooth curve explains: 1 is a perfect fit."""
+    points = scores[:, list(found.components)]
+    fitted = np.stack([np.interp(np.log1p(steps), found.log_time, axis) for axis in found.position.T], axis=1)
+    known = np.isfinite(points).all(axis=1)
+    spread = float(((points[known] - points[known].mean(axis=0)) ** 2).sum())
+    return 1.0 - float(((points[known] - fitted[known]) ** 2).sum()) / spread if spread > 0 else 1.0
 
 
 def likely_points(geometry: TrajectoryGeometry) -> list[TurningPoint]:

@@ -1,4 +1,4 @@
-"""Joint trajectory PCA of the runs that can be compared, with ridge and every dMMSE_M projected into it."""
+"""Joint trajectory PCA of the runs that can be compared, with their reference solutions projected into it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
+from llc_dynamics.finding import Finding
 from llc_dynamics.pca import JointTrajectoryPCA, cosine_content, random_walk_cosine_content
+from llc_dynamics.report.numbers import percent
+from llc_dynamics.report.reading import read_probes
+from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory
 
 # The cosine content of a random walk hardly depends on these beyond here, and the control takes a second.
@@ -26,12 +30,12 @@ class PCAAnalysis:
     Attributes
     ----------
     scores, steps : {run label: float64 [checkpoint, component]}, {run label: int64 [checkpoint]}.
-    references : {'ridge' or 'dMMSE, M = 8': float64 [component]}. reference_of : {reference: run label}.
+    references : {label: float64 [component]}. reference_of : {label: run label}, of references that belong to one run.
     explained_variance_ratio : float64 [component].
     cosine_content : {run label: float64 [component]}, of each run's scores along its own trajectory; NaN for a run
         with too few checkpoints.
     cosine_control : float64 [draw, component], the same for PCA of random walks.
-    feature_shape : shape of one function vector, (B, K).
+    feature_shape : shape of one function vector.
     """
 
     scores: Mapping[str, NDArray[np.float64]]
@@ -60,55 +64,68 @@ class PCAAnalysis:
         }
 
 
+@dataclass(frozen=True)
+class _Member:
+    """A run in the PCA."""
+
+    label: str
+    description: Description
+    run: Trajectory
+    arrays: Mapping[str, NDArray]
+
+
 def analyse_pca(
-    runs: Sequence[Trajectory], labels: Sequence[str], num_tasks: Sequence[float | None], num_components: int = 4
-) -> tuple[PCAAnalysis | None, list[str]]:
+    runs: Sequence[Trajectory], labels: Sequence[str], descriptions: Sequence[Description], num_components: int = 4
+) -> tuple[PCAAnalysis | None, list[Finding]]:
     """The joint PCA of `runs` and notes on what was left out; None where no two checkpoints can be compared.
 
-    Function vectors can only be compared on one batch: runs recorded on another root batch than the first run's are
-    left out, with a note.
+    Function vectors can only be compared on one batch: runs recorded on another batch than the first run's are left
+    out, with a note.
     """
-    notes: list[str] = []
-    chosen: list[tuple[str, float | None, Trajectory, dict[str, NDArray]]] = []
+    notes: list[Finding] = []
+    chosen: list[_Member] = []
     batch, shape, unchecked = None, None, []
-    for run, label, tasks in zip(runs, labels, num_tasks, strict=True):
+    for run, label, description in zip(runs, labels, descriptions, strict=True):
         stored = _stored_outputs(run)
         if stored is None:
-            notes.append(f"{label}: no function vectors are stored, so it is not in the PCA")
+            notes.append(Finding("no_outputs", f"{label}: no function vectors are stored, so it is not in the PCA"))
             continue
-        arrays = run.arrays("evaluation") if "evaluation" in run.array_names else {}
-        digest = _digest(arrays)
+        arrays = read_probes(run)
+        digest = _digest(arrays, description.function_vector)
         if shape is None:
             batch, shape = digest, stored.shape[1:]
         if stored.shape[1:] != shape:
-            notes.append(f"{label}: its function vectors have another shape, so it is not in the PCA")
+            text = f"{label}: its function vectors have another shape, so it is not in the PCA"
+            notes.append(Finding("other_shape", text))
             continue
         if digest != batch:
-            notes.append(
-                f"{label}: recorded on another root-task batch than {chosen[0][0]}, so its function vectors cannot be "
+            text = (
+                f"{label}: recorded on another batch than {chosen[0].label}, so its function vectors cannot be "
                 "compared and it is not in the PCA"
             )
+            notes.append(Finding("other_batch", text))
             continue
         if digest is None:
             unchecked.append(label)
-        chosen.append((label, tasks, run, arrays))
+        chosen.append(_Member(label, description, run, arrays))
     if len(unchecked) > 1:
-        notes.append(
+        text = (
             f"the batch behind the function vectors is not stored ({', '.join(unchecked)}): the joint PCA is right "
             "only if it was the same in all of them"
         )
-    rows = sum(len(run.steps) for _, _, run, _ in chosen)
+        notes.append(Finding("unknown_batch", text))
+    rows = sum(len(member.run.steps) for member in chosen)
     if rows < 3 or shape is None:
         if chosen:
-            notes.append(f"no PCA: only {rows} checkpoints are stored")
+            notes.append(Finding("no_pca", f"no PCA: only {rows} checkpoints are stored"))
         return None, notes
     components = min(num_components, rows - 1, int(np.prod(shape)))
     try:
-        pca = JointTrajectoryPCA(n_components=components).fit([run for _, _, run, _ in chosen])
-        scores = {label: pca.transform(run) for label, _, run, _ in chosen}
+        pca = JointTrajectoryPCA(n_components=components).fit([member.run for member in chosen])
+        scores = {member.label: pca.transform(member.run) for member in chosen}
     except DataError as error:
-        return None, [*notes, f"no PCA: {error}"]
-    references, owners = _references(chosen, pca)
+        return None, [*notes, Finding("no_pca", f"no PCA: {error}")]
+    references, owners = _references(chosen, pca, notes)
     enough = max(5, components + 1)  # checkpoints that can show the half periods of all components
     contents = {
         label: cosine_content(score) if len(score) >= enough else np.full(components, np.nan)
@@ -123,8 +140,9 @@ def analyse_pca(
             num_draws=_CONTROL_DRAWS,
         )
     else:
-        notes.append("too few checkpoints for the cosine content of the principal components")
-    steps = {label: run.steps for label, _, run, _ in chosen}
+        text = "too few checkpoints for the cosine content of the principal components"
+        notes.append(Finding("no_cosine_content", text))
+    steps = {member.label: member.run.steps for member in chosen}
     ratio = np.asarray(pca.explained_variance_ratio_)
     return PCAAnalysis(scores, steps, references, owners, ratio, contents, control, tuple(shape)), notes
 
@@ -138,27 +156,75 @@ def _stored_outputs(run: Trajectory) -> Any:
         return None
 
 
-def _digest(arrays: Mapping[str, NDArray]) -> str | None:
-    if "root_x" not in arrays or "root_y" not in arrays:
+def _digest(arrays: Mapping[str, NDArray], probe: str | None) -> str | None:
+    """Of the batch behind the function vectors; None where it is not stored."""
+    names = [name for name in arrays if probe is not None and name.startswith(f"{probe}/batch/")]
+    if not names:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("root_x", "root_y"):
+    for name in sorted(names):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
 
 
 def _references(
-    chosen: Sequence[tuple[str, float | None, Trajectory, dict[str, NDArray]]], pca: JointTrajectoryPCA
+    chosen: Sequence[_Member], pca: JointTrajectoryPCA, notes: list[Finding]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
-    """Ridge once, and dMMSE_M once for each M: with one root batch they are the same in all runs of that M."""
+    """References by label, each once: on one batch, what has one label is the same in all runs.
+
+    A reference belongs to a run unless it is the general solution of a transition, or runs of other places on the axis
+    have it too.
+    """
     found: dict[str, NDArray[np.float64]] = {}
     owners: dict[str, str] = {}
-    for label, tasks, _, arrays in chosen:
-        if "root_ridge" in arrays and "ridge" not in found:
-            found["ridge"] = np.asarray(pca.transform(arrays["root_ridge"]))
-        if "root_dmmse" in arrays and tasks is not None and math.isfinite(tasks):
-            name = f"dMMSE, M = {tasks:,.0f}"
-            if name not in found:
-                found[name] = np.asarray(pca.transform(arrays["root_dmmse"]))
-                owners[name] = label
-    return found, owners
+    general: set[str] = set()
+    places: dict[str, set[Any]] = {}
+    for member in chosen:
+        description, axis = member.description, member.description.axis
+        general |= {description.references[each.general] for each in description.transitions}
+        for reference, label in description.references.items():
+            name = f"{description.function_vector}/reference/{reference}"
+            if description.function_vector is None or name not in member.arrays:
+                continue
+            places.setdefault(label, set()).add(member.label if axis is None else axis.value)
+            if label in found:
+                continue
+            try:
+                scores = np.asarray(pca.transform(member.arrays[name]))
+            except DataError as error:
+                text = f"{member.label}: {label} is not shown in the PCA: {error}"
+                notes.append(Finding("reference_left_out", text))
+                continue
+            if scores.ndim == 1:
+                found[label], owners[label] = scores, member.label
+    shared = {label for label, where in places.items() if len(where) > 1}
+    return found, {label: owner for label, owner in owners.items() if label not in general | shared}
+
+
+def pca_sentences(pca: PCAAnalysis) -> list[str]:
+    """Explained variance, and what the cosine content allows to be read into the components."""
+    ratio = pca.explained_variance_ratio
+    sentences = []
+    if len(ratio) > 1:
+        sentences.append(
+            f"The first two principal components of the joint trajectory hold {percent(float(ratio[:2].sum()))} of the "
+            f"variance of the function vectors ({percent(float(ratio[0]))} and {percent(float(ratio[1]))})."
+        )
+    contents = np.array(list(pca.cosine_content.values()))
+    for component in range(min(2, contents.shape[1]) if len(contents) else 0):
+        values = contents[:, component]
+        if not np.isfinite(values).any():
+            continue
+        over = " over the runs" if len(values) > 1 else ""
+        text = f"PC{component + 1} has a cosine content of {_range(values)}{over}"
+        if pca.cosine_control is not None:
+            low, high = np.nanquantile(pca.cosine_control[:, component], [0.05, 0.95])
+            text += f" (random walks: {low:.2f} to {high:.2f})"
+        sentences.append(text + ".")
+    return sentences
+
+
+def _range(values: NDArray[np.float64]) -> str:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"

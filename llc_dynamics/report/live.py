@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +12,18 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc.storage import read_point, stored_points
-from llc_dynamics.report.reading import ideal_levels
-from llc_dynamics.stages import TransienceVerdict, detect_transience
-from llc_dynamics.training import number_of_tasks
+from llc_dynamics.report.reading import Level, planned_steps, read_description, read_probes, reference_gap
+from llc_dynamics.report.transitions import state_in_words
+from llc_dynamics.stages import detect_transience
+from llc_dynamics.systems.description import Transition, distance_metric, loss_metric
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.lock import is_locked
 from llc_dynamics.trajectory.names import LOCK, classify, is_run
 
 #: Rows with samples that are kept for each unit of log(step + 1): some 150 over a run of 150,000 steps.
 _PER_LOG_UNIT = 12
-_CURVES = ("ood_loss", "ridge_distance_ood", "dmmse_distance_ood")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Snapshot:
     ----------
     state : "complete", "being written", or "not being written" (stopped, or not yet gone on with).
     steps : int64 [C]; num_weights of them have weights. last_step : None where the configuration does not say.
-    metrics : in the order of their names.
-    stage : in words, what the run seems to be doing; None for a run without distances to ideal predictors.
+    metrics : training loss and losses first, then distances, then the others by name.
+    stage : in words, what the run seems to be doing; None for a run that declares no transition or lacks its metrics.
     age : seconds since the last row was sealed, None before the first. steps_per_second : over the last shards, None if
         the dates of the files do not tell.
     """
@@ -91,18 +91,21 @@ class LiveRun:
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
+        self.notes: list[Finding] = []
         if classify(path) == "foreign":
             runs = sorted(child.name for child in path.iterdir() if is_run(child))
             if runs:
                 raise TrajectoryError(f"{path}: a folder of runs; watch one of them: {', '.join(runs)}")
         self._run = Trajectory(path)
-        self._tasks = number_of_tasks(self._run.config)
-        self._last_step = _last_step(self._run)
+        self._description = read_description(self._run, self.notes)
+        needed = [name for each in self._description.transitions for name in _needed(each) if name is not None]
+        self._needed = tuple(dict.fromkeys(needed))
+        self._last_step = planned_steps(self._run)
         self._seen = 0
         #: One row for each stretch of log(step + 1), the first one in it, and its samples by metric.
         self._rows: list[int] = []
         self._samples: dict[str, list[NDArray[np.float32]]] = {}
-        self._gap: float | None = None
+        self._gaps: dict[Transition, Level | None] = {}
         self._points: dict[Path, LatestLLC] = {}
         self._stage: str | None = None
 
@@ -138,7 +141,7 @@ class LiveRun:
         stretch = (np.log1p(steps) * _PER_LOG_UNIT).astype(int)
         first = np.flatnonzero(np.diff(stretch, prepend=-1))
         fresh = [int(row) for row in first if row >= self._seen]
-        for name in _CURVES:
+        for name in self._needed:
             if name in self._run.sample_names and fresh:
                 self._samples.setdefault(name, []).extend(np.asarray(self._run.sample_rows(name)[fresh]))
         self._rows += fresh
@@ -158,19 +161,38 @@ class LiveRun:
         return Curve(steps[rows], values, name=name, samples=np.stack(samples))
 
     def _describe_stage(self, steps: NDArray[np.int64]) -> str | None:
-        loss, general, specialised = (self._curve(name, steps) for name in _CURVES)
-        if loss is None or general is None:
-            return None
-        if specialised is not None and self._gap is None and "evaluation" in self._run.array_names:
-            level = ideal_levels(self._run.arrays("evaluation")).get("gap_ood")
-            self._gap = None if level is None or not level.value > 0 else level.value
-        try:
-            verdict = detect_transience(
-                general=general, specialised=specialised, ood_loss=loss, reference_distance=self._gap, num_bootstrap=100
-            )
-        except DataError as error:
-            return f"too early to tell ({error})"
-        return stage_in_words(verdict, general, specialised, self._tasks)
+        """A sentence for each transition whose loss and distance are measured."""
+        said = []
+        for transition in self._description.transitions:
+            curves = {
+                name: curve
+                for name in _needed(transition)
+                if name is not None and (curve := self._curve(name, steps)) is not None
+            }
+            loss, general, specialised = (None if name is None else curves.get(name) for name in _needed(transition))
+            if loss is None or general is None:
+                continue
+            gap = None if specialised is None else self._gap(transition)
+            try:
+                verdict = detect_transience(
+                    general=general,
+                    specialised=specialised,
+                    ood_loss=loss,
+                    reference_distance=None if gap is None else gap.value,
+                    num_bootstrap=100,
+                )
+            except DataError as error:
+                said.append(f"too early to tell ({error})")
+                continue
+            said.append(state_in_words(transition, self._description, verdict, curves))
+        return "; ".join(dict.fromkeys(said)) or None
+
+    def _gap(self, transition: Transition) -> Level | None:
+        if transition not in self._gaps:
+            arrays = read_probes(self._run)
+            pair = (transition.general, transition.specialised)
+            self._gaps[transition] = reference_gap(arrays, transition.probe, *pair)
+        return self._gaps[transition]
 
     def _latest_points(self) -> list[LatestLLC]:
         folder = self._run.path / "llc"
@@ -194,29 +216,27 @@ class LiveRun:
         return found
 
 
-def stage_in_words(
-    verdict: TransienceVerdict, general: Curve, specialised: Curve | None, num_tasks: float | None
-) -> str:
-    """What a run seems to be doing, from its verdict so far and its distances at the last checkpoint."""
-    if verdict.transient:
-        return f"past the transient: {verdict.summary()}"
-    near = float(general.values[-1])
-    place = f"at distance {near:.3g} from ridge"
-    if specialised is not None:
-        far = float(specialised.values[-1])
-        name = "dMMSE" if num_tasks is None or math.isinf(num_tasks) else f"dMMSE_{int(num_tasks)}"
-        nearer = ("ridge", near, name, far) if near <= far else (name, far, "ridge", near)
-        place = f"nearer to {nearer[0]} (distance {nearer[1]:.3g}) than to {nearer[2]} ({nearer[3]:.3g})"
-    if verdict.minimum_step >= int(general.steps[-1]):
-        return f"the out-of-distribution loss still falls; {place}"
-    reason = verdict.reasons[0] if verdict.reasons else "nothing speaks for a transient"
-    return f"least out-of-distribution loss so far at step {verdict.minimum_step:,}; {place}. Not transient: {reason}"
+def _needed(transition: Transition) -> tuple[str, str, str | None]:
+    """Metrics that say where a run stands: loss, distance to the general and to the specialised solution."""
+    far = transition.specialised
+    return (
+        loss_metric(transition.probe),
+        distance_metric(transition.probe, transition.general),
+        None if far is None else distance_metric(transition.probe, far),
+    )
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Order of metrics: training loss, losses, distances, others."""
+    if name in ("train_loss", "loss"):
+        return 0, name
+    return (1 if name.startswith("loss/") else 2 if name.startswith("distance/") else 3), name
 
 
 def _metrics(run: Trajectory) -> list[Metric]:
     found = []
     steps = run.steps
-    for name in run.metric_names:
+    for name in sorted(run.metric_names, key=_place):
         values = run.metrics(name)
         finite = np.flatnonzero(np.isfinite(values))
         if len(finite):
@@ -240,13 +260,6 @@ def _rate(times: NDArray[np.float64], steps: NDArray[np.int64]) -> tuple[float |
     if not spent > 0:
         return age, None, None
     return age, float(seals[-1] - seals[0]) / spent, float(steps[seals[-1]] - steps[seals[0]]) / spent
-
-
-def _last_step(run: Trajectory) -> int | None:
-    """The step at which training ends, where the configuration is one of ours."""
-    training = run.config.get("training")
-    steps = training.get("num_steps") if isinstance(training, dict) else None
-    return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None
 
 
 def sparkline(values: Sequence[float] | NDArray[np.float64], width: int) -> str:

@@ -1,8 +1,11 @@
-"""Numbers as people read them: with as many digits as their error allows."""
+"""Numbers and names as people read them: with as many digits as their error allows, and nothing unprintable."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+_LONGEST = 300
 
 
 def with_error(value: float, error: float | None, scale: float = 1.0, unit: str = "") -> str:
@@ -44,6 +47,17 @@ def steps_between(interval: tuple[float, float] | None) -> str:
     return "not known" if interval is None else f"{step(interval[0])} to {step(interval[1])}"
 
 
-def listed(items: list[str]) -> str:
+def listed(items: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def count(number: int, what: str) -> str:
+    """'1 run', '3 runs'."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def printable(text: str, longest: int = _LONGEST) -> str:
+    """A text from a file for a terminal: control characters as '\\x1b', cut after `longest` characters."""
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[: longest + 1])
+    return shown if len(text) <= longest else f"{shown[:longest]}..."

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from llc_dynamics.errors import TrajectoryError
-from llc_dynamics.provenance import provenance
+from llc_dynamics.finding import Finding
 from llc_dynamics.report import words
-from llc_dynamics.report.analysis import Analysis, RunAnalysis, analyse, stored_calibration
+from llc_dynamics.report.analysis import Analysis, analyse, stored_calibration
+from llc_dynamics.report.canvas import ReportFigure, color_rules
 from llc_dynamics.report.developmental import stage_sentences
-from llc_dynamics.report.embed import color_rules
-from llc_dynamics.report.figures import ReportFigure, report_figures
-from llc_dynamics.report.limits import limits
-from llc_dynamics.report.numbers import listed
-from llc_dynamics.report.reproduce import reproduce_commands
-from llc_dynamics.report.tables import run_table, table, unconverged_table
-from llc_dynamics.report.toml_text import toml_text
+from llc_dynamics.report.figures import report_figures
+from llc_dynamics.report.joint_pca import pca_sentences
+from llc_dynamics.report.reproduce import provenance_markup, reproduce_markup
+from llc_dynamics.report.tables import run_table, unconverged_table
+from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 
 def write_report(
@@ -47,15 +41,17 @@ def write_report(
     llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
     figures : a folder to write every figure of the page into as well, as PNG.
 
-    Raises `TrajectoryError` if there is no run or none can be read.
+    Raises `TrajectoryError` if there is no run, none can be read, or something cannot be written.
     """
-    folder = None
-    notes: list[str] = []
+    path, folder = Path(path), None
+    notes: list[Finding] = []
+    if path.is_dir():
+        raise TrajectoryError(f"{path}: is a folder; name the page to write, for example {path / 'report.html'}")
     if isinstance(runs, str | Path):
         from llc_dynamics.sweeps import find_runs
 
         folder = Path(runs)
-        opened: list[Trajectory] = find_runs(folder, notes.append)
+        opened: list[Trajectory] = find_runs(folder, lambda text: notes.append(Finding("run_left_out", text)))
     elif isinstance(runs, Trajectory):
         folder, opened = runs.path, [runs]
     else:
@@ -66,10 +62,16 @@ def write_report(
     analysis = analyse(opened, llc_name, seed, notes, calibration)
     drawn = report_figures(analysis)
     if figures is not None:
-        Path(figures).mkdir(parents=True, exist_ok=True)
-        for figure in drawn:
-            figure.save(Path(figures) / f"{figure.identifier}.png")
-    return _write_whole(Path(path), render(analysis, folder, drawn))
+        with storage_errors(Path(figures)):
+            Path(figures).mkdir(parents=True, exist_ok=True)
+            for figure in drawn:
+                figure.save(Path(figures) / f"{figure.identifier}.png")
+    text = render(analysis, folder, drawn)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a folder name that is no UTF-8 is shown by its bytes
+        write_whole(path, text.encode("utf-8", "backslashreplace"))
+    return path
 
 
 def render(analysis: Analysis, folder: Path | None = None, figures: Sequence[ReportFigure] | None = None) -> str:
@@ -84,34 +86,29 @@ def render(analysis: Analysis, folder: Path | None = None, figures: Sequence[Rep
         title=escape(f"How the runs in {name} developed" if runs > 1 else f"How {name} developed"),
         style=style,
         meta=escape(f"{runs} run{'' if runs == 1 else 's'}; written by llc-dynamics on {now}."),
+        introduction="\n".join(f'<p class="note">{_prose(text)}</p>' for text in words.introduction(analysis)),
         verdict=_verdict(analysis),
-        reading=_reading(analysis),
         notes=_notes(analysis),
         table=run_table(analysis),
         evidence=_evidence(analysis),
         figures="\n".join(map(_figure, figures)) or "<p>The runs hold nothing that can be drawn.</p>",
-        limits="\n".join(f"<li>{_prose(text)}</li>" for text in limits(analysis)),
+        limits="\n".join(f"<li>{_prose(text)}</li>" for text in words.limits(analysis)),
         unconverged=_unconverged(analysis),
-        provenance=_provenance(analysis),
-        reproduce=_reproduce(folder, analysis),
+        provenance=provenance_markup(analysis),
+        reproduce=reproduce_markup(folder, analysis),
     )
 
 
 def _verdict(analysis: Analysis) -> str:
-    items = [_item(run.label, words.verdict_sentences(run)) for run in analysis.runs]
+    items = [_item(run.label, words.verdicts_of(run)) for run in analysis.runs]
     items.append(_item("LLC", words.llc_verdict(analysis)))
     return f"<p>{_prose(words.headline(analysis))}</p>\n<ul>\n{''.join(items)}</ul>"
 
 
-def _reading(analysis: Analysis) -> str:
-    in_context = any(run.num_tasks is not None for run in analysis.runs)
-    return f'<p class="note">{_prose(words.READING)}</p>' if in_context else ""
-
-
 def _evidence(analysis: Analysis) -> str:
-    items = [_item(run.label, [*words.evidence_sentences(run), *stage_sentences(run.stages)]) for run in analysis.runs]
+    items = [_item(run.label, [*words.evidence_of(run), *stage_sentences(run.stages)]) for run in analysis.runs]
     if analysis.pca is not None:
-        items.append(_item("Joint trajectory PCA", words.pca_sentences(analysis.pca)))
+        items.append(_item("Joint trajectory PCA", pca_sentences(analysis.pca)))
     found = "".join(items)
     return f'<ul class="findings">\n{found}</ul>' if found else ""
 
@@ -123,23 +120,20 @@ def _item(label: str, sentences: Sequence[str]) -> str:
 def _prose(text: str) -> str:
     """Escaped, and without line breaks inside 'M = 8' and '3.2 ± 0.1'."""
     escaped = escape(text)
-    for together in ("M = ", " ± ", "z = ", "nbeta = ", "gamma = "):
+    for together in (" = ", " ± "):
         escaped = escaped.replace(together, together.replace(" ", "&nbsp;"))
     return escaped
 
 
 def _notes(analysis: Analysis) -> str:
-    notes = [*analysis.notes, *(f"{run.label}: {note}" for run in analysis.runs for note in run.notes)]
+    notes = [str(note) for note in analysis.notes]
+    notes += [f"{run.label}: {note}" for run in analysis.runs for note in run.notes]
     for run in analysis.runs:
-        for verdict in (run.transience, run.specialisation):
-            for note in () if verdict is None else verdict.notes:
-                # At M = infinity there is no specialised predictor to be given.
-                if run.num_tasks != math.inf or note.code != "no_specialised_predictor":
-                    notes.append(f"{run.label}: {words.predictor_names(str(note))}")
+        for found in run.transitions:
+            notes += [f"{run.label}: {note}" for note in verdict_notes(found, run.description)]
     if not notes:
         return ""
-    unique = list(dict.fromkeys(notes))
-    rows = "\n".join(f"<li>{_prose(note)}.</li>".replace("..<", ".<") for note in unique)
+    rows = "\n".join(f"<li>{_prose(note)}.</li>".replace("..<", ".<") for note in dict.fromkeys(notes))
     return f'<section id="notes"><h2>Missing or left out</h2>\n<ul class="limits">\n{rows}\n</ul></section>'
 
 
@@ -157,79 +151,5 @@ def _unconverged(analysis: Analysis) -> str:
     return f'<details id="unconverged"><summary>LLC points that did not converge, and why</summary>{rows}</details>'
 
 
-def _provenance(analysis: Analysis) -> str:
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for run in analysis.runs:
-        seed = "not recorded" if run.seed is None else str(run.seed)
-        groups.setdefault((*_origin(run.provenance), seed), []).append(run.label)
-    rows = [[listed(labels), *origin] for origin, labels in groups.items()]
-    rows.append(["This page", *_origin(provenance()), f"{analysis.seed} (bootstrap)"])
-    parts = [table(["", "Versions", "git commit", "Seed"], rows)]
-    return "\n".join([*parts, *map(_settings, analysis.runs)])
-
-
-def _origin(found: Mapping[str, Any]) -> tuple[str, str]:
-    """Versions and commit, in words."""
-    commit = found.get("git_commit")
-    if not commit:
-        return _versions(found), "not recorded"
-    commit, _, changed = str(commit).partition("+")
-    return _versions(found), commit[:12] + (" with uncommitted changes" if changed else "")
-
-
-def _settings(run: RunAnalysis) -> str:
-    text = toml_text(run.config) if run.config else "no settings were recorded with this run\n"
-    extra = ""
-    if run.llc is not None and run.llc.results:
-        shown = json.dumps(run.llc.results[0].settings, indent=2, default=str)
-        extra = f"<p>LLC curve, {len(run.llc)} points, one setting for all:</p><pre>{escape(shown)}</pre>"
-    return (
-        f"<details><summary>Settings of {escape(run.label)} ({escape(run.name)})</summary>"
-        f"<pre>{escape(text)}</pre>{extra}</details>"
-    )
-
-
-def _versions(found: Any) -> str:
-    versions = found.get("versions")
-    rows = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    if found.get("python"):
-        rows.append(f"Python {found['python']}")
-    if found.get("device"):
-        rows.append(str(found["device"]))
-    return ", ".join(rows) or "not recorded"
-
-
-def _reproduce(folder: Path | None, analysis: Analysis) -> str:
-    text, preset = reproduce_commands(folder, analysis.llc_name)
-    block = f"<pre>{escape(text)}</pre>"
-    if preset is not None:
-        block += (
-            "<details><summary>The preset file that these runs were trained with</summary>"
-            f"<pre>{escape(preset)}</pre></details>"
-        )
-    return block
-
-
 def _text(name: str) -> str:
     return (resources.files("llc_dynamics.report") / name).read_text(encoding="utf-8")
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    if path.is_dir():
-        raise TrajectoryError(f"{path}: is a folder; name the page to write, for example {path / 'report.html'}")
-    with storage_errors(path):
-        return _replace(path, text)
-
-
-def _replace(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

@@ -1,4 +1,4 @@
-"""Figures of the joint trajectory PCA."""
+"""Figures of the joint trajectory PCA: the trajectories, the components over training, and where the runs turn."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from llc_dynamics import plots
-from llc_dynamics.plots.style import Key, SeriesStyle
+from llc_dynamics.plots.style import Key, SeriesStyle, legend_settings, panel_title, shown_text
 from llc_dynamics.report.analysis import Analysis
 from llc_dynamics.report.canvas import ReportFigure, finish, new_figure, new_panels
+from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed
+from llc_dynamics.stages import TrajectoryGeometry
 
+_MAX_PANELS = 8
 _SMALL_SHARE = 0.01  # components that hold less of the variance are not drawn
 
 
@@ -24,11 +28,14 @@ def trajectory_pca(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterat
         return
     figure, ax = new_figure(6.4, 4.3)
     _draw(analysis, pca, (0, 1), styles, ax)
-    caption = (
-        "Each line is one run from its first checkpoint (hollow) to its last (filled). Ridge and dMMSE are "
-        "projected into the plane and took no part in the fit; what lies near them here may still be far from "
-        "them in the components that are not shown."
-    )
+    caption = "Each line is one run from its first checkpoint (hollow) to its last (filled)."
+    if pca.references:
+        names = list(pca.references)
+        which = listed(names) if len(names) <= 4 else "The references"
+        caption += (
+            f" {which[0].upper()}{which[1:]} {'is' if len(names) == 1 else 'are'} projected into the plane and took no "
+            "part in the fit; what lies near them here may still be far from them in the components that are not shown."
+        )
     yield finish(figure, "pca-1-2", "Joint trajectory PCA", caption, _alt(pca, 0, 1))
     if _drawn_components(pca) < 3:
         return
@@ -55,7 +62,7 @@ def components(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
             component=component,
             explained_variance_ratio=pca.explained_variance_ratio,
             cosine_content=pca.cosine_content,
-            references={name: value for name, value in pca.references.items() if name == "ridge"},
+            references={shown_text(name): at for name, at in pca.references.items() if name not in pca.reference_of},
             styles=styles,
             ax=ax,
         )
@@ -87,6 +94,72 @@ def components(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
     )
 
 
+def geometry(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
+    """The smoothed trajectories with osculating circles, vertices and reversals."""
+    pca = analysis.pca
+    found = {run.label: run.geometry for run in analysis.runs if run.geometry is not None}
+    if pca is None or not found:
+        return
+    shown = dict(list(found.items())[:_MAX_PANELS])
+    columns = min(len(shown), 2)
+    rows = -(-len(shown) // columns)
+    figure, panels = new_panels(rows, columns, 5.6 if columns == 1 else 9.0, 3.6 * rows + 0.3)
+    for ax in panels.ravel()[len(shown) :]:
+        ax.set_visible(False)
+    for ax, (label, each) in zip(panels.ravel(), shown.items(), strict=False):
+        plots.plot_osculating_circles(
+            each,
+            scores=pca.scores[label],
+            num_circles=10,
+            min_probability=LIKELY,
+            explained_variance_ratio=pca.explained_variance_ratio,
+            color=styles[label].color,
+            ax=ax,
+        )
+        # Panels of one size, whatever the shape of the trajectory: the limits may give way.
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.set_autoscale_on(True)
+        panel_title(ax, shown_text(label) + (" (cosine-like)" if each.cosine_like else ""))
+    _one_legend(figure, panels)
+    caption = (
+        "Dots: the checkpoints. Line: a smooth curve through them in log time, from its start (hollow) to its end "
+        "(filled), with faint circles that touch it and bend as it does. Diamonds: vertices, where the curve is bent "
+        "most, with their circles, centres and steps. Hollow squares: reversals, where one component stops and turns "
+        f"back. Turning points with a probability of {LIKELY:g} or more are drawn. That probability says that the "
+        "curve turns, not that the turn means something: the PCA of a random walk turns, too. " + _contents(pca, shown)
+    )
+    if len(shown) < len(found):
+        caption += f" {len(shown)} of {len(found)} runs are shown."
+    phrases = [f"{label}: {turning_phrase(each)}" for label, each in shown.items()]
+    turns = ". ".join(phrases)
+    alt = f"Trajectories in the plane of PC1 and PC2 with osculating circles. Turning points by step: {turns}."
+    yield finish(figure, "geometry", "Geometry of the joint trajectory PCA", caption, alt)
+
+
+def _contents(pca: PCAAnalysis, shown: dict[str, TrajectoryGeometry]) -> str:
+    """Cosine contents of the runs beside those of random walks, and which runs are no different."""
+    runs = [
+        f"{each.cosine_content[0]:.2f} and {each.cosine_content[1]:.2f} for {label}" for label, each in shown.items()
+    ]
+    text = f"Cosine contents of PC1 and PC2: {'; '.join(runs)}"
+    if pca.cosine_control is not None:
+        first, second = np.nanmedian(pca.cosine_control, axis=0)[:2]
+        text += f"; median of random walks {first:.2f} and {second:.2f}"
+    alike = [label for label, each in shown.items() if each.cosine_like]
+    return text + (f". Both are 0.7 or more for {listed(alike)} ({COSINE_LIKE})." if alike else ".")
+
+
+def _one_legend(figure: Figure, panels: np.ndarray) -> None:
+    """The fullest of the panels' legends, below all of them."""
+    legends = [legend for ax in panels.ravel() if (legend := ax.get_legend()) is not None]
+    fullest = max(legends, key=lambda legend: len(legend.get_texts()))
+    labels = [text.get_text().replace("\n", " ") for text in fullest.get_texts()]
+    handles = fullest.legend_handles
+    for legend in legends:
+        legend.remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), **legend_settings(panels[0, 0]))
+
+
 def _draw(
     analysis: Analysis,
     pca: PCAAnalysis,
@@ -95,12 +168,12 @@ def _draw(
     ax: Axes,
     legend: bool = True,
 ) -> None:
-    crit = {run.label: run.transience.t_crit for run in analysis.runs if run.transience is not None}
+    crit = {run.label: run.t_crit for run in analysis.runs}
     plots.plot_trajectory_pca(
         pca.scores,
         components=pair,
-        references=pca.references,
-        reference_of=pca.reference_of,
+        references={shown_text(name): place for name, place in pca.references.items()},
+        reference_of={shown_text(name): owner for name, owner in pca.reference_of.items()},
         explained_variance_ratio=pca.explained_variance_ratio,
         steps=pca.steps,
         t_crit={label: crit.get(label) for label in pca.scores},

@@ -10,55 +10,119 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
+from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
+from llc_dynamics.finding import Finding
+from llc_dynamics.llc import LLCCurve
+from llc_dynamics.llc.storage import curve_folder
+from llc_dynamics.plots.bands import curve_errors
+from llc_dynamics.systems.description import Description, description_of, loss_metric
 from llc_dynamics.trajectory import Trajectory
+
+PROBES = "probes"
+MEAN_SQUARED_ERROR = "mean squared error"
 
 
 @dataclass(frozen=True)
 class Level:
-    """A mean over evaluation sequences and its standard error."""
+    """A mean over evaluation samples and its standard error."""
 
     value: float
     standard_error: float
 
 
+def read_description(run: Trajectory, notes: list[Finding]) -> Description:
+    """The stored description; the default one, with a note, where that cannot be used."""
+    try:
+        return description_of(run)
+    except ConfigError as error:
+        notes.append(Finding("bad_description", f"the stored description is not used: {error}"))
+        return Description()
+
+
 def read_curve(run: Trajectory, name: str) -> Curve | None:
-    """The metric `name` as a curve, with per-sequence samples where they are stored; None if never measured."""
+    """The metric `name` as a curve, with per-sample values where they are stored; None if never measured."""
     if name not in run.metric_names:
         return None
     values = run.metrics(name)
     if not np.isfinite(values).any():
         return None
-    errors = run.metrics(f"{name}_se") if f"{name}_se" in run.metric_names else None
-    samples = run.samples(name) if name in run.sample_names else None
-    return Curve(run.steps, values, errors, name=name, samples=samples)
+    return Curve(run.steps, values, name=name, samples=run.samples(name) if name in run.sample_names else None)
 
 
 def without_samples(curve: Curve) -> Curve:
     """The same curve with the samples condensed to standard errors."""
-    errors = curve.standard_errors
-    if errors is None and curve.samples is not None and curve.samples.shape[1] > 1:
-        errors = curve.samples.std(axis=1, ddof=1, dtype=np.float64) / math.sqrt(curve.samples.shape[1])
-    return Curve(curve.steps, curve.values, errors, curve.name, curve.converged)
+    return Curve(curve.steps, curve.values, curve_errors(curve), curve.name, curve.converged)
 
 
-def ideal_levels(arrays: Mapping[str, NDArray]) -> dict[str, Level]:
-    """Losses of the ideal predictors on the stored evaluation sequences, and the distances between them.
+def known_points(curve: Curve) -> Curve:
+    """The curve at the steps where it has a value. A metric that is measured at some checkpoints only has gaps."""
+    known = np.isfinite(curve.values)
+    if known.all():
+        return curve
+    errors, samples, converged = (
+        None if each is None else each[known] for each in (curve.standard_errors, curve.samples, curve.converged)
+    )
+    return Curve(curve.steps[known], curve.values[known], errors, curve.name, converged, samples)
 
-    From arrays `ood_y`, `ood_ridge`, `ood_dmmse` and the same with `id_` (each [sequence, position]): 'ridge_ood',
-    'dmmse_ood', 'ridge_id', 'dmmse_id' are mean squared errors, 'gap_ood' and 'gap_id' the mean squared difference
-    between ridge and dMMSE_M. What is not stored is left out.
-    """
-    levels = {}
-    for where in ("ood", "id"):
-        pairs = {
-            f"ridge_{where}": (f"{where}_ridge", f"{where}_y"),
-            f"dmmse_{where}": (f"{where}_dmmse", f"{where}_y"),
-            f"gap_{where}": (f"{where}_ridge", f"{where}_dmmse"),
-        }
-        for name, (first, second) in pairs.items():
-            if first in arrays and second in arrays and arrays[first].shape == arrays[second].shape:
-                difference = np.asarray(arrays[first], np.float64) - arrays[second]
-                per_sequence = (difference**2).reshape(len(difference), -1).mean(axis=1)
-                spread = float(per_sequence.std(ddof=1)) if len(per_sequence) > 1 else math.nan
-                levels[name] = Level(float(per_sequence.mean()), spread / math.sqrt(len(per_sequence)))
-    return levels
+
+def last_value(curve: Curve) -> float:
+    """The last known value."""
+    return float(known_points(curve).values[-1])
+
+
+def read_probes(run: Trajectory) -> Mapping[str, NDArray]:
+    """The arrays of the probes: `<probe>/batch/<i>`, `<probe>/target`, `<probe>/reference/<reference>`."""
+    return run.arrays(PROBES) if PROBES in run.array_names else {}
+
+
+def mean_squared(arrays: Mapping[str, NDArray], first: str, second: str) -> Level | None:
+    """Mean squared difference of two arrays [S, ...] over samples and positions; None where they cannot be compared."""
+    if first not in arrays or second not in arrays:
+        return None
+    one, two = (np.asarray(arrays[name], np.float64) for name in (first, second))
+    if one.shape != two.shape or not one.ndim or not one.size:
+        return None
+    per_sample = ((one - two) ** 2).reshape(len(one), -1).mean(axis=1)
+    spread = float(per_sample.std(ddof=1)) if len(per_sample) > 1 else math.nan
+    return Level(float(per_sample.mean()), spread / math.sqrt(len(per_sample)))
+
+
+def reference_losses(description: Description, arrays: Mapping[str, NDArray]) -> dict[str, dict[str, Level]]:
+    """Losses of the references on each probe, {'loss/<probe>': {reference: level}}, where the loss is squared error."""
+    if description.loss.strip().casefold() != MEAN_SQUARED_ERROR:
+        return {}
+    found: dict[str, dict[str, Level]] = {}
+    for probe in description.probes:
+        for reference in description.references:
+            level = mean_squared(arrays, f"{probe}/reference/{reference}", f"{probe}/target")
+            if level is not None and math.isfinite(level.value):
+                found.setdefault(loss_metric(probe), {})[reference] = level
+    return found
+
+
+def reference_gap(arrays: Mapping[str, NDArray], probe: str, first: str, second: str | None) -> Level | None:
+    """Mean squared difference between two references on a probe; None where it is not known or zero."""
+    if second is None:
+        return None
+    gap = mean_squared(arrays, f"{probe}/reference/{first}", f"{probe}/reference/{second}")
+    return gap if gap is not None and gap.value > 0 and math.isfinite(gap.value) else None
+
+
+def read_llc(run: Trajectory, name: str, notes: list[Finding]) -> LLCCurve | None:
+    """The stored LLC curve; None, with a note, for one that is damaged or empty."""
+    if not curve_folder(run.path, name).is_dir():
+        return None
+    try:
+        return LLCCurve.load(run, name)
+    except (ConfigError, CorruptRunError) as error:
+        notes.append(Finding("llc_left_out", f"the LLC curve '{name}' was left out: {error}"))
+    except TrajectoryError:
+        notes.append(Finding("llc_empty", f"the LLC curve '{name}' holds no finished point"))
+    return None
+
+
+def planned_steps(run: Trajectory) -> int | None:
+    """The step at which training was to end, where the configuration has one of ours."""
+    training = run.config.get("training")
+    steps = training.get("num_steps") if isinstance(training, Mapping) else None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None

@@ -1,123 +1,154 @@
-"""What was found, in sentences. Plain text: the page escapes it."""
+"""What was found, in sentences, and what a page does not show. Plain text: the page escapes it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
-from llc_dynamics.report.joint_pca import PCAAnalysis
-from llc_dynamics.report.numbers import listed, percent, plain, step, steps_between, with_error
-from llc_dynamics.stages import TransienceVerdict
-
-READING = (
-    "M is the number of regression tasks that a model was trained on. Ridge is the ideal predictor for any task, "
-    "dMMSE the one for the M training tasks. Transient ridge means that a model first comes near ridge and later "
-    "leaves it for dMMSE: its loss on new tasks (out of distribution) falls and then rises. ± is one standard error, "
-    "and z the number of standard errors by which the loss rose."
+from llc_dynamics.report.numbers import count, listed, plain, step, with_error
+from llc_dynamics.report.transitions import (
+    distance_left,
+    evidence_sentences,
+    explanation,
+    kind_of,
+    verdict_sentences,
 )
 
 _CHANGE_ERRORS = 2.0  # standard errors from which a change of the LLC is called one
+_PEAK_ERRORS, _PEAK_SHARE = 3.0, 0.1  # an extreme between first and last is named from so many errors and such a share
 
 
 def headline(analysis: Analysis) -> str:
     """One or two sentences about all runs."""
-    judged = [run for run in analysis.runs if run.transience is not None]
+    kinds: dict[str, list[RunAnalysis]] = {}
+    for run in analysis.runs:
+        for found in run.transitions:
+            kinds.setdefault(kind_of(run.description, found.transition), []).append(run)
+    if not kinds:
+        return _what_there_is(analysis)
+    return " ".join(_headline_of(kind, runs) for kind, runs in kinds.items())
+
+
+def _headline_of(kind: str, runs: Sequence[RunAnalysis]) -> str:
+    judged: dict[str, bool] = {}
+    for run in runs:
+        for each in run.transitions:
+            if kind_of(run.description, each.transition) == kind and each.transience is not None:
+                judged[run.label] = judged.get(run.label, False) or each.transience.transient
     if not judged:
         return (
-            f"{_count(len(analysis.runs), 'run')} read; none holds what a verdict on transient ridge needs "
-            "(out-of-distribution loss and distance to ridge), so this page shows curves without one."
+            f"{count(len(runs), 'run')} read; none holds what a verdict on {kind} needs (a loss and the distance to "
+            "the general solution), so this page shows curves without one."
         )
-    found = [run for run in judged if run.transience is not None and run.transience.transient]
-    rest = [run.label for run in judged if run not in found]
+    found = [label for label, transient in judged.items() if transient]
+    rest = [label for label, transient in judged.items() if not transient]
     if not found:
-        return f"No transient ridge was found in {_count(len(judged), 'run')}: {listed(rest)}."
-    names = listed([run.label for run in found])
-    text = f"Transient ridge was found in {len(found)} of {_count(len(judged), 'run')}: {names}."
+        return f"No {kind} was found in {count(len(judged), 'run')}: {listed(rest)}."
+    text = f"{kind[0].upper()}{kind[1:]} was found in {len(found)} of {count(len(judged), 'run')}: {listed(found)}."
     return text + (f" It was not found for {listed(rest)}." if rest else "")
 
 
-def run_sentences(run: RunAnalysis) -> list[str]:
-    """Everything that was found in one run: the verdict, then the evidence."""
-    return [*verdict_sentences(run), *evidence_sentences(run)]
+def _what_there_is(analysis: Analysis) -> str:
+    """The headline of runs that declare no transition."""
+    runs = analysis.runs
+    checkpoints = sum(len(run.steps) for run in runs)
+    last = max(int(run.steps[-1]) for run in runs)
+    text = f"{count(len(runs), 'run')} with {count(checkpoints, 'checkpoint')}, up to step {step(last)}"
+    points = sum(len(run.llc) for run in runs if run.llc is not None)
+    if points:
+        good = sum(len(trusted_points(run.llc)) for run in runs if run.llc is not None)
+        text += f"; {good} of {count(points, 'LLC point')} converged"
+    boundaries = [
+        len(report.resolved) for run in runs if run.stages is not None for report in run.stages.reports.values()
+    ]
+    if boundaries:
+        total = sum(boundaries)
+        text += f"; {'no boundary' if not total else count(total, 'boundary').replace('boundarys', 'boundaries')}"
+        text += " between stages is resolved" if total <= 1 else " between stages are resolved"
+    return text + "."
 
 
-def verdict_sentences(run: RunAnalysis) -> list[str]:
-    """The verdict on transience with its numbers; those of the detector, none recomputed."""
-    verdict = run.transience
-    if verdict is None:
-        return []
-    loss = run.curves["ood_loss"]
-    last = step(int(loss.steps[-1]))
-    at = verdict.minimum_step
-    low = with_error(verdict.minimum, _error_at(loss, at))
-    if verdict.transient:
-        relative_error = verdict.rebound_standard_error / abs(verdict.minimum)
-        return [
-            f"The model came nearest to ridge, by its out-of-distribution loss, at step {step(at)} "
-            f"({verdict.level:.0%} interval {steps_between(verdict.t_crit_interval)}), where that loss was "
-            f"{low}{_yardsticks(run)}.",
-            f"From there to step {last} the loss rose by {percent(verdict.rebound_relative, relative_error)} "
-            f"({verdict.rebound_paired_z:.1f} paired standard errors over sequences; z = {verdict.rebound_z:.1f} with "
-            "the jitter of the weights): transient ridge.",
-        ]
-    found = f"No transient ridge: {predictor_names(str(verdict.reasons[0]))}."
-    if at == int(loss.steps[-1]):
-        return [found, f"At the end, step {last}, the out-of-distribution loss is {low}{_yardsticks(run)}."]
+def introduction(analysis: Analysis) -> list[str]:
+    """What the systems say of themselves, and what the words of the verdicts mean."""
+    own = dict.fromkeys(run.description.words.strip() for run in analysis.runs)
+    meanings = dict.fromkeys(
+        explanation(run.description, found.transition) for run in analysis.runs for found in run.transitions
+    )
+    said = [" ".join(text.split()) for text in own if text]
+    if meanings:
+        said.append(
+            " ".join(_without_specialised(list(meanings)))
+            + " ± is one standard error, and z the number of standard errors by which the loss rose."
+        )
+    return said
+
+
+def _without_specialised(meanings: list[str]) -> list[str]:
+    """Of 'leaves it for dMMSE: ...' and 'leaves it: ...' the first says all."""
+    starts = [text.partition("leaves it")[0] for text in meanings]
     return [
-        found,
-        f"The out-of-distribution loss was least at step {step(at)} ({low}), and "
-        f"{plain(float(loss.values[-1]))} at step {last}{_yardsticks(run)}.",
+        text
+        for place, text in enumerate(meanings)
+        if not any(
+            other != text and starts[place] == starts[number] and len(other) > len(text)
+            for number, other in enumerate(meanings)
+        )
     ]
 
 
-def evidence_sentences(run: RunAnalysis) -> list[str]:
-    """How near to ridge the model came, how it specialised, and how its LLC developed."""
-    sentences = []
-    if run.transience is not None and run.transience.transient:
-        sentences.append(_nearness_sentence(run, run.transience))
-    if run.specialisation is not None:
-        sentences.append(_specialisation_sentence(run))
+def run_sentences(run: RunAnalysis) -> list[str]:
+    """Everything that was found in one run: the verdicts, then the evidence."""
+    return [*verdicts_of(run), *evidence_of(run)]
+
+
+def verdicts_of(run: RunAnalysis) -> list[str]:
+    """The verdicts on the run's transitions."""
+    return [
+        text for found in run.transitions for text in verdict_sentences(found, run.description, run.curves, run.levels)
+    ]
+
+
+def evidence_of(run: RunAnalysis) -> list[str]:
+    """How near to the general solutions the run came, how it specialised, and how its LLC developed."""
+    sentences = [text for found in run.transitions for text in evidence_sentences(found, run.description)]
     if run.llc is not None:
-        sentences += llc_sentences(run.llc, run.transience)
+        sentences += llc_sentences(run.llc, run.t_crit, run.weight_step)
     return sentences
 
 
-def predictor_names(reason: str) -> str:
-    """A detector's reason, with the names that the two predictors have in these runs."""
-    for general, name in (
-        ("the general predictor", "ridge"),
-        ("the specialised predictor", "dMMSE"),
-        ("the general one", "ridge"),
-        ("the specialised one", "dMMSE"),
-    ):
-        reason = reason.replace(general, name)
-    return reason
+def llc_sentences(llc: Curve, t_crit: int | None = None, last_step: int | None = None) -> list[str]:
+    """From the first to the last converged point with what lies between, from t_crit on, and what to leave out.
 
-
-def llc_sentences(llc: Curve, verdict: TransienceVerdict | None) -> list[str]:
-    """From the first to the last converged point, from t_crit to the end, and how many points to leave out."""
+    last_step : the last checkpoint that could have a point, to say where the curve ends before it.
+    """
     trusted = trusted_points(llc)
     total = len(llc)
     sentences = []
     if len(trusted) >= 2:
-        sentences.append(f"The LLC {_change(llc, int(trusted[0]), int(trusted[-1]))}.")
-        if verdict is not None and verdict.t_crit is not None:
-            at = int(trusted[np.abs(llc.steps[trusted] - verdict.t_crit).argmin()])
-            if at not in (trusted[0], trusted[-1]):
-                place = "" if llc.steps[at] == verdict.t_crit else " (the estimated point nearest to the least loss)"
-                sentences.append(f"From step {step(llc.steps[at])}{place} on it {_change(llc, at, int(trusted[-1]))}.")
+        first, last = int(trusted[0]), int(trusted[-1])
+        sentences.append(f"The LLC {_change(llc, first, last)}{_between(llc, trusted)}.")
+        if t_crit is not None:
+            at = int(trusted[np.abs(llc.steps[trusted] - t_crit).argmin()])
+            if at not in (first, last):
+                place = "" if llc.steps[at] == t_crit else " (the estimated point nearest to the least loss)"
+                sentences.append(f"From step {step(llc.steps[at])}{place} on it {_change(llc, at, last)}.")
     elif len(trusted) == 1:
         only = int(trusted[0])
         sentences.append(f"The LLC is {_value(llc, only)} at step {step(llc.steps[only])}, the only converged point.")
     else:
-        sentences.append(f"None of the {_count(total, 'point')} of the LLC curve converged, so no LLC is stated.")
+        sentences.append(f"None of the {count(total, 'point')} of the LLC curve converged, so no LLC is stated.")
     if 0 < len(trusted) < total:
         missing = total - len(trusted)
         verb = "is" if missing == 1 else "are"
         sentences.append(f"{missing} of {total} points did not converge and {verb} left out of these numbers.")
+    if last_step is not None and llc.steps[-1] < last_step:
+        sentences.append(
+            f"The curve ends at step {step(llc.steps[-1])} of {step(last_step)}: what the LLC does later is not known."
+        )
     return sentences
 
 
@@ -125,23 +156,31 @@ def llc_verdict(analysis: Analysis) -> list[str]:
     """The LLC in short: of one run over training, of several at the last checkpoint; and how much to leave out."""
     curves = [(run, run.llc) for run in analysis.runs if run.llc is not None]
     if len(curves) == 1:
-        return llc_sentences(curves[0][1], curves[0][0].transience)
-    known, doubtful = [], []
+        run, llc = curves[0]
+        return llc_sentences(llc, run.t_crit, run.weight_step)
+    known, doubtful, early = [], [], []
     for run, llc in curves:
-        if llc.steps[-1] == run.steps[-1]:
-            trusted = trusted_points(llc)
-            if len(trusted) and trusted[-1] == len(llc) - 1:
-                known.append(f"{_value(llc, len(llc) - 1)} for {run.label}")
-            else:
-                doubtful.append(run.label)
+        if not reaches_the_end(run):
+            early.append(f"{run.label} at step {step(llc.steps[-1])}")
+        elif len(trusted := trusted_points(llc)) and trusted[-1] == len(llc) - 1:
+            known.append(f"{_value(llc, len(llc) - 1)} for {run.label}")
+        else:
+            doubtful.append(run.label)
     sentences = [f"At the last checkpoint the LLC is {listed(known)}."] if known else []
     if doubtful:
         sentences.append(f"For {listed(doubtful)} the estimate at the last checkpoint did not converge.")
+    if early:
+        sentences.append(f"The curve ends before the last checkpoint for {listed(early)}.")
     total = sum(len(llc) for _, llc in curves)
     bad = total - sum(len(trusted_points(llc)) for _, llc in curves)
     if bad:
         sentences.append(f"Over training {bad} of {total} points did not converge (see below).")
     return sentences
+
+
+def reaches_the_end(run: RunAnalysis) -> bool:
+    """Whether the LLC curve has a point at the last checkpoint with weights."""
+    return run.llc is not None and (run.weight_step is None or int(run.llc.steps[-1]) >= run.weight_step)
 
 
 def resolution(analysis: Analysis) -> str:
@@ -150,7 +189,7 @@ def resolution(analysis: Analysis) -> str:
     for run in analysis.runs:
         for result in () if run.llc is None else run.llc.results[:1]:
             gamma = result.localization
-            if not math.isfinite(gamma):  # points of earlier versions
+            if not math.isfinite(gamma):
                 gamma = result.settings.get("sampler", {}).get("localization", math.nan)
             text = f"the {result.loss} loss at nbeta = {plain(result.nbeta)}"
             text += f" and gamma = {plain(gamma)}" if math.isfinite(gamma) else ""
@@ -160,69 +199,85 @@ def resolution(analysis: Analysis) -> str:
     return "; ".join(f"{text} for {listed(labels)}" for text, labels in shown.items())
 
 
-def pca_sentences(pca: PCAAnalysis) -> list[str]:
-    """Explained variance, and what the cosine content allows to be read into the components."""
-    ratio = pca.explained_variance_ratio
-    sentences = []
-    if len(ratio) > 1:
-        sentences.append(
-            f"The first two principal components of the joint trajectory hold {percent(float(ratio[:2].sum()))} of the "
-            f"variance of the function vectors ({percent(float(ratio[0]))} and {percent(float(ratio[1]))})."
-        )
-    if pca.cosine_content:
-        contents = np.array(list(pca.cosine_content.values()))
-        for component in range(min(2, contents.shape[1])):
-            values = contents[:, component]
-            if not np.isfinite(values).any():
-                continue
-            over = " over the runs" if len(values) > 1 else ""
-            text = f"PC{component + 1} has a cosine content of {_range(values)}{over}"
-            if pca.cosine_control is not None:
-                low, high = np.nanquantile(pca.cosine_control[:, component], [0.05, 0.95])
-                text += f" (random walks: {low:.2f} to {high:.2f})"
-            sentences.append(text + ".")
-    return sentences
-
-
-def _yardsticks(run: RunAnalysis) -> str:
-    rows = []
-    if "ridge_ood" in run.ideal:
-        rows.append(f"ridge: {plain(run.ideal['ridge_ood'].value)}")
-    if "dmmse_ood" in run.ideal and run.num_tasks is not None and math.isfinite(run.num_tasks):
-        rows.append(f"dMMSE with M = {run.num_tasks:,.0f}: {plain(run.ideal['dmmse_ood'].value)}")
-    return f" (on the same sequences {'; '.join(rows)})" if rows else ""
-
-
-def _nearness_sentence(run: RunAnalysis, verdict: TransienceVerdict) -> str:
-    text = (
-        f"At its nearest the mean squared distance to ridge was "
-        f"{with_error(verdict.general_distance, verdict.general_distance_error)}, "
-        f"{percent(verdict.nearness)} less than at the first checkpoint"
-    )
-    if verdict.specialised_distance is not None:
-        text += f"; to dMMSE it was {plain(verdict.specialised_distance)}"
-    gap = run.ideal.get("gap_ood")
-    return text + ("." if gap is None else f", and the two predictors are {plain(gap.value)} apart.")
-
-
-def _specialisation_sentence(run: RunAnalysis) -> str:
-    verdict = run.specialisation
-    assert verdict is not None
-    if not verdict.specialised or verdict.t_half is None:
-        return f"No specialisation in distribution: {predictor_names(str(verdict.reasons[0]))}."
-    low, high = verdict.ratio_interval
-    return (
-        f"In distribution the distance to dMMSE fell {plain(verdict.ratio)} times ({verdict.level:.0%} interval "
-        f"{plain(low)} to {plain(high)}), from {plain(verdict.start)} to {with_error(verdict.end, verdict.end_error)}; "
-        f"half of the fall, on a {verdict.scale} scale, was done by step {step(verdict.t_half)} "
-        f"({steps_between(verdict.t_half_interval)})."
-    )
-
-
 def trusted_points(curve: Curve) -> np.ndarray:
     """Indices of the points that have a value and were not found unconverged."""
     good = np.isfinite(curve.values)
     return np.flatnonzero(good if curve.converged is None else good & curve.converged)
+
+
+def limits(analysis: Analysis) -> list[str]:
+    """What this page does not show, and what to keep in mind when reading it."""
+    found = []
+    for run in analysis.runs:
+        for each in run.transitions:
+            left = distance_left(each, run.description, run.curves, run.levels)
+            if left is not None:
+                found.append(f"{run.label}: {left}")
+    if any(each.transience is not None for run in analysis.runs for each in run.transitions):
+        found.append(
+            "A verdict holds for the steps that were trained. A loss that still falls at the end may turn later, and "
+            "one that has risen may fall again."
+        )
+        found.append(
+            "Error bars of the rebound cover the evaluation samples (paired between checkpoints) and the jitter "
+            "between checkpoints. They do not cover the seed of the model or what is drawn once for a run: "
+            f"{_seeds(analysis)}."
+        )
+    curves = [(run.label, run.llc) for run in analysis.runs if run.llc is not None]
+    if curves:
+        found += [_resolution_limit(analysis), _unconverged(curves)]
+        found.append(
+            "Error bars of the LLC are Monte Carlo errors of the chains. The bias of a finite step size, and of chains "
+            "that have not explored all directions, is not in them; the convergence checks are there to catch it."
+        )
+    else:
+        found.append("No LLC curve is stored with these runs; `llc-dynamics llc` estimates one.")
+    if analysis.pca is not None:
+        names = list(analysis.pca.references)
+        relative = f" relative to {listed(names[:6])}" if names else " relative to the other runs"
+        if not names and len(analysis.pca.scores) < 2:
+            relative = ""
+        carries = f"; what carries information is where it lies{relative}" if relative else ""
+        found.append(
+            "Principal components of any smooth trajectory look like cosines of the checkpoint index, those of a "
+            "random walk too. A component whose cosine content is within the range of random walks shows, by itself, "
+            f"no more than that the model moved{carries}. "
+            "Checkpoints are weighted equally, so the part of training where they lie densely counts more."
+        )
+    return found
+
+
+def _resolution_limit(analysis: Analysis) -> str:
+    here = resolution(analysis)
+    text = "The LLC of a network depends on the resolution at which it is measured" + (f", here {here}" if here else "")
+    text += ". Compare values at one resolution and of one loss only"
+    if analysis.calibration is not None:
+        return text + "; the calibration above shows how they depend on gamma."
+    return text + "; this page does not show whether they plateau in gamma (`llc-dynamics calibrate` does)."
+
+
+def _unconverged(curves: Sequence[tuple[str, Curve]]) -> str:
+    rows = [(label, len(curve) - len(trusted_points(curve)), len(curve)) for label, curve in curves]
+    bad = sum(number for _, number, _ in rows)
+    total = sum(number for *_, number in rows)
+    if bad == 0:
+        return f"All {total} points of the LLC curves passed the convergence checks."
+    where = listed([f"{number} of {of} for {label}" for label, number, of in rows if number])
+    return (
+        f"{bad} of {total} points of the LLC curves did not converge ({where}). They are hollow in the figures, are "
+        "left out of every sentence above, and are listed with their reasons below."
+    )
+
+
+def _seeds(analysis: Analysis) -> str:
+    seeds = sorted({str(run.seed) for run in analysis.runs if run.seed is not None})
+    places = [None if run.axis is None else run.axis.value for run in analysis.runs]
+    names = {run.axis.name for run in analysis.runs if run.axis is not None}
+    if not seeds:
+        return "seeds are not recorded"
+    if None not in places and len(set(places)) == len(places) and len(names) == 1:
+        return f"there is one run for each {names.pop()} here (seed {listed(seeds)})"
+    return f"the runs here have seed{'' if len(seeds) == 1 else 's'} {listed(seeds)}"
 
 
 def _value(curve: Curve, index: int) -> str:
@@ -230,12 +285,13 @@ def _value(curve: Curve, index: int) -> str:
     return with_error(float(curve.values[index]), error)
 
 
+def _error(curve: Curve, *places: int) -> float:
+    return 0.0 if curve.standard_errors is None else math.hypot(*(float(curve.standard_errors[i]) for i in places))
+
+
 def _change(curve: Curve, first: int, last: int) -> str:
     change = float(curve.values[last] - curve.values[first])
-    error = 0.0
-    if curve.standard_errors is not None:
-        error = math.hypot(*(float(curve.standard_errors[i]) for i in (first, last)))
-    if not abs(change) > _CHANGE_ERRORS * error:
+    if not abs(change) > _CHANGE_ERRORS * _error(curve, first, last):
         verb = "does not change beyond its error: it goes"
     else:
         verb = "rises" if change > 0 else "falls"
@@ -245,17 +301,15 @@ def _change(curve: Curve, first: int, last: int) -> str:
     )
 
 
-def _error_at(curve: Curve, at: int) -> float | None:
-    index = int(np.abs(curve.steps - at).argmin())
-    if curve.samples is not None and curve.samples.shape[1] > 1:
-        return float(curve.samples[index].std(ddof=1, dtype=np.float64)) / math.sqrt(curve.samples.shape[1])
-    return None if curve.standard_errors is None else float(curve.standard_errors[index])
-
-
-def _range(values: np.ndarray) -> str:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _between(curve: Curve, trusted: np.ndarray) -> str:
+    """', with a peak of 39.7 at step 1,200 between', where a point lies well beyond the first and the last."""
+    first, last = int(trusted[0]), int(trusted[-1])
+    values = curve.values[trusted]
+    words = []
+    for name, sign, at in (("peak", 1, trusted[values.argmax()]), ("low", -1, trusted[values.argmin()])):
+        end = max((first, last), key=lambda place: sign * curve.values[place])
+        excess = sign * float(curve.values[at] - curve.values[end])
+        least = max(_PEAK_ERRORS * _error(curve, int(at), end), _PEAK_SHARE * abs(float(curve.values[end])))
+        if excess > least:
+            words.append((int(at), f"a {name} of {_value(curve, int(at))} at step {step(curve.steps[at])}"))
+    return f", with {listed([text for _, text in sorted(words)])} between" if words else ""

@@ -1,8 +1,8 @@
-"""From a run folder to one file."""
+"""From a run folder to one HDF5 file, or one checkpoint to a safetensors file."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llc_dynamics.errors import CorruptRunError, TrajectoryError
-from llc_dynamics.llc.storage import read_point, stored_points
+from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
 from llc_dynamics.provenance import provenance
-from llc_dynamics.runs.archive import RowTable, require_absent, text_array, write_archive
-from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.dtypes import STORAGE, storage_dtype
-from llc_dynamics.trajectory.holder import StateHolder
-from llc_dynamics.trajectory.info import curve_folders
-from llc_dynamics.trajectory.names import RESUME, is_run, to_link
-from llc_dynamics.trajectory.rows import LazyRows
-from llc_dynamics.trajectory.staging import current_manifest
-from llc_dynamics.trajectory.state import empty_rows
-from llc_dynamics.trajectory.whole_rows import stored_outputs
+from llc_dynamics.runs.rows import function_rows
+from llc_dynamics.trajectory import LazyRows, Trajectory
+from llc_dynamics.trajectory.arrays import listing, stored
+from llc_dynamics.trajectory.files import require_absent, storage_errors, write_whole
+from llc_dynamics.trajectory.lock import remove_abandoned
+from llc_dynamics.trajectory.names import LLC, RESUME, curve_folders, is_run, stored_points, to_link
+from llc_dynamics.trajectory.sealed import SealedFile
+from llc_dynamics.trajectory.sealing import Rows, write_sealed
 
+#: The kind of an exported file, and that of a stored point of an LLC curve.
+KIND = "export"
+POINT_KIND = "llc point"
 Progress = Callable[[int, int], None]
 
 
@@ -61,99 +61,115 @@ def export_run(run: str | Path | Trajectory, out: str | Path, *, progress: Progr
     run = Trajectory(path)
     if len(run) == 0:
         raise TrajectoryError(f"{path}: no checkpoint has been sealed yet, so there is nothing to export")
-    steps = run.steps
-    arrays = {name: run.arrays(name) for name in run.array_names}
-    points = {folder.name: stored_points(folder) for folder in curve_folders(path)}
+    steps, arrays = run.steps, {name: run.arrays(name) for name in run.array_names}
     description = {
         "complete": run.complete,
-        "arrays": {
-            name: {key: [array.dtype.name, list(array.shape)] for key, array in given.items()}
-            for name, given in arrays.items()
-        },
+        "arrays": {name: listing(given) for name, given in arrays.items()},
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         "exported_by": provenance(),
     }
-
-    def tables() -> Iterator[tuple[str, NDArray]]:
-        yield "manifest", text_array(current_manifest(run.manifest.to_json()))
-        yield "description", text_array(description)
-        yield "step", steps
-        yield "state_step", run.weight_steps
-        for name in run.metric_names:
-            yield f"metrics/{to_link(name, 'metric')}", run.metrics(name)
-        for name, given in arrays.items():
-            for key, array in given.items():
-                yield f"arrays/{name}/{to_link(key, 'array')}", _storable(array)
-        if resume is not None:
-            yield f"files/{RESUME}", np.frombuffer(resume, np.uint8)
-        for curve, files in points.items():
-            yield from _curve_tables(curve, files)
-
+    tables = {"manifest": _text(run.manifest.to_json()), "description": _text(description)}
+    tables |= {"step": steps, "state_step": run.weight_steps}
+    tables |= {f"metrics/{to_link(name, 'metric')}": run.metrics(name) for name in run.metric_names}
+    for name, given in arrays.items():
+        tables |= stored(given, f"arrays/{name}")
+    if resume is not None:
+        tables[f"files/{RESUME}"] = np.frombuffer(resume, np.uint8)
+    for folder in curve_folders(path):
+        tables.update(_curve_tables(folder))
+    with storage_errors(out, "make the folder"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(out)
     details = {"rows": len(steps), "first_step": int(steps[0]), "last_step": int(steps[-1])}
-    write_archive(out, run.manifest.run_id, details, tables(), _row_tables(run), progress)
+    write_sealed(out, KIND, run.manifest.run_id, details, tables, _rows(run), progress)
     return out
 
 
-def _row_tables(run: Trajectory) -> dict[str, RowTable]:
+def export_checkpoint(run: str | Path | Trajectory, step: int, out: str | Path) -> Path:
+    """Write the weights and buffers after `step` optimiser updates to a safetensors file.
+
+    Every tensor keeps its name, shape, number format and bits (bfloat16 and float8 too); a tied tensor stands there
+    under each of its names, so that `model.load_state_dict(load_file(out))` needs nothing else. The file's metadata
+    names run and step.
+
+    Returns
+    -------
+    `out`.
+
+    Raises
+    ------
+    StepNotStoredError
+        Naming the nearest stored steps.
+    DataError
+        A number format that safetensors does not know; the tensor is named.
+    TrajectoryError
+        `out` has another ending or exists already, or cannot be written (nothing is left behind).
+    CorruptRunError
+        The checkpoint does not match its checksum.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save
+
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise TrajectoryError(f"{out}: one checkpoint is written as safetensors; give a name that ends in .safetensors")
+    require_absent(out)
+    run = run if isinstance(run, Trajectory) else Trajectory(run)
+    tensors = run.state_dict(step)
+    metadata = {"format": "pt", "step": str(int(step)), "llc_dynamics_run_id": run.manifest.run_id}
+    with storage_errors(out, "make the folder"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = save(tensors, metadata)
+    except (KeyError, ValueError, SafetensorError) as error:
+        formats = ", ".join(sorted({entry.dtype for entry in run.manifest.state.entries}))
+        raise DataError(f"{run.path}: step {step} holds {formats}; safetensors cannot store it ({error})") from None
+    require_absent(out)
+    write_whole(out, content)
+    return out
+
+
+def _text(value: Any) -> NDArray:
+    """JSON as a dataset of its UTF-8 bytes."""
+    return np.frombuffer(json.dumps(value, indent=1).encode(), np.uint8)
+
+
+def _rows(run: Trajectory) -> dict[str, Rows]:
     """The large datasets, with the names and so the checksums that they have in the shards."""
     steps, with_weights, storage = run.steps.tolist(), run.weight_steps.tolist(), run.manifest.storage
-    tables = {}
-    for dtype, size in run.manifest.state.sizes().items():
-        kept = storage_dtype(storage.format_of(dtype))
-        tables[f"state/{dtype}"] = RowTable(kept, (size,), with_weights, _StateReader(run, dtype, with_weights))
-    functions = {f"samples/{to_link(name, 'sample')}": run.sample_rows(name) for name in run.sample_names}
-    if (outputs := stored_outputs(run)) is not None:
-        functions["outputs"] = outputs
-    for name, rows in functions.items():
-        tables[name] = RowTable(rows.dtype, rows.shape[1:], steps, _read_of(rows))
-    return tables
+    rows = {}
+    for name, size in run.manifest.state.sizes().items():
+        rows[f"state/{name}"] = Rows(storage.dtype_of(name), (size,), with_weights, _state_reader(run, name))
+    for name, values in function_rows(run).items():
+        rows[name] = Rows(values.dtype, values.shape[1:], steps, _function_reader(values))
+    return rows
 
 
-def _read_of(rows: LazyRows) -> Callable[[int, int], NDArray]:
+def _state_reader(run: Trajectory, name: str) -> Callable[[int, int], NDArray]:
+    return lambda start, stop: run.kept_rows(name, start, stop)
+
+
+def _function_reader(rows: LazyRows) -> Callable[[int, int], NDArray]:
     return lambda start, stop: rows[start:stop]
 
 
-@dataclasses.dataclass(frozen=True)
-class _StateReader:
-    """Reads the flat vectors of one number format, in the format in which the run keeps them."""
-
-    run: Trajectory
-    dtype: str
-    steps: list[int]
-
-    def __call__(self, start: int, stop: int) -> NDArray:
-        layout, storage = self.run.manifest.state, self.run.manifest.storage
-        room = {dtype: vectors[0] for dtype, vectors in empty_rows(layout, 1, storage).items()}
-        vectors = np.empty((stop - start, *room[self.dtype].shape), room[self.dtype].dtype)
-        for row in range(start, stop):
-            layout.copy_into(StateHolder(self.run.state_dict(self.steps[row]), ()), room, storage)
-            vectors[row - start] = room[self.dtype]
-        return vectors
-
-
-def _storable(array: NDArray) -> NDArray:
-    """Booleans as bytes and complex numbers as pairs along a new last axis, everything else as it is."""
-    if array.dtype == bool:
-        return array.view(np.uint8)
-    if array.dtype.kind == "c":
-        return array.reshape(-1).view(STORAGE[array.dtype.name][0]).reshape(*array.shape, 2)
-    return array
-
-
-def _curve_tables(curve: str, files: dict[int, Path]) -> Iterator[tuple[str, NDArray]]:
-    """The files of the points, byte for byte, and what most people want of them as plain columns."""
-    rows: list[tuple[Any, ...]] = []
-    for number, file in files.items():
-        result, _ = read_point(file)
-        rows.append((number, result.llc, result.standard_error, result.converged))
+def _curve_tables(folder: Path) -> Iterator[tuple[str, NDArray]]:
+    """The files of the points of a curve, byte for byte, and what most people want of them as plain columns."""
+    columns: list[tuple[Any, ...]] = []
+    for number, file in stored_points(folder).items():
+        point = SealedFile(file, POINT_KIND)
+        point.check()
+        result = point.details.get("result")
         try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise CorruptRunError(f"{file}: cannot be read ({error.strerror})") from None
-        yield f"files/llc/{curve}/{file.name}", np.frombuffer(content, np.uint8)
-    if rows:
-        step, llc, errors, converged = zip(*rows, strict=True)
-        yield f"curves/{curve}/step", np.array(step, np.int64)
-        yield f"curves/{curve}/llc", np.array(llc, np.float64)
-        yield f"curves/{curve}/standard_error", np.array(errors, np.float64)
-        yield f"curves/{curve}/converged", np.array(converged, np.uint8)
+            columns.append(
+                (number, float(result["llc"]), float(result["standard_error"]), not result["reasons"])  # type: ignore
+            )
+        except (KeyError, TypeError, ValueError):
+            raise CorruptRunError(f"{file}: not a stored LLC estimate; remove it, or restore it from a copy") from None
+        # Mapped, not read: a long curve takes more memory than one should have to have.
+        yield f"files/{LLC}/{folder.name}/{file.name}", np.memmap(file, np.uint8, "r")
+    step, llc, errors, converged = zip(*columns, strict=True) if columns else ((), (), (), ())
+    yield f"curves/{folder.name}/step", np.array(step, np.int64)
+    yield f"curves/{folder.name}/llc", np.array(llc, np.float64)
+    yield f"curves/{folder.name}/standard_error", np.array(errors, np.float64)
+    yield f"curves/{folder.name}/converged", np.array(converged, np.uint8)

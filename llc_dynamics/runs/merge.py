@@ -10,21 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError
-from llc_dynamics.llc.identity import curve_differences
-from llc_dynamics.llc.storage import read_point, stored_points
-from llc_dynamics.sweeps.folders import SWEEP_FILE, read_sweep_file, run_folders
+from llc_dynamics.finding import Finding
+from llc_dynamics.runs.export import POINT_KIND
+from llc_dynamics.runs.rows import row_difference, whole_rows
+from llc_dynamics.runs.staging import claim, clear, copy_through, exchange, remove, staging_folder
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.atomic import fsync_folder, is_temporary, storage_errors, write_whole
-from llc_dynamics.trajectory.exchange import exchange
-from llc_dynamics.trajectory.info import curve_folders
+from llc_dynamics.trajectory.files import fsync_folder, is_temporary, storage_errors, write_whole
 from llc_dynamics.trajectory.lock import RunLock, is_locked
-from llc_dynamics.trajectory.manifest import config_difference
-from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LOCK, MANIFEST, RESUME, SHARDS, is_run
-from llc_dynamics.trajectory.staging import claim, clear, copy_through, remove, staging_folder
-from llc_dynamics.trajectory.whole_rows import row_difference, whole_rows
+from llc_dynamics.trajectory.manifest import config_difference, parsed
+from llc_dynamics.trajectory.names import (
+    ARRAYS,
+    COMPLETE,
+    LLC,
+    LOCK,
+    MANIFEST,
+    RESUME,
+    SHARDS,
+    curve_folders,
+    is_run,
+    require_own_folder,
+    run_folders,
+    stored_points,
+)
+from llc_dynamics.trajectory.sealed import SealedFile
 
 #: The manifest last: only with it a folder is a run.
 _FILES = (ARRAYS, SHARDS, RESUME, COMPLETE, MANIFEST)
+#: The settings of a sweep, beside its runs.
+_SWEEP = "sweep.json"
 
 
 @dataclass
@@ -39,13 +52,13 @@ class _Copies:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What `merge_runs` did, by the names of the runs; `notes` says what was not merged."""
+    """What `merge_runs` did, by the names of the runs; `notes` say what was not merged (sweep_left_out, foreign)."""
 
     path: Path
     added: list[str]
     continued: list[str]
     unchanged: list[str]
-    notes: list[str]
+    notes: list[Finding]
 
     def __str__(self) -> str:
         counts = {"added": self.added, "replaced by a continuation": self.continued, "there already": self.unchanged}
@@ -115,8 +128,8 @@ def merge_runs(
             unchanged.append(name)
         if progress is not None:
             progress(done, len(copies))
-    if sweep is not None and not (out / SWEEP_FILE).exists():
-        write_whole(out / SWEEP_FILE, json.dumps(sweep, indent=1).encode())
+    if sweep is not None and not (out / _SWEEP).exists():
+        write_whole(out / _SWEEP, json.dumps(sweep, indent=1).encode())
     return MergeReport(out, added, continued, unchanged, notes)
 
 
@@ -172,8 +185,10 @@ def _contradiction(first: Trajectory, second: Trajectory) -> str | None:
     if first.steps[:common].tolist() != second.steps[:common].tolist():
         return f"{where}: one run id, but other steps are stored"
     steps = first.steps[:common]
+    if first.manifest.storage != second.manifest.storage:
+        return f"{where}: one run id, but weights are kept in other ways"
     for mine, other in zip(whole_rows(first, steps), whole_rows(second, steps), strict=True):
-        if difference := row_difference(mine, other):
+        if difference := row_difference(mine, other, first.manifest.state):
             return f"{where}: they contradict each other at step {mine.step}: {difference}"
     return None
 
@@ -190,12 +205,24 @@ def _add_points(copies: _Copies, path: Path) -> list[str]:
             else:
                 if known:
                     other = next(iter(known.values()))
-                    settings = curve_differences(read_point(other)[1].curve, read_point(file)[1].curve)
-                    if settings:
-                        conflicts.append(f"{other} and {file}: one curve, made with other settings ({settings[0]})")
+                    difference = config_difference(_settings(other), _settings(file), "")
+                    if difference:
+                        difference = difference.removeprefix(".")
+                        conflicts.append(f"{other} and {file}: one curve, made with other settings ({difference})")
                         break
                 known[step] = file
     return conflicts
+
+
+def _settings(point: Path) -> dict[str, Any]:
+    """What is the same along the curve of a stored point."""
+    file = SealedFile(point, POINT_KIND)
+    file.check()
+    identity = file.details.get("identity")
+    settings = identity.get("curve") if isinstance(identity, dict) else None
+    if not isinstance(settings, dict):
+        raise CorruptRunError(f"{point}: not a stored LLC estimate; remove it, or restore it from a copy")
+    return settings
 
 
 def _bring(found: _Copies, place: Path, replace: bool) -> None:
@@ -217,11 +244,11 @@ def _bring(found: _Copies, place: Path, replace: bool) -> None:
                     copy_through(source / name, stage / name)
             for entry in sorted(place.iterdir()) if replace else ():
                 # What was made of the run in the folder of all runs stays there; points are united below.
-                if entry.name not in (*_FILES, LOCK, "llc") and entry.is_file() and not is_temporary(entry.name):
+                if entry.name not in (*_FILES, LOCK, LLC) and entry.is_file() and not is_temporary(entry.name):
                     copy_through(entry, stage / entry.name)
         _unite_points(found, stage)
         report = verify_run(stage)
-        broken = [problem for problem in report.problems if "does not belong" not in problem]
+        broken = [problem.text for problem in report.problems if problem.code != "foreign"]
         if broken:
             raise CorruptRunError(f"{source}: {broken[0].replace(str(stage), str(source))}")
         if replace:
@@ -242,7 +269,7 @@ def _bring(found: _Copies, place: Path, replace: bool) -> None:
 
 def _unite_points(found: _Copies, place: Path) -> None:
     for curve, files in found.points.items():
-        folder = place / "llc" / curve
+        folder = require_own_folder(place, LLC, curve)
         for file in files.values():
             if not (folder / file.name).exists():
                 with storage_errors(folder):
@@ -250,9 +277,13 @@ def _unite_points(found: _Copies, place: Path) -> None:
                 write_whole(folder / file.name, file.read_bytes())
 
 
-def _sweep(folders: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
+def _sweep(folders: list[Path]) -> tuple[dict[str, Any] | None, list[Finding]]:
     """The settings that all sweep folders share, with the runs of all of them; None, and why, if they differ."""
-    found = [(folder, read_sweep_file(folder)) for folder in folders if (folder / SWEEP_FILE).is_file()]
+    found = [
+        (folder, parsed((folder / _SWEEP).read_bytes(), folder / _SWEEP))
+        for folder in folders
+        if (folder / _SWEEP).is_file()
+    ]
     if not found:
         return None, []
     merged = dict(found[0][1])
@@ -260,15 +291,17 @@ def _sweep(folders: list[Path]) -> tuple[dict[str, Any] | None, list[str]]:
         own = {key: value for key, value in settings.items() if key not in ("runs", "name")}
         if own != {key: value for key, value in merged.items() if key not in ("runs", "name")}:
             differing = sorted(key for key in {*own, *merged} - {"runs", "name"} if own.get(key) != merged.get(key))
-            return None, [
-                f"{SWEEP_FILE} was left out: {found[0][0]} and {folder} are sweeps with other settings "
+            text = (
+                f"{_SWEEP} was left out: {found[0][0]} and {folder} are sweeps with other settings "
                 f"({', '.join(differing)}); the runs keep their own, and `llc` needs --config or --settings"
-            ]
-        merged["runs"] = [*merged["runs"], *(run for run in settings["runs"] if run not in merged["runs"])]
+            )
+            return None, [Finding("sweep_left_out", text)]
+        runs = merged.get("runs", [])
+        merged["runs"] = [*runs, *(run for run in settings.get("runs", []) if run not in runs)]
     return merged, []
 
 
-def _not_merged(folders: list[Path]) -> list[str]:
+def _not_merged(folders: list[Path]) -> list[Finding]:
     """Notes on what lies beside the runs in the sources."""
     notes = []
     for folder in folders:
@@ -277,10 +310,11 @@ def _not_merged(folders: list[Path]) -> list[str]:
         other = [
             entry.name
             for entry in sorted(folder.iterdir())
-            if not (entry.is_dir() and is_run(entry)) and entry.name != SWEEP_FILE and not entry.name.startswith(".")
+            if not (entry.is_dir() and is_run(entry)) and entry.name != _SWEEP and not entry.name.startswith(".")
         ]
         if other:
-            notes.append(f"{folder}: not merged, because they are no runs: {', '.join(other)}")
+            text = f"{folder}: not merged, because they are no runs: {', '.join(other)}"
+            notes.append(Finding("foreign", text))
     return notes
 
 

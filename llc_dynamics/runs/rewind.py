@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from llc_dynamics.errors import TrajectoryError
-from llc_dynamics.trajectory.atomic import fsync_folder, storage_errors
-from llc_dynamics.trajectory.complete import remove_complete
-from llc_dynamics.trajectory.holder import StateHolder
+from llc_dynamics.runs.rows import whole_rows
+from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.files import fsync_folder, storage_errors
 from llc_dynamics.trajectory.lock import RunLock
-from llc_dynamics.trajectory.manifest import Manifest
-from llc_dynamics.trajectory.names import LOCK, RESUME, SHARDS, shard_name, to_link
-from llc_dynamics.trajectory.nested import read_nested
-from llc_dynamics.trajectory.reader import Trajectory
-from llc_dynamics.trajectory.shard import RowBuffer
+from llc_dynamics.trajectory.manifest import remove_complete
+from llc_dynamics.trajectory.names import LOCK, RESUME, SHARDS, require_own_folder, shard_name
+from llc_dynamics.trajectory.pending import RowBuffer
+from llc_dynamics.trajectory.resume import read_resume
 from llc_dynamics.trajectory.shards import ShardList
-from llc_dynamics.trajectory.whole_rows import whole_rows
 
 
 def rewind_run(path: str | Path, step: int) -> int:
@@ -40,7 +38,8 @@ def rewind_run(path: str | Path, step: int) -> int:
     run = Trajectory(path)
     lock = RunLock(path / LOCK)
     try:
-        shards = ShardList(path, Manifest.read(path))
+        require_own_folder(path, SHARDS)
+        shards = ShardList(path, run.manifest)
         shards.refresh()
         shards.require_whole()
         kept = int(np.searchsorted(shards.steps, step, side="right"))
@@ -56,9 +55,9 @@ def rewind_run(path: str | Path, step: int) -> int:
         buffer = _first_rows(run, shards, last, kept)
         remove_complete(path)
         with storage_errors(path, "remove rows"):
-            resume = path / RESUME
-            if resume.exists() and read_nested(resume, "resume", run.manifest.run_id)[1].get("rows", 0) > kept:
-                resume.unlink()
+            resume = read_resume(path, run.manifest.run_id, tensors=False)
+            if resume is not None and resume[1] > kept:
+                (path / RESUME).unlink()
                 fsync_folder(path)
             for index in range(len(shards) - 1, last, -1):
                 (path / SHARDS / shard_name(index)).unlink()
@@ -75,13 +74,7 @@ def _first_rows(run: Trajectory, shards: ShardList, index: int, kept: int) -> Ro
     start, stop = map(int, shards.bounds[index : index + 2])
     if stop == kept:
         return None
-    layout = run.manifest.state
-    holder = StateHolder({}, [entry.name for entry in layout.entries if entry.kind == "parameter"])
-    buffer = RowBuffer(layout, kept - start, run.manifest.storage)
+    buffer = RowBuffer(run.manifest.state, kept - start, run.manifest.storage)
     for row in whole_rows(run, run.steps[start:kept]):
-        holder.tensors = row.tensors or {}
-        extra = {f"samples/{to_link(name, 'sample')}": values for name, values in row.samples.items()}
-        if row.outputs is not None:
-            extra["outputs"] = row.outputs
-        buffer.append(row.step, holder if row.tensors is not None else None, row.metrics, extra)
+        buffer.append(row.step, None, row.metrics, row.functions, row.vectors)
     return buffer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -13,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, RunLockedError, TrajectoryError
-from llc_dynamics.trajectory.atomic import is_temporary, storage_errors
+from llc_dynamics.runs.rows import whole_rows
+from llc_dynamics.runs.staging import StagedRun, copy_through, remove, require_free, staged_run, staging_folder
+from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.files import is_temporary, storage_errors
 from llc_dynamics.trajectory.info import curve_steps
 from llc_dynamics.trajectory.lock import RunLock, is_locked
 from llc_dynamics.trajectory.manifest import new_run_id
-from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LOCK, MANIFEST, RESUME, SHARDS, VIEW
-from llc_dynamics.trajectory.nested import read_nested
-from llc_dynamics.trajectory.reader import Trajectory
-from llc_dynamics.trajectory.staging import StagedRun, copy_through, remove, require_free, staged_run, staging_folder
-from llc_dynamics.trajectory.whole_rows import whole_rows
+from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LLC, LOCK, MANIFEST, RESUME, SHARDS, VIEW
+from llc_dynamics.trajectory.resume import read_resume
 
 #: What `thin_run` writes itself, or what does not outlast it.
 _REWRITTEN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, VIEW})
@@ -131,9 +132,10 @@ def thin_run(
         removed = np.setdiff1d(source.weight_steps, weights) if weights_only else np.setdiff1d(source.steps, kept)
         if not len(removed):
             raise TrajectoryError(f"{path}: all of its {len(source)} checkpoints would be kept, so nothing was done")
-        manifest = source.manifest.to_json()
         origin = rule | {"run_id": source.manifest.run_id, "kept": len(kept), "of": len(source), "before": before}
-        manifest |= {"run_id": new_run_id(), "provenance": manifest["provenance"] | {"thinned": origin}}
+        manifest = dataclasses.replace(
+            source.manifest, run_id=new_run_id(), provenance=source.provenance | {"thinned": origin}
+        )
         arrays = {name: source.arrays(name) for name in source.array_names}
         with staged_run(target, manifest, arrays, replace=in_place) as staged:
             last = int(source.steps[sealed_rows - 1]) if sealed_rows else -1
@@ -145,10 +147,10 @@ def thin_run(
                 if progress is not None:
                     progress(int(np.searchsorted(kept, row.step)) + 1, len(kept))
             _seal_resume(staged, state)
-            _carry_over(path, staged.path, None if in_place else ("llc",))
+            _carry_over(path, staged.path, None if in_place else (LLC,))
+            staged.writer.seal()
             if source.complete:
-                staged.finish()
-            staged.seal()
+                staged.writer.finish()
             orphans = {curve: sorted({*steps} & {*removed.tolist()}) for curve, steps in curve_steps(path).items()}
             report = ThinReport(
                 target,
@@ -187,14 +189,15 @@ def _resume(source: Trajectory) -> tuple[dict[str, Any] | None, int]:
     state = source.resume_state()
     if state is None:
         return None, len(source)
-    _, details = read_nested(source.path / RESUME, "resume", source.manifest.run_id)
-    return state, int(details["rows"])
+    resume = read_resume(source.path, source.manifest.run_id, tensors=False)
+    assert resume is not None
+    return state, resume[1]
 
 
 def _seal_resume(staged: StagedRun, state: dict[str, Any] | None) -> None:
     """Store the resume state, once, when exactly the rows before it are there."""
     if state is not None and not (staged.path / RESUME).exists():
-        staged.seal(state)
+        staged.writer.seal(state)
 
 
 def _carry_over(source: Path, place: Path, names: tuple[str, ...] | None) -> None:

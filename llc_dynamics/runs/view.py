@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from llc_dynamics.errors import CorruptRunError, TrajectoryError
+from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import replacing, storage_errors
-from llc_dynamics.trajectory.names import SHARDS, VIEW, shard_name, to_link
-from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, check_structure, open_datasets, read_header
-from llc_dynamics.trajectory.structure import StoredDataset
+from llc_dynamics.trajectory.files import replacing, storage_errors
+from llc_dynamics.trajectory.names import SHARDS, VIEW, encoded, shard_name
+from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, Entry
+from llc_dynamics.trajectory.sealing import ErrorKeepingFile
+from llc_dynamics.trajectory.shards import Shard
 
 _FORMAT = "llc_dynamics view"
 #: More pieces than this make opening the view slow, so single tensors are left out.
@@ -26,8 +26,7 @@ def write_view(run: str | Path) -> Path:
 
     The file holds references only, by relative paths, so that the folder can be moved. It shows the shards that were
     sealed when it was made; made again, it is replaced. What is read through it is not compared with checksums, and
-    where a shard is missing HDF5 shows fill values: -1 in `step`, NaN or 0 elsewhere. Weights that the run stores as
-    differences (`storage.delta`) are left out.
+    where a shard is missing HDF5 shows fill values: -1 in `step`, NaN or 0 elsewhere.
 
     Returns
     -------
@@ -48,36 +47,34 @@ def write_view(run: str | Path) -> Path:
     _require_own(path)
     pieces = _pieces(opened)
     entries = opened.manifest.state.entries
-    with replacing(path) as temporary:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+    with replacing(path) as stream:
+        sink = ErrorKeepingFile(stream)
+        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
             file.attrs["format"] = _FORMAT
             file.attrs["schema_version"] = SCHEMA_VERSION
             file.attrs["run_id"] = opened.manifest.run_id
             file.attrs["rows"] = len(steps)
             text = json.dumps(opened.manifest.to_json(), indent=1).encode()
             file.create_dataset("manifest", data=np.frombuffer(text, np.uint8))
-            delta = opened.manifest.storage.delta
             for name, found in pieces.items():
                 rows = len(opened.weight_steps) if name.startswith("state") else len(steps)
-                if not (delta and name.startswith("state/")):
-                    _virtual(file, name, rows, found, found[0].shape[1:], slice(None))
-            if not delta and len(entries) * len(pieces["step"]) <= _MOST_PIECES:
+                _virtual(file, name, rows, found, found[0].shape[1:], slice(None))
+            if len(entries) * len(pieces["step"]) <= _MOST_PIECES:
                 for entry in entries:
                     part = slice(entry.offset, entry.offset + entry.size)
                     found = pieces.get(f"state/{entry.dtype}", [])
                     if entry.size and found:
                         pair = (2,) if entry.dtype.startswith("complex") else ()
-                        name = f"tensors/{to_link(entry.name, 'tensor')}"
+                        name = f"tensors/{encoded(entry.name)}"
                         _virtual(file, name, len(opened.weight_steps), found, (*entry.shape, *pair), part)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+        sink.raise_error()
     return path
 
 
 class _Piece:
     """One dataset of one shard, and the row of the run with which it begins."""
 
-    def __init__(self, source: str, name: str, start: int, dataset: StoredDataset) -> None:
+    def __init__(self, source: str, name: str, start: int, dataset: Entry) -> None:
         self.source = source
         self.name = name
         self.start = start
@@ -90,22 +87,14 @@ def _pieces(run: Trajectory) -> dict[str, list[_Piece]]:
     found: dict[str, list[_Piece]] = {}
     start = state_start = index = 0
     while start < len(run):
-        source = f"{SHARDS}/{shard_name(index)}"
-        path = run.path / source
-        header = read_header(path, "shard", run.manifest.run_id)
-        check_structure(path, header)
-        with open_datasets(path, header, set(header.details.get("packed", ()))) as datasets:
-            if "step" not in datasets:
-                raise CorruptRunError(f"{path}: the dataset 'step' is missing; restore it from a copy")
-            for name, dataset in datasets.items():
-                if not name.startswith("checksum/"):
-                    first = state_start if name.startswith("state") else start
-                    found.setdefault(name, []).append(_Piece(source, name, first, dataset))
-            if "state_step" not in datasets:
-                # Schema version 1: all rows have weights.
-                found.setdefault("state_step", []).append(_Piece(source, "step", state_start, datasets["step"]))
-            start += datasets["step"].shape[0]
-            state_start += datasets["state_step" if "state_step" in datasets else "step"].shape[0]
+        shard = Shard(run.path, index, run.manifest)
+        shard.file.check()
+        for name, dataset in shard.file.datasets.items():
+            if not name.startswith("checksum/"):
+                first = state_start if name.startswith("state") else start
+                found.setdefault(name, []).append(_Piece(f"{SHARDS}/{shard_name(index)}", name, first, dataset))
+        start += len(shard)
+        state_start += len(shard.state_steps)
         index += 1
     return found
 

@@ -2,7 +2,7 @@
 
 On a CPU the gradient costs what its arithmetic costs, and a plain loop is quickest unless the model is so small that
 most of the time goes into calling operators; on a GPU small models are bound by launches, and one batch of work for all
-chains wins (`experiments/benchmarks/README.md` has the figures behind the rule of `choose_chain_method`).
+chains wins (docs/sampling.md has the figures behind the rule of `choose_chain_method`).
 """
 
 from __future__ import annotations

@@ -95,29 +95,13 @@ def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
     share = spread if many and variances is None else np.ones_like(y)
     known = np.zeros_like(y) if variances is None or spread is None else spread / scale**2
     assert share is not None
-    evidence: dict[str, float] = {"constant": _constant_evidence(y, known, share)}
-    for name, clock in (
-        ("random walk in log time", centres),
-        ("random walk over checkpoints", np.linspace(centres[0], centres[-1], len(centres))),
-    ):
-        evidence[name] = _walk_evidence(clock, y, known, share)
-    amplitude, length, noise, log_likelihood = _fit_matern(centres, y, known, share)
-    evidence["smooth"] = log_likelihood - 1.5 * math.log(len(y))
+    amplitude, length, noise, evidence = _accounts(centres, y, known, share)
     others = [value - evidence["smooth"] for name, value in evidence.items() if name != "smooth"]
     weight = 1 / (1 + sum(math.exp(min(other, 700.0)) for other in others))
 
     grid = np.linspace(centres[0], centres[-1], _GRID)
-    covariance = amplitude * _matern(centres[:, None] - centres[None, :], length)[0]
-    covariance[np.diag_indices_from(covariance)] += known + noise * share + _JITTER * amplitude
-    root = cholesky(covariance, lower=True)
-    weights = cho_solve((root, True), y)
-    to_value, to_slope, _ = _matern(grid[:, None] - centres[None, :], length)
-    cross = amplitude * np.concatenate([to_value, to_slope])
-    mean = cross @ weights
-    value, slope, curvature = _matern(grid[:, None] - grid[None, :], length)
-    prior = amplitude * np.block([[value, -slope], [slope, curvature]])
-    explained = solve_triangular(root, cross.T, lower=True)
-    posterior = prior - explained.T @ explained
+    variances_of_y = known + noise * share + _JITTER * amplitude
+    mean, posterior = _posterior(grid, centres, y, variances_of_y, amplitude, length)
     variance = np.clip(np.diag(posterior), 0, None)
     size = np.concatenate([np.full(_GRID, middle), np.zeros(_GRID)])
     return SmoothFit(
@@ -133,6 +117,35 @@ def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
         _mean_root=size + scale * mean,
         _joint_root=scale * _root_of(posterior),
     )
+
+
+def _accounts(x: Array, y: Array, known: Array, share: Array) -> tuple[float, float, float, dict[str, float]]:
+    """s^2, l and noise variance of the smooth process, and the log evidence of every account of the points."""
+    evidence = {"constant": _constant_evidence(y, known, share)}
+    for name, clock in (
+        ("random walk in log time", x),
+        ("random walk over checkpoints", np.linspace(x[0], x[-1], len(x))),
+    ):
+        evidence[name] = _walk_evidence(clock, y, known, share)
+    amplitude, length, noise, log_likelihood = _fit_matern(x, y, known, share)
+    evidence["smooth"] = log_likelihood - 1.5 * math.log(len(y))
+    return amplitude, length, noise, evidence
+
+
+def _posterior(
+    grid: Array, x: Array, y: Array, variances: Array, amplitude: float, length: float
+) -> tuple[Array, Array]:
+    """Mean [2 G] and covariance [2 G, 2 G] of curve and slope on the grid, given y with these variances at x."""
+    covariance = amplitude * _matern(x[:, None] - x[None, :], length)[0]
+    covariance[np.diag_indices_from(covariance)] += variances
+    root = cholesky(covariance, lower=True)
+    weights = cho_solve((root, True), y)
+    to_value, to_slope, _ = _matern(grid[:, None] - x[None, :], length)
+    cross = amplitude * np.concatenate([to_value, to_slope])
+    value, slope, curvature = _matern(grid[:, None] - grid[None, :], length)
+    prior = amplitude * np.block([[value, -slope], [slope, curvature]])
+    explained = solve_triangular(root, cross.T, lower=True)
+    return cross @ weights, prior - explained.T @ explained
 
 
 def _matern(r: Array, length: float) -> tuple[Array, Array, Array]:

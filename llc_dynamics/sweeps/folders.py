@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.systems.description import description_of
+from llc_dynamics.systems.registry import is_file
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.atomic import storage_errors, write_whole
-from llc_dynamics.trajectory.names import is_run
+from llc_dynamics.trajectory.files import write_whole
+from llc_dynamics.trajectory.names import run_folders as run_folders
 
 SWEEP_FILE = "sweep.json"
 
@@ -39,24 +40,6 @@ def find_runs(folder: str | Path, on_damage: Callable[[str], None] | None = None
     if not runs and problem is not None:
         raise problem
     return sorted(runs, key=_by_axis)
-
-
-def run_folders(folder: str | Path) -> list[Path]:
-    """The run folders of a folder, by name; nothing is opened. Raises `TrajectoryError` if there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TrajectoryError(f"{folder}: no such folder; give a run folder or a folder of runs")
-    if is_run(folder):
-        return [folder]
-    with storage_errors(folder, "read"):
-        # A hidden folder is a run that is being built, or was when its process died.
-        children = [child for child in sorted(folder.iterdir()) if is_run(child) and not child.name.startswith(".")]
-    if not children:
-        raise TrajectoryError(
-            f"{folder}: neither a run nor a folder of runs (there is no manifest.json in it or in its subfolders); "
-            "record one with `llc-dynamics train CONFIG --out FOLDER` or ld.TrajectoryWriter"
-        )
-    return children
 
 
 def write_sweep_file(folder: Path, sweep: SweepConfig) -> None:
@@ -84,6 +67,18 @@ def stored_sweep(folder: str | Path, system: type[System] | None = None) -> Swee
     return SweepConfig.from_mapping(read_sweep_file(place), str(place / SWEEP_FILE), system=system)
 
 
+def stored_settings(folder: str | Path) -> dict[str, Any]:
+    """The same as a mapping; of a sweep whose system is a user's file only its name and seed are checked."""
+    place = sweep_folder(folder)
+    mapping, where = read_sweep_file(place), f"{place / SWEEP_FILE}"
+    system = mapping.get("system")
+    if isinstance(system, Mapping) and is_file(str(system.get("name"))):
+        if not isinstance(mapping.get("name"), str) or type(mapping.get("seed")) is not int:
+            raise CorruptRunError(f"{where}: no name or seed of a sweep; restore it or delete it and train again")
+        return mapping
+    return SweepConfig.from_mapping(mapping, where).to_mapping()
+
+
 def stored_llc(folder: str | Path) -> LLCConfig:
     """How the curves of a sweep are estimated; its system is not needed for that."""
     place = sweep_folder(folder)
@@ -109,7 +104,7 @@ def read_sweep_file(folder: Path) -> dict[str, Any]:
         raise TrajectoryError(f"{folder}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path}: cannot be read ({error}); restore it or delete it and train again") from None
     if not isinstance(content, dict):
         raise CorruptRunError(f"{path}: not a table of settings; restore it or delete it and train again")

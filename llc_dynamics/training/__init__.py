@@ -1,6 +1,6 @@
 """The training loop: a system in, a trajectory out."""
 
-from llc_dynamics.training.config import CheckpointConfig, RunConfig, TrainingConfig, WeightSchedule, number_of_tasks
+from llc_dynamics.training.config import CheckpointConfig, RunConfig, TrainingConfig, WeightSchedule
 from llc_dynamics.training.loop import load_config, train
 from llc_dynamics.training.schedules import rate_factor
 
@@ -10,7 +10,6 @@ __all__ = [
     "TrainingConfig",
     "WeightSchedule",
     "load_config",
-    "number_of_tasks",
     "rate_factor",
     "train",
 ]

@@ -17,6 +17,8 @@ from llc_dynamics.systems.system import System
 from llc_dynamics.training.schedules import SCHEDULES
 from llc_dynamics.trajectory import WeightStorage, checkpoint_schedule
 
+_MOST_CHECKPOINTS = 10_000_000
+
 
 @dataclass(frozen=True)
 class WeightSchedule:
@@ -128,7 +130,7 @@ class RunConfig:
     def checkpoint_steps(self) -> NDArray[np.int64]:
         """The steps to store."""
         last, settings = self.training.num_steps, self.checkpoints
-        steps = checkpoint_schedule(last, linear_interval=settings.linear_interval, num_log=settings.num_log)
+        steps = _schedule(last, settings)
         return steps if settings.weights is None else np.union1d(steps, self.weight_steps())
 
     def weight_steps(self) -> NDArray[np.int64]:
@@ -137,19 +139,16 @@ class RunConfig:
         if settings is None:
             return self.checkpoint_steps()
         try:
-            return checkpoint_schedule(
-                self.training.num_steps, linear_interval=settings.linear_interval, num_log=settings.num_log
-            )
+            return _schedule(self.training.num_steps, settings)
         except ConfigError as error:
             raise ConfigError(f"checkpoints.weights: {error}") from None
 
 
-def number_of_tasks(config: Mapping[str, Any]) -> float | None:
-    """M of an in-context run (`math.inf` included); None for a run of anything else."""
-    task = config.get("system", config.get("task"))
-    value = task.get("num_tasks") if isinstance(task, Mapping) else None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if number >= 1 else None
+def _schedule(num_steps: int, settings: CheckpointConfig | WeightSchedule) -> NDArray[np.int64]:
+    interval, num_log = settings.linear_interval, settings.num_log
+    if num_log + (0 if interval is None else num_steps // max(interval, 1)) > _MOST_CHECKPOINTS:
+        raise ConfigError(
+            f"checkpoints: num_steps = {num_steps}, linear_interval = {interval}, num_log = {num_log} are more than "
+            f"{_MOST_CHECKPOINTS:,} checkpoints; store fewer"
+        )
+    return checkpoint_schedule(num_steps, linear_interval=interval, num_log=num_log)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError
-from llc_dynamics.trajectory.checksum import row_checksum
-from llc_dynamics.trajectory.dtypes import STORAGE
+from llc_dynamics.trajectory.formats import STORAGE, from_stored, to_stored
 from llc_dynamics.trajectory.names import arrays_file, to_link
-from llc_dynamics.trajectory.sealed import check_structure, open_datasets, read_header, write_sealed
+from llc_dynamics.trajectory.sealed import MOST_AXES, SealedFile
+from llc_dynamics.trajectory.sealing import write_sealed
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,11 @@ def plain_arrays(name: str, given: ArraySet) -> dict[str, NDArray]:
             raise DataError(
                 f"arrays '{name}': '{key}' is {value.dtype}, which numpy lacks; convert it to float32"
             ) from None
-        if array.dtype.name not in STORAGE:
-            raise DataError(f"arrays '{name}': '{key}' holds {array.dtype}; only numbers and booleans can be stored")
+        if array.dtype.name not in STORAGE or array.ndim >= MOST_AXES:
+            raise DataError(
+                f"arrays '{name}': '{key}' holds {array.dtype} {list(array.shape)}; only numbers and booleans with "
+                f"fewer than {MOST_AXES} axes can be stored"
+            )
         arrays[key] = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).reshape(array.shape)
     return arrays
 
@@ -53,43 +56,39 @@ def digest(arrays: Mapping[str, NDArray]) -> str:
     return total.hexdigest()
 
 
+def listing(arrays: Mapping[str, NDArray]) -> dict[str, Any]:
+    """{array: [format, shape]}, which `restored` needs beside the stored numbers; JSON."""
+    return {key: [array.dtype.name, list(array.shape)] for key, array in arrays.items()}
+
+
+def stored(arrays: Mapping[str, NDArray], folder: str) -> dict[str, NDArray]:
+    """The datasets of a set: booleans as bytes, complex numbers as pairs along a new last axis."""
+    return {f"{folder}/{to_link(key, 'array')}": to_stored(array) for key, array in arrays.items()}
+
+
+def restored(listed: Any, tables: Mapping[str, NDArray], folder: str, expected_digest: str) -> dict[str, NDArray]:
+    """The inverse of `stored`; KeyError, ValueError, TypeError or AttributeError if it is not what the digest says."""
+    arrays = {
+        str(key): from_stored(tables[f"{folder}/{to_link(key, 'array')}"], dtype, tuple(shape))
+        for key, (dtype, shape) in listed.items()
+    }
+    if digest(arrays) != expected_digest:
+        raise ValueError("not the arrays that the manifest lists")
+    return arrays
+
+
 def write_arrays(run: Path, name: str, arrays: Mapping[str, NDArray], run_id: str) -> None:
     """Seal a set that `plain_arrays` made."""
-    bulk = {
-        f"data/{to_link(key, 'array')}": np.atleast_1d(array.view(np.uint8) if array.dtype == bool else _as_real(array))
-        for key, array in arrays.items()
-    }
-    details = {"name": name, "arrays": {key: [array.dtype.name, list(array.shape)] for key, array in arrays.items()}}
-    write_sealed(arrays_file(run, name), "arrays", run_id, details, {}, bulk)
+    details = {"name": name, "arrays": listing(arrays)}
+    write_sealed(arrays_file(run, name), "arrays", run_id, details, stored(arrays, "data"))
 
 
 def read_arrays(run: Path, name: str, run_id: str, expected_digest: str) -> dict[str, NDArray]:
     """Read a set and compare it with the digest in the manifest; raises `CorruptRunError` if it is not the same."""
     path = arrays_file(run, name)
-    header = read_header(path, "arrays", run_id)
-    check_structure(path, header)
-    arrays = {}
+    file = SealedFile(path, "arrays", run_id)
+    tables = file.tables()
     try:
-        listed = [(str(key), str(dtype), tuple(shape)) for key, (dtype, shape) in header.details["arrays"].items()]
-        with open_datasets(path, header) as datasets:
-            for key, dtype, shape in listed:
-                link = f"data/{to_link(key, 'array')}"
-                stored = np.asarray(datasets[link][()])
-                if row_checksum(0, link, stored, header.version) != int(datasets[f"checksum/{link}"][0]):
-                    raise CorruptRunError(f"{path}: '{key}' does not match its checksum; restore the file from a copy")
-                if stored.dtype != np.dtype(STORAGE[dtype][0]):
-                    raise ValueError(f"'{key}' is {stored.dtype}")
-                arrays[key] = stored.reshape(-1).view(dtype).reshape(shape)
-        same = digest(arrays) == expected_digest
+        return restored(file.details["arrays"], tables, "data", expected_digest)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CorruptRunError(f"{path}: its contents do not fit together ({error}); restore it from a copy") from None
-    if not same:
-        raise CorruptRunError(f"{path}: not the arrays that the manifest lists; restore it from a copy of this run")
-    return arrays
-
-
-def _as_real(array: NDArray) -> NDArray:
-    """Complex numbers as pairs along a new last axis, everything else as it is."""
-    if array.dtype.kind != "c":
-        return array
-    return array.reshape(-1).view(STORAGE[array.dtype.name][0]).reshape(*array.shape, 2)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import LLCDynamicsError
-from llc_dynamics.trajectory.complete import read_complete
-from llc_dynamics.trajectory.dtypes import STORAGE, storage_dtype
+from llc_dynamics.finding import Finding
+from llc_dynamics.trajectory.files import read_at_most
+from llc_dynamics.trajectory.formats import STORAGE
 from llc_dynamics.trajectory.lock import is_locked
-from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LOCK, MANIFEST, RESUME, SHARDS, VIEW
-from llc_dynamics.trajectory.opening import read_at_most
+from llc_dynamics.trajectory.manifest import read_complete
+from llc_dynamics.trajectory.names import (
+    ARRAYS,
+    COMPLETE,
+    LLC,
+    LOCK,
+    MANIFEST,
+    RESUME,
+    SHARDS,
+    VIEW,
+    curve_folders,
+    stored_points,
+)
 from llc_dynamics.trajectory.reader import Trajectory
-from llc_dynamics.trajectory.whole_rows import stored_outputs
-
-_POINT = re.compile(r"step-(\d+)\.h5")
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class RunInfo:
     shards: int
     complete: bool
     writer: str | None
-    problems: list[str]
+    problems: list[Finding]
     tensors: dict[str, dict[str, int]]
     metrics: list[str]
     shapes: dict[str, list[int]]
@@ -73,28 +81,29 @@ def run_info(run: str | Path) -> RunInfo:
     """
     opened = Trajectory(run, skip_damaged=True)
     path, layout = opened.path, opened.manifest.state
-    problems: list[str] = []
+    problems: list[Finding] = []
     complete = False
     try:
         Trajectory(path).require_whole()
     except LLCDynamicsError as error:
-        problems.append(str(error))
+        problems.append(Finding("damaged", str(error)))
     try:
-        mark = read_complete(path, opened.manifest.run_id)
-        complete = mark is not None
-        if mark is not None and mark["rows"] != len(opened):
-            problems.append(f"{path}: finished with {mark['rows']} checkpoints, but {len(opened)} are there")
+        finished = read_complete(path, opened.manifest.run_id)
+        complete = finished is not None
+        if finished is not None and finished != len(opened):
+            text = f"{path}: finished with {finished} checkpoints, but {len(opened)} are there"
+            problems.append(Finding("missing_rows", text))
     except LLCDynamicsError as error:
-        problems.append(str(error))
+        problems.append(Finding("damaged", str(error)))
     metrics: list[str] = []
     shapes: dict[str, list[int]] = {}
     try:
         metrics = opened.metric_names
         shapes = {name: list(opened.sample_rows(name).shape[1:]) for name in opened.sample_names}
-        if (outputs := stored_outputs(opened)) is not None:
+        if (outputs := opened.stored_outputs()) is not None:
             shapes["outputs"] = list(outputs.shape[1:])
     except LLCDynamicsError as error:
-        problems.append(str(error))
+        problems.append(Finding("damaged", str(error)))
     tensors = {
         dtype: {
             "tensors": sum(entry.dtype == dtype for entry in layout.entries),
@@ -122,7 +131,7 @@ def run_info(run: str | Path) -> RunInfo:
         shapes=shapes,
         arrays=opened.array_names,
         row_bytes={
-            "weights": sum(size * storage_dtype(dtype).itemsize for dtype, size in layout.sizes().items()),
+            "weights": layout.row_bytes(),
             "outputs": functions.pop("outputs", 0),
             "samples": sum(functions.values()),
         },
@@ -135,15 +144,7 @@ def run_info(run: str | Path) -> RunInfo:
 
 def curve_steps(run: Path) -> dict[str, list[int]]:
     """The steps of the points of every LLC curve that is stored beside a run."""
-    return {
-        folder.name: sorted(int(match[1]) for entry in folder.iterdir() if (match := _POINT.fullmatch(entry.name)))
-        for folder in curve_folders(run)
-    }
-
-
-def curve_folders(run: Path) -> list[Path]:
-    """The folders of LLC curves, by name."""
-    return sorted(entry for entry in (run / "llc").iterdir() if entry.is_dir()) if (run / "llc").is_dir() else []
+    return {folder.name: list(stored_points(folder)) for folder in curve_folders(run)}
 
 
 def _holder(lock: Path) -> str | None:
@@ -154,7 +155,7 @@ def _holder(lock: Path) -> str | None:
 
 
 def _disk_bytes(run: Path) -> dict[str, int]:
-    kinds = {SHARDS: "shards", ARRAYS: "arrays", RESUME: "resume", "llc": "llc", VIEW: "view"}
+    kinds = {SHARDS: "shards", ARRAYS: "arrays", RESUME: "resume", LLC: "llc", VIEW: "view"}
     kinds |= dict.fromkeys((MANIFEST, COMPLETE, LOCK), "manifest")
     sizes = dict.fromkeys(("shards", "arrays", "resume", "llc", "view", "manifest", "other"), 0)
     for entry in run.iterdir():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
 from pathlib import Path
 
 from llc_dynamics.errors import RunLockedError, TrajectoryError
-from llc_dynamics.trajectory.atomic import storage_errors
+from llc_dynamics.trajectory.files import is_temporary, storage_errors
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -57,6 +58,14 @@ def is_locked(path: Path) -> bool:
         return not _try_lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files that writers of `path` left when they were killed."""
+    for entry in path.parent.iterdir():
+        if is_temporary(entry.name) and entry.name.startswith(f".{path.name}.") and not is_locked(entry):
+            with contextlib.suppress(FileNotFoundError):
+                entry.unlink()
 
 
 def _try_lock_patiently(descriptor: int) -> bool:

@@ -1,12 +1,13 @@
-"""`manifest.json`: what a run is. Written once, when the run begins, and never changed."""
+"""What a run is: `manifest.json`, written once when the run begins, and `complete.json`, the mark of a finished one."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
-from llc_dynamics.trajectory.atomic import write_whole
-from llc_dynamics.trajectory.names import MANIFEST, arrays_file
-from llc_dynamics.trajectory.opening import read_at_most
-from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, newer_schema
+from llc_dynamics.errors import ConfigError, CorruptRunError, ManifestMismatchError, TrajectoryError
+from llc_dynamics.trajectory.files import fsync_folder, read_at_most, storage_errors, write_whole
+from llc_dynamics.trajectory.formats import WeightStorage
+from llc_dynamics.trajectory.names import COMPLETE, MANIFEST, arrays_file
+from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, other_schema
 from llc_dynamics.trajectory.state import StateLayout
-from llc_dynamics.trajectory.storage import WeightStorage
 
 FORMAT = "llc_dynamics trajectory"
+_COMPLETE_FORMAT = "llc_dynamics complete"
 #: Bytes of a file. What JSON of a few bytes becomes in memory takes up to twenty times as many.
-_LARGEST = 1 << 24
+LARGEST_JSON = 1 << 24
 _DEEPEST = 100
 
 
@@ -34,8 +35,8 @@ class Manifest:
 
     `run_id` is drawn when the run begins and stands in every file of the run, so that files of different runs cannot be
     mixed. `description` says in names and words what the run is of; who shows runs checks it.
-    `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents. `storage` says how weights
-    are kept; in version 1 there was one way only.
+    `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents. `storage` says how weights are
+    kept.
     """
 
     run_id: str
@@ -46,7 +47,6 @@ class Manifest:
     created: str
     storage: WeightStorage = field(default_factory=WeightStorage)
     description: dict[str, Any] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
 
     @classmethod
     def new(
@@ -65,14 +65,14 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "schema_version": self.schema_version,
+            "schema_version": SCHEMA_VERSION,
             "run_id": self.run_id,
             "created": self.created,
             "config": self.config,
             "description": self.description,
             "provenance": self.provenance,
             "arrays": self.arrays,
-            **({"storage": self.storage.to_json()} if self.schema_version > 1 else {}),
+            "storage": self.storage.to_json(),
             "state": self.state.to_json(),
         }
 
@@ -85,11 +85,15 @@ class Manifest:
 
         Raises `TrajectoryError` if it is missing, of a newer version or not ours, `CorruptRunError` if it is damaged.
         """
-        content = read_signed(run / MANIFEST, FORMAT)
+        return cls.from_json(read_signed(run / MANIFEST, FORMAT), run / MANIFEST)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], path: Path) -> Manifest:
+        """The inverse of `to_json`; `CorruptRunError`, naming `path`, for anything else."""
         try:
             arrays = {str(name): str(digest) for name, digest in content["arrays"].items()}
             for name in arrays:
-                arrays_file(run, name)
+                arrays_file(path.parent, name)
             return cls(
                 run_id=str(content["run_id"]),
                 state=StateLayout.from_json(content["state"]),
@@ -97,26 +101,111 @@ class Manifest:
                 provenance=dict(content["provenance"]),
                 arrays=arrays,
                 created=str(content["created"]),
-                storage=WeightStorage.of(content["storage"]) if content["schema_version"] > 1 else WeightStorage(),
-                description=dict(content.get("description", {})),
-                schema_version=int(content["schema_version"]),
+                storage=WeightStorage.of(content["storage"]),
+                description=dict(content["description"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise CorruptRunError(f"{run / MANIFEST}: not a valid manifest ({error}); restore it from a copy") from None
+            raise CorruptRunError(f"{path}: not a valid manifest ({error}); restore it from a copy") from None
+
+    def require_same(
+        self,
+        path: Path,
+        state: StateLayout,
+        config: dict[str, Any] | None,
+        arrays: Mapping[str, str] | None,
+        storage: WeightStorage | None,
+        description: dict[str, Any] | None,
+    ) -> None:
+        """Raise `ManifestMismatchError` unless the run was recorded with these; None is not compared.
+
+        arrays : digests by the name of the set.
+        """
+        kept = None if storage is None else storage.to_json()
+        problem = None
+        if difference := self.state.difference(state):
+            problem = f"another model than the run was recorded with: {difference}"
+        elif config is not None and (difference := config_difference(self.config, config)):
+            problem = f"another configuration than the run was recorded with: {difference}"
+        elif description is not None and (
+            difference := config_difference(self.description, description, "description")
+        ):
+            problem = f"not the description that the run was recorded with: {difference}"
+        elif kept is not None and (difference := config_difference(self.storage.to_json(), kept, "storage")):
+            problem = f"weights are kept in another way in this run: {difference}"
+        elif arrays is not None:
+            for name in [*self.arrays, *(name for name in arrays if name not in self.arrays)]:
+                if name not in arrays or name not in self.arrays:
+                    where = "not given now" if name in self.arrays else "not in the stored run"
+                    problem = f"arrays '{name}' are {where}"
+                elif arrays[name] != self.arrays[name]:
+                    problem = f"arrays '{name}' differ from those stored with the run"
+                if problem is not None:
+                    break
+        if problem is not None:
+            raise ManifestMismatchError(
+                f"{path}: {problem}; resume with what the run was recorded with, or record into another folder"
+            )
+
+
+@contextlib.contextmanager
+def same_run(run: Path, run_id: str) -> Iterator[None]:
+    """Of a `CorruptRunError` in the block say so if another run has taken the place of the one that was opened."""
+    try:
+        yield
+    except CorruptRunError as error:
+        try:
+            now = Manifest.read(run).run_id
+        except TrajectoryError:
+            raise error from None
+        if now == run_id:
+            raise
+        raise CorruptRunError(
+            f"{run}: another run ({now[:40]}) was put in the place of the one that was opened ({run_id}); open it again"
+        ) from error
 
 
 def new_run_id() -> str:
     return secrets.token_hex(16)
 
 
+def write_complete(run: Path, run_id: str, rows: int, final_step: int) -> None:
+    """Mark a run as finished, with the number of rows that it has now."""
+    mark = {"format": _COMPLETE_FORMAT, "schema_version": SCHEMA_VERSION, "run_id": run_id}
+    write_signed(run / COMPLETE, mark | {"rows": rows, "final_step": final_step})
+
+
+def remove_complete(run: Path) -> None:
+    """Take the mark away before a run that had ended is continued."""
+    path = run / COMPLETE
+    with storage_errors(path, "remove"):
+        if path.exists():
+            path.unlink()
+            fsync_folder(run)
+
+
+def read_complete(run: Path, run_id: str) -> int | None:
+    """The rows of a finished run, None if it has no mark; `CorruptRunError` if that is damaged or of another run."""
+    path = run / COMPLETE
+    if not path.exists():
+        return None
+    mark = read_signed(path, _COMPLETE_FORMAT)
+    if type(mark.get("rows")) is not int:
+        raise CorruptRunError(f"{path}: not the mark of a finished run; restore it from a copy")
+    if mark.get("run_id") != run_id:
+        raise CorruptRunError(
+            f"{path}: this mark belongs to another run; remove it, or restore the run's own from a copy"
+        )
+    return int(mark["rows"])
+
+
 def write_signed(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with a checksum of itself."""
     signed = content | {"checksum": _checksum(content)}
     text = (json.dumps(signed, indent=1, allow_nan=False) + "\n").encode()
-    if len(text) > _LARGEST:
+    if len(text) > LARGEST_JSON:
         raise ConfigError(
-            f"{path}: {len(text) >> 20} MiB, and at most {_LARGEST >> 20} are read back; keep large tables out of the "
-            "configuration, as arrays="
+            f"{path}: {len(text) >> 20} MiB, and at most {LARGEST_JSON >> 20} are read back; keep large tables out of "
+            "the configuration, as arrays="
         )
     if _deeper_than(signed, _DEEPEST):
         raise ConfigError(f"{path}: the configuration is nested more than {_DEEPEST} deep, which is not read back")
@@ -126,33 +215,47 @@ def write_signed(path: Path, content: dict[str, Any]) -> None:
 def read_signed(path: Path, expected_format: str) -> dict[str, Any]:
     """Read what `write_signed` wrote; the checksum is of the content, so a change of white space does not matter."""
     try:
-        text = read_at_most(path, _LARGEST)
+        text = read_at_most(path, LARGEST_JSON)
     except FileNotFoundError:
         raise TrajectoryError(f"{path.parent}: not a run folder (it has no {path.name})") from None
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
     if text is None:
-        raise CorruptRunError(f"{path}: more than {_LARGEST >> 20} MiB, which no such file has; restore it from a copy")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise CorruptRunError(f"{path}: damaged (not valid JSON, {len(text)} bytes); restore it from a copy") from None
-    if _deeper_than(content, _DEEPEST):
-        raise CorruptRunError(f"{path}: nested more than {_DEEPEST} deep, as no such file is; restore it from a copy")
-    if not isinstance(content, dict) or content.get("format") != expected_format:
+        raise CorruptRunError(
+            f"{path}: more than {LARGEST_JSON >> 20} MiB, which no such file has; restore it from a copy"
+        )
+    content = parsed(text, path)
+    if content.get("format") != expected_format:
         raise TrajectoryError(
             f"{path}: not written by llc-dynamics, or damaged (no format '{expected_format}' in it); "
             "give a run folder, or restore the file from a copy"
         )
     checksum = content.pop("checksum", None)
     version = content.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise newer_schema(path, version)
+    if type(version) is not int or version < 1:
+        raise CorruptRunError(f"{path}: {str(version)[:40]!r} is no schema version; restore the file from a copy")
+    if version != SCHEMA_VERSION:
+        raise other_schema(path, version)
     if checksum != _checksum(content):
         raise CorruptRunError(
             f"{path}: does not match its checksum, so it was damaged or edited; restore it from a copy"
         )
     return content
+
+
+def parsed(text: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object; `CorruptRunError`, naming `path`, for anything else, and for a larger one than any of ours."""
+    if len(text) > LARGEST_JSON:
+        raise CorruptRunError(
+            f"{path}: more than {LARGEST_JSON >> 20} MiB, which no such file has; restore it from a copy"
+        )
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise CorruptRunError(f"{path}: damaged (not valid JSON, {len(text)} bytes); restore it from a copy") from None
+    if _deeper_than(content, _DEEPEST):
+        raise CorruptRunError(f"{path}: nested more than {_DEEPEST} deep, as no such file is; restore it from a copy")
+    return content if isinstance(content, dict) else {}
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
 from llc_dynamics.settings import nearest
 from llc_dynamics.trajectory import arrays as array_sets
-from llc_dynamics.trajectory.complete import read_complete
-from llc_dynamics.trajectory.dtypes import restore
-from llc_dynamics.trajectory.manifest import Manifest
+from llc_dynamics.trajectory.formats import restore
+from llc_dynamics.trajectory.lazy import LazyRows, TensorRows
+from llc_dynamics.trajectory.manifest import Manifest, read_complete, same_run
 from llc_dynamics.trajectory.names import RESUME, classify, to_link
-from llc_dynamics.trajectory.nested import read_nested
-from llc_dynamics.trajectory.rows import LazyRows
-from llc_dynamics.trajectory.shard import Shard
-from llc_dynamics.trajectory.shards import ShardList
+from llc_dynamics.trajectory.resume import read_resume
+from llc_dynamics.trajectory.shards import Shard, ShardList
 from llc_dynamics.trajectory.state import StateEntry, load_checked, load_problem
-from llc_dynamics.trajectory.tensor_rows import TensorRows
 
 if TYPE_CHECKING:
     import torch
@@ -110,15 +107,16 @@ class Trajectory:
     @property
     def complete(self) -> bool:
         """Whether the run was marked as finished. Raises `CorruptRunError` if rows of a finished run are missing."""
-        mark = read_complete(self.path, self.manifest.run_id)
-        if mark is None:
+        with same_run(self.path, self.manifest.run_id):
+            rows = read_complete(self.path, self.manifest.run_id)
+        if rows is None:
             return False
-        if mark["rows"] > self._shards.num_rows:
+        if rows > self._shards.num_rows:
             self.refresh()
-        if mark["rows"] != self._shards.num_rows and not self._skip_damaged:
+        if rows != self._shards.num_rows and not self._skip_damaged:
             self._shards.require_whole()
             raise CorruptRunError(
-                f"{self.path}: the finished run had {mark['rows']} checkpoints and {self._shards.num_rows} are there; "
+                f"{self.path}: the finished run had {rows} checkpoints and {self._shards.num_rows} are there; "
                 "shards are missing. Restore them from a copy"
             )
         return True
@@ -126,7 +124,7 @@ class Trajectory:
     @property
     def metric_names(self) -> list[str]:
         """All metrics of the run, sorted."""
-        return sorted({name for shard in self._whole().shards for name in shard.metrics()})
+        return sorted({name for shard in self._whole().shards for name in shard.metric_links.values()})
 
     @property
     def sample_names(self) -> list[str]:
@@ -160,15 +158,22 @@ class Trajectory:
         if names is None:
             return self.manifest.state.tensors(shard.read_state(row))
         wanted = [self._entry(name) for name in names]
-        place = shard.state_index(row)
-        assert place is not None
-        vectors = {name: shard.read_vector(name, place) for name in {entry.dtype for entry in wanted}}
+        vectors = {name: shard.read_vector(name, row) for name in {entry.dtype for entry in wanted}}
         return {
             entry.name: restore(
                 vectors[entry.dtype][entry.offset : entry.offset + entry.size], entry.dtype, entry.shape
             )
             for entry in wanted
         }
+
+    def kept_vectors(self, step: int) -> dict[str, NDArray] | None:
+        """The weights of a stored step as they are kept: one flat vector for each number format; None without any."""
+        shard, row = self._locate(step)
+        return shard.read_kept(row)
+
+    def kept_rows(self, name: str, start: int, stop: int) -> NDArray:
+        """Rows `start:stop` of the weights of number format `name`, [W, N], as they are kept."""
+        return self._whole().kept_rows(name, start, stop)
 
     def tensor(self, name: str, steps: Iterable[int] | None = None) -> TensorRows:
         """One tensor of the state, [W, ...], at all `weight_steps` or at `steps`, read when indexed (`TensorRows`)."""
@@ -201,6 +206,10 @@ class Trajectory:
         """float32 [C, ...], the function vectors of all checkpoints or of those at `steps`, read when indexed."""
         return self._rows("outputs", "outputs", steps)
 
+    def stored_outputs(self) -> LazyRows | None:
+        """`outputs()`, None if the run has none."""
+        return self.outputs() if "outputs" in self._whole().extra_shapes() else None
+
     def samples(self, name: str) -> NDArray[np.float32]:
         """float32 [C, S], a metric's value for each of S evaluation sequences, the same ones at every checkpoint."""
         return np.asarray(self.sample_rows(name))
@@ -213,25 +222,25 @@ class Trajectory:
         """The set `name` of fixed arrays that were stored when the run began, for example the evaluation batches."""
         if name not in self.manifest.arrays:
             raise TrajectoryError(f"{self.path}: no arrays '{name}'; {self._known(name, self.array_names, 'arrays')}")
-        return array_sets.read_arrays(self.path, name, self.manifest.run_id, self.manifest.arrays[name])
+        with same_run(self.path, self.manifest.run_id):
+            return array_sets.read_arrays(self.path, name, self.manifest.run_id, self.manifest.arrays[name])
 
     def resume_state(self) -> dict[str, Any] | None:
         """What was last given to `TrajectoryWriter.seal(state)`, tensors on the CPU; None if nothing was.
 
         Raises `CorruptRunError` if it is damaged, or if rows that were sealed before it are missing.
         """
-        path = self.path / RESUME
-        if not path.exists():
+        with same_run(self.path, self.manifest.run_id):
+            found = read_resume(self.path, self.manifest.run_id)
+        if found is None:
             return None
-        state, details = read_nested(path, "resume", self.manifest.run_id)
+        state, rows = found
         self.refresh()
-        rows = details.get("rows")
-        if not isinstance(rows, int) or not isinstance(state, dict):
-            raise CorruptRunError(f"{path}: not a resume state; restore it from a copy")
         if rows > self._whole().num_rows:
             raise CorruptRunError(
-                f"{path}: it continues after {rows} checkpoints, but only {self._shards.num_rows} are there; "
-                f"shards are missing. Restore them from a copy, or remove {RESUME} to compute again from the start"
+                f"{self.path / RESUME}: it continues after {rows} checkpoints, but only {self._shards.num_rows} are "
+                f"there; shards are missing. Restore them from a copy, or remove {RESUME} to compute again from the "
+                "start"
             )
         return state
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import ConfigError
 
 
-def checkpoint_schedule(num_steps: int, linear_interval: int | None = 100, num_log: int = 1000) -> NDArray[np.int64]:
+def checkpoint_schedule(
+    num_steps: int, linear_interval: int | None = 100, num_log: int = 1000, *, count: int | None = None
+) -> NDArray[np.int64]:
     """Steps at which to store a checkpoint: evenly spaced ones joined with logarithmically spaced ones.
 
     {0, L, 2L, ... <= T} united with {floor(T^(j / (N - 1))), j = 0 .. N - 1} and {T}; Carroll et al. 2025 (arXiv
@@ -22,6 +24,8 @@ def checkpoint_schedule(num_steps: int, linear_interval: int | None = 100, num_l
     num_steps : T, the last optimiser update.
     linear_interval : L; None leaves the evenly spaced part (and with it step 0) out.
     num_log : N; 0 leaves the logarithmic part out.
+    count : this many checkpoints in all, instead of the two: from step 0 to T, as evenly spaced in log(step + 1) as
+        whole steps allow. Every step, if T + 1 is not larger.
 
     Returns
     -------
@@ -30,17 +34,34 @@ def checkpoint_schedule(num_steps: int, linear_interval: int | None = 100, num_l
     Raises
     ------
     ConfigError
-        num_steps or linear_interval below 1, num_log 1 or negative, or a number that is not whole.
+        num_steps or linear_interval below 1, num_log 1 or negative, count below 2 or beside one of the two, or a number
+        that is not whole.
     """
     last = _whole("num_steps", num_steps, 1)
+    if count is not None:
+        if (linear_interval, num_log) != (100, 1000):
+            raise ConfigError("count: chooses all steps; give either count, or linear_interval and num_log")
+        return _evenly_in_log(last, _whole("count", count, 2))
     steps = {last}
     if linear_interval is not None:
         steps.update(range(0, last + 1, _whole("linear_interval", linear_interval, 1)))
-    count = _whole("num_log", num_log, 0)
-    if count == 1:
+    points = _whole("num_log", num_log, 0)
+    if points == 1:
         raise ConfigError("num_log: 1 point has no logarithmic spacing; give 0 (none) or at least 2")
-    steps.update(_floor_power(last, j, count - 1) for j in range(count))
+    steps.update(_floor_power(last, j, points - 1) for j in range(points))
     return np.array(sorted(steps), dtype=np.int64)
+
+
+def _evenly_in_log(last: int, count: int) -> NDArray[np.int64]:
+    """`count` steps from 0 to `last`, each at least one after the former; all of them if there are no more."""
+    if count > last:
+        return np.arange(last + 1, dtype=np.int64)
+    wanted = np.rint(np.expm1(np.linspace(0.0, np.log1p(last), count))).astype(np.int64)
+    # Early points fall on the same step: each is moved up to the next free one, and from the end down where that
+    # goes beyond the last.
+    ranks = np.arange(count)
+    steps = np.maximum.accumulate(wanted - ranks) + ranks
+    return np.minimum(steps, last - ranks[::-1])
 
 
 def _floor_power(base: int, numerator: int, denominator: int) -> int:

@@ -1,306 +1,311 @@
-"""Sealed files: HDF5 files that are written once, whole, and refused when a byte of them is not what was written.
+"""Sealed files: HDF5 files that any HDF5 tool opens, behind a header that is their whole index.
 
-A sealed file is an ordinary HDF5 file (contiguous datasets, readable by any HDF5 tool) behind an HDF5 user block::
+In front of the HDF5 data stands an HDF5 user block::
 
-    llc_dynamics sealed <schema version> <size of the user block> <SHA-256 of the JSON text>\\n
-    {"bulk": [[offset, bytes], ...], "digest": "<SHA-256>", "kind": ..., "run_id": ..., "size": <file size>, ...}\\n
+    llc_dynamics sealed <schema version> <bytes of the user block> <xxh3_128 of the JSON text>\\n
+    {"datasets": {<name>: [<dtype>, <shape>, <offset or null>, <bytes>], ...}, "digest": ..., "kind": ...,
+     "run_id": ..., "schema_version": ..., "size": <bytes of the file>, <what the kind adds>}\\n
     zeros up to the size of the user block
 
-`digest` covers every byte behind the user block that is not in one of the `bulk` ranges, the raw data of the large
-datasets: HDF5's own structures and all small datasets, in the order of the file. It is checked before anything else is
-read, so damaged structures are never interpreted. The large datasets carry a checksum per row instead (`checksum.py`),
-checked when a row is read. Compressed rows (`packed.py`) are HDF5 chunks, one each, which the header lists as well.
+Reading takes the header and plain reads at offsets. The HDF5 structures of a file are never interpreted: the HDF5
+library trusts them, a seal tells damage and not authors, and a structure that was made to harm can crash the library.
 
-Schema version 2 has other row checksums than version 1, may hold compressed rows, and shards may have fewer rows of
-weights than steps. Every file says its own version; files of both may stand in one run.
+A dataset with a twin `checksum/<name>` (uint64 [R]) is one of *rows*: each of its R rows is compared with its checksum
+when it is read. All other bytes behind the user block, structures and small tables, are covered by `digest`, the
+xxh3_128 of them in the order of the file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
-from llc_dynamics.trajectory.atomic import replacing
-from llc_dynamics.trajectory.checksum import row_checksum
-from llc_dynamics.trajectory.opening import open_regular
-from llc_dynamics.trajectory.packed import PackedRows, is_packed
-from llc_dynamics.trajectory.placed import StructureError
-from llc_dynamics.trajectory.sink import ErrorKeepingFile, start_writeback, write_at
-from llc_dynamics.trajectory.structure import StoredDataset, stored_datasets
+from llc_dynamics.trajectory.files import open_regular
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAGIC = b"llc_dynamics sealed "
-_LARGEST_USER_BLOCK = 1 << 24
 DAMAGED = "the file is damaged. Restore it from a copy; `llc-dynamics verify` lists everything that is"
+#: Bytes of a user block. What JSON of a few bytes becomes in memory takes up to twenty times as many.
+LARGEST_USER_BLOCK = 1 << 24
+#: The formats of stored datasets.
+DTYPES = frozenset({"<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8"})
+#: HDF5 knows no more axes.
+MOST_AXES = 32
+_PIECE = 1 << 20
+
+
+def row_checksum(step: int, dataset: str, row: NDArray) -> int:
+    """The checksum of a C-contiguous `row`, which lies in `dataset` and belongs to `step`.
+
+    xxh3_64 of the step (int64, little-endian), the dataset's name in UTF-8, a zero byte, and the row's bytes. It guards
+    against accidents, not against someone who means to deceive.
+    """
+    found = xxhash.xxh3_64(int(step).to_bytes(8, "little", signed=True) + dataset.encode() + b"\0")
+    found.update(row.reshape(-1).view(np.uint8).data)
+    return found.intdigest()
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the user block of a sealed file says about it."""
+class Entry:
+    """A dataset as the index has it: `nbytes` bytes at `offset` in the file, None if there are no bytes."""
 
-    version: int
-    kind: str
-    run_id: str
-    size: int
-    digest: str
-    bulk: list[tuple[int, int]]
-    user_block: int
-    details: dict[str, Any]
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int | None
+    nbytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
-def write_sealed(
-    path: Path,
-    kind: str,
-    run_id: str,
-    details: Mapping[str, Any],
-    tables: Mapping[str, NDArray],
-    bulk: Mapping[str, NDArray],
-    row_steps: Mapping[str, Sequence[int]] | None = None,
-    packed: Mapping[str, PackedRows] | None = None,
-) -> None:
-    """Write datasets to `path` so that it appears whole or not at all.
+class SealedFile:
+    """A sealed file, opened for reading: header and index are checked, and nothing else is read yet.
 
-    Parameters
+    Attributes
     ----------
-    details : JSON values for the header.
-    tables : small datasets by their path in the file; covered by the header's digest.
-    bulk : large C-contiguous datasets; `checksum/<path>`, uint64 [R], is stored for each.
-    row_steps : for each large dataset the steps to which its R rows belong; None checksums every dataset as a single
-        row of step 0.
-    packed : large datasets that are compressed row by row; they need `row_steps` as well.
+    datasets : all datasets by name, each of a known format, inside the file, and apart from every other.
+    details : what the kind of the file adds to the header, JSON as it stands there.
+    digest : of all bytes that are not in rows.
 
     Raises
     ------
+    CorruptRunError
+        The file is missing, cut short, damaged, of another kind or of another run.
     TrajectoryError
-        The disk is full, the folder read-only, ...: nothing is left behind, and a former file is as it was.
+        It was written by another version, or cannot be read at all.
     """
-    packed = packed or {}
-    chunks = sum(len(rows) for rows in packed.values())
-    room = len(json.dumps(dict(details))) + 48 * (len(bulk) + chunks) + 48 * chunks + 512
-    user_block = 1 << max(9, math.ceil(math.log2(room)))
-    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    ranges: list[tuple[int, str, NDArray]] = []
-    sums: dict[str, tuple[int, NDArray[np.uint64]]] = {}
-    steps = {name: [0] if row_steps is None else row_steps[name] for name in (*bulk, *packed)}
-    with replacing(path) as temporary, temporary.open("w+b", buffering=0) as stream:
-        # HDF5 writes the structures and lays the large datasets out; their bytes are then written with plain system
-        # calls, in one piece each.
-        sink = ErrorKeepingFile(stream)
-        with h5py.File(sink, "w", libver=("v110", "v110"), userblock_size=user_block) as file:
-            file.attrs["format"] = f"llc_dynamics {kind}"
-            file.attrs["schema_version"] = SCHEMA_VERSION
-            file.attrs["run_id"] = run_id
-            for name, table in tables.items():
-                file.create_dataset(name, data=table)
-            for name, array in bulk.items():
-                dataset = file.create_dataset(name, shape=array.shape, dtype=array.dtype, dcpl=early)
-                if array.nbytes:
-                    ranges.append((int(dataset.id.get_offset()), name, array))
-            chunked = {name: rows.write(file, name) for name, rows in packed.items()}
-            for name in steps:
-                table = file.create_dataset(f"checksum/{name}", shape=(len(steps[name]),), dtype="<u8", dcpl=early)
-                if len(steps[name]):
-                    sums[name] = int(table.id.get_offset()), np.empty(len(steps[name]), "<u8")
-        sink.raise_error()
-        ranges.sort(key=lambda item: item[0])
-        begins = {name: offset for offset, name, _ in ranges}
-        for name, array in bulk.items():
-            end = begins.get(name, 0)
-            for row, step in enumerate(steps[name]):
-                content = np.ascontiguousarray(array if row_steps is None else array[row])
-                if content.nbytes:
-                    start, end = end, write_at(stream, end, content.reshape(-1).view(np.uint8).data)
-                    start_writeback(stream, start, end)
-                # While the disk is busy with the row.
-                sums[name][1][row] = row_checksum(step, name, content)
-        for name, rows in packed.items():
-            for row, step in enumerate(steps[name]):
-                sums[name][1][row] = row_checksum(step, name, rows.rows[row])
-        for offset, table in sums.values():
-            write_at(stream, offset, table.view(np.uint8).data)
-        located = {name: rows.locate(stream, chunked[name], user_block) for name, rows in packed.items()}
-        size = stream.seek(0, os.SEEK_END)
-        written = {name: (array.shape, array.dtype) for name, array in {**tables, **bulk}.items()}
-        written |= {name: (rows.rows.shape, rows.dtype) for name, rows in packed.items()}
-        _require_readable(stream, user_block, size, written)
-        extents = [(offset, array.nbytes) for offset, _, array in ranges]
-        extents += [(offset, length) for places in located.values() for offset, length, _ in places]
-        extents.sort()
-        described = {
-            **details,
-            **({"packed": located} if located else {}),
-            "schema_version": SCHEMA_VERSION,
-            "kind": kind,
-            "run_id": run_id,
-            "size": size,
-            "digest": digest_outside(stream, user_block, size, extents),
-            "bulk": extents,
-        }
-        write_at(stream, 0, memoryview(encode_header(described, user_block)))
-        os.fsync(stream.fileno())
+
+    def __init__(self, path: Path, kind: str, run_id: str | None = None) -> None:
+        self.path = path
+        text, self.user_block, actual = _read_header(path)
+        try:
+            described = json.loads(text)
+            version = described.pop("schema_version")
+            found_kind, self.run_id, self.digest = (described.pop(key) for key in ("kind", "run_id", "digest"))
+            self.size, listed = described.pop("size"), described.pop("datasets")
+            if (
+                type(version) is not int
+                or version != SCHEMA_VERSION
+                or not all(isinstance(each, str) for each in (found_kind, self.run_id, self.digest))
+            ):
+                raise ValueError("wrong types")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise CorruptRunError(f"{path}: the header is not the one of a sealed file: {DAMAGED}") from None
+        if self.size != actual:
+            raise CorruptRunError(f"{path}: {actual} bytes where {str(self.size)[:20]} were written: {DAMAGED}")
+        if found_kind != kind:
+            raise CorruptRunError(
+                f"{path}: this is a file of kind '{found_kind[:40]}', not '{kind}'; it was renamed or misplaced"
+            )
+        if run_id is not None and self.run_id != run_id:
+            raise CorruptRunError(
+                f"{path}: this file belongs to another run ({self.run_id[:40]}, not {run_id}); it was misplaced"
+            )
+        try:
+            self.datasets = checked_index(listed, self.user_block, self.size)
+        except ValueError as error:
+            raise CorruptRunError(f"{path}: refused, this file was not written here ({error}): {DAMAGED}") from None
+        self.details: dict[str, Any] = described
+        self._text = text
+        self._kind = kind
+
+    def check(self) -> None:
+        """Compare everything but the rows with the digest; `CorruptRunError` if it does not match."""
+        with self._reading() as stream:
+            found = digest_outside_rows(stream, self.datasets, self.user_block, self.size)
+        if found != self.digest:
+            raise self.replaced() or CorruptRunError(
+                f"{self.path}: the HDF5 structures or small tables do not match their checksum: {DAMAGED}"
+            )
+
+    def tables(self) -> dict[str, NDArray]:
+        """All datasets that are not rows, compared with the digest; `CorruptRunError` if they do not match."""
+        self.check()
+        with self._reading() as stream:
+            return {name: self._whole(stream, name) for name in self.datasets if not self.is_rows(name)}
+
+    def table(self, name: str) -> NDArray:
+        """One dataset whole, as it stands in the file; call `check` first. KeyError if there is none."""
+        with self._reading() as stream:
+            return self._whole(stream, name)
+
+    def _whole(self, stream: Any, name: str) -> NDArray:
+        entry = self.datasets[name]
+        values = np.empty(entry.shape, entry.dtype)
+        if entry.offset is not None:
+            _read_into(stream, entry.offset, values.reshape(-1).view(np.uint8).data, self.path)
+        return values
+
+    def rows(self, name: str, start: int, stop: int, out: NDArray | None = None) -> NDArray:
+        """Rows `start:stop` of a dataset, not yet compared with their checksums.
+
+        `out` is C-contiguous room for them, of this format and shape; without it new room is made.
+        """
+        entry = self.datasets[name]
+        found = np.empty((stop - start, *entry.shape[1:]), entry.dtype) if out is None else out
+        if found.nbytes and entry.offset is not None:
+            with self._reading() as stream:
+                place = found.reshape(-1).view(np.uint8).data
+                _read_into(stream, entry.offset + start * entry.row_bytes, place, self.path)
+        return found
+
+    def is_rows(self, name: str) -> bool:
+        """Whether the rows of a dataset have checksums of their own."""
+        return f"checksum/{name}" in self.datasets
+
+    def replaced(self) -> CorruptRunError | None:
+        """The error that says so, if another file stands here than the one that was opened; None if it is this one."""
+        try:
+            now = SealedFile(self.path, self._kind, self.run_id)
+        except CorruptRunError as error:
+            return error
+        except TrajectoryError:
+            return None
+        if now._text == self._text:
+            return None
+        return CorruptRunError(f"{self.path}: the file was replaced while the run was open; open the run again")
+
+    def _reading(self) -> _Reading:
+        return _Reading(self.path)
+
+
+class _Reading:
+    """`with` gives an open stream; errors of the operating system become those of the package."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self._stream = open_regular(self._path)
+        except OSError as error:
+            raise self._named(error) from error
+        return self._stream
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._stream.close()
+        if isinstance(error, OSError):
+            raise self._named(error) from error
+
+    def _named(self, error: OSError) -> TrajectoryError:
+        if isinstance(error, FileNotFoundError):
+            return CorruptRunError(
+                f"{self._path}: the file is missing. If the run was moved, open it at its new place; otherwise "
+                "restore the file from a copy of the run"
+            )
+        return TrajectoryError(f"{self._path}: cannot read ({error.strerror})")
+
+
+def checked_index(listed: Any, user_block: int, size: int) -> dict[str, Entry]:
+    """The datasets that a header lists; ValueError unless each is plain, inside the file, and apart from the others."""
+    if not isinstance(listed, dict) or type(size) is not int:
+        raise ValueError("no index")
+    datasets: dict[str, Entry] = {}
+    for name, item in listed.items():
+        if not isinstance(item, list) or len(item) != 4:
+            raise ValueError("an entry of the index is none")
+        dtype, shape, offset, nbytes = item
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise ValueError(f"'{name[:80]}' is not of plain numbers")
+        if not isinstance(shape, list) or len(shape) > MOST_AXES or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"'{name[:80]}' has no plain shape")
+        own = np.dtype(dtype)
+        if math.prod(n for n in shape if n) * own.itemsize >= 1 << 63 or nbytes != math.prod(shape) * own.itemsize:
+            raise ValueError(f"'{name[:80]}' has another size than its shape")
+        if type(nbytes) is not int or (offset is None) != (nbytes == 0):
+            raise ValueError(f"'{name[:80]}' has no valid place")
+        if offset is not None and (type(offset) is not int or not user_block <= offset <= size - nbytes):
+            raise ValueError(f"'{name[:80]}' lies outside the file")
+        datasets[name] = Entry(own, tuple(shape), offset, nbytes)
+    begin = 0
+    for offset, nbytes, name in sorted(
+        (e.offset, e.nbytes, name) for name, e in datasets.items() if e.offset is not None
+    ):
+        if offset < begin:
+            raise ValueError(f"'{name[:80]}' overlaps another dataset")
+        begin = offset + nbytes
+    for name, entry in datasets.items():
+        sums = datasets.get(f"checksum/{name}")
+        if sums is not None and (not entry.shape or (sums.dtype.str, sums.shape) != ("<u8", entry.shape[:1])):
+            raise ValueError(f"the checksums of '{name[:80]}' are none")
+    return datasets
+
+
+def digest_outside_rows(stream: Any, datasets: Mapping[str, Entry], user_block: int, size: int) -> str:
+    """xxh3_128 of the bytes from the user block to `size` that lie in no dataset of rows."""
+    found, start = xxhash.xxh3_128(), user_block
+    ranges = sorted(
+        (entry.offset, entry.nbytes)
+        for name, entry in datasets.items()
+        if entry.offset is not None and f"checksum/{name}" in datasets
+    )
+    for offset, nbytes in [*ranges, (size, 0)]:
+        stream.seek(start)
+        while start < offset:
+            piece = stream.read(min(offset - start, _PIECE))
+            if not piece:
+                break
+            found.update(piece)
+            start += len(piece)
+        start = offset + nbytes
+    return found.hexdigest()
 
 
 def encode_header(described: Mapping[str, Any], user_block: int) -> bytes:
     """The user block of `user_block` bytes that says `described`."""
-    text = json.dumps(described, sort_keys=True, separators=(",", ":")).encode()
-    head = MAGIC + f"{SCHEMA_VERSION} {user_block} {hashlib.sha256(text).hexdigest()}\n".encode()
+    text = json.dumps(described, separators=(",", ":")).encode()
+    head = MAGIC + f"{SCHEMA_VERSION} {user_block} {xxhash.xxh3_128_hexdigest(text)}\n".encode()
     block = head + text + b"\n"
     assert len(block) <= user_block, f"the header needs {len(block)} bytes of {user_block}"
     return block.ljust(user_block, b"\0")
 
 
-def read_header(path: Path, kind: str, run_id: str | None = None) -> Header:
-    """Read and check the user block and the file's length, without HDF5 and without reading the data.
-
-    Raises `CorruptRunError` if the file is cut short, damaged, of another kind or of another run, and
-    `TrajectoryError` if it was written by a newer version or cannot be read at all.
-    """
-    try:
-        with open_regular(path) as stream:
-            actual = os.fstat(stream.fileno()).st_size
-            block = stream.read(512)
-            head, _, rest = block.partition(b"\n")
-            fields = head[len(MAGIC) :].split(b" ")
-            if not head.startswith(MAGIC) or len(fields) != 3 or not all(field.isalnum() for field in fields):
-                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
-            if not fields[0].isdigit() or not fields[1].isdigit() or len(fields[1]) > 9:
-                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
-            version, user_block = int(fields[0]), int(fields[1])
-            if version > SCHEMA_VERSION:
-                raise newer_schema(path, version)
-            if version < 1 or not 512 <= user_block <= min(_LARGEST_USER_BLOCK, actual):
-                raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
-            rest += stream.read(user_block - len(block))
-    except FileNotFoundError:
-        raise CorruptRunError(f"{path}: the file is missing. Restore it from a copy of the run") from None
-    except OSError as error:
-        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
-    text = rest.partition(b"\n")[0]
-    if hashlib.sha256(text).hexdigest().encode() != fields[2]:
+def _read_header(path: Path) -> tuple[bytes, int, int]:
+    """The JSON text of a header, compared with its checksum, and the sizes of the user block and of the file."""
+    with _Reading(path) as stream:
+        actual = os.fstat(stream.fileno()).st_size
+        block = stream.read(512)
+        head, _, rest = block.partition(b"\n")
+        fields = head[len(MAGIC) :].split(b" ")
+        valid = head.startswith(MAGIC) and len(fields) == 3 and all(field.isalnum() for field in fields)
+        if not valid or not fields[0].isdigit() or len(fields[0]) > 9 or not fields[1].isdigit() or len(fields[1]) > 9:
+            raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
+        version, user_block = int(fields[0]), int(fields[1])
+        if version != SCHEMA_VERSION:
+            raise other_schema(path, version)
+        if not 512 <= user_block <= min(LARGEST_USER_BLOCK, actual):
+            raise CorruptRunError(f"{path}: no valid header ({actual} bytes): {DAMAGED}")
+        remaining = bytearray(user_block - len(block))
+        _read_into(stream, len(block), memoryview(remaining), path)
+    text = (rest + bytes(remaining)).partition(b"\n")[0]
+    if xxhash.xxh3_128_hexdigest(text).encode() != fields[2]:
         raise CorruptRunError(f"{path}: the header does not match its checksum: {DAMAGED}")
-    try:
-        described = json.loads(text)
-        if described["schema_version"] != version:
-            raise ValueError("two schema versions")
-        header = Header(
-            version=version,
-            kind=str(described.pop("kind")),
-            run_id=str(described.pop("run_id")),
-            size=int(described.pop("size")),
-            digest=str(described.pop("digest")),
-            bulk=[(int(offset), int(length)) for offset, length in described.pop("bulk")],
-            user_block=user_block,
-            details=described,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CorruptRunError(f"{path}: the header is not the one of a sealed file: {DAMAGED}") from None
-    if header.size != actual:
-        raise CorruptRunError(f"{path}: {actual} bytes where {header.size} were written: {DAMAGED}")
-    if header.kind != kind:
-        raise CorruptRunError(
-            f"{path}: this is a file of kind '{header.kind}', not '{kind}'; it was renamed or misplaced"
-        )
-    if run_id is not None and header.run_id != run_id:
-        raise CorruptRunError(
-            f"{path}: this file belongs to another run ({header.run_id}, not {run_id}); it was misplaced"
-        )
-    return header
+    return text, user_block, actual
 
 
-def newer_schema(path: Path, version: Any) -> TrajectoryError:
-    """The error for files of a later schema version."""
+def other_schema(path: Path, version: int) -> TrajectoryError:
+    """The error for files of another schema version."""
+    advice = "install a newer llc-dynamics" if version > SCHEMA_VERSION else "record the run again"
     return TrajectoryError(
-        f"{path}: schema version {version}, but this llc-dynamics reads up to {SCHEMA_VERSION}; install a newer "
-        "llc-dynamics"
+        f"{path}: schema version {version}, but this llc-dynamics reads version {SCHEMA_VERSION}; {advice}"
     )
 
 
-def check_structure(path: Path, header: Header) -> None:
-    """Compare everything but the large datasets with the header's digest; raises `CorruptRunError`."""
-    position = header.user_block
-    for offset, length in header.bulk:
-        if offset < position or length < 0 or offset + length > header.size:
-            raise CorruptRunError(f"{path}: the header claims data outside the file: {DAMAGED}")
-        position = offset + length
-    try:
-        with path.open("rb", buffering=0) as stream:
-            digest = digest_outside(stream, header.user_block, header.size, header.bulk)
-    except FileNotFoundError:
-        raise CorruptRunError(f"{path}: the file is gone. If the run was moved, open it at its new place") from None
-    except OSError as error:
-        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
-    if digest != header.digest:
-        raise CorruptRunError(f"{path}: the HDF5 structures or small tables do not match their checksum: {DAMAGED}")
-
-
-@contextmanager
-def open_datasets(path: Path, header: Header, packed: Collection[str] = ()) -> Iterator[dict[str, StoredDataset]]:
-    """All datasets of a sealed file by path, each known to be plain: hard-linked, contiguous, inside the file.
-
-    Call `check_structure` first. The HDF5 library is not asked: it trusts the structures of a file, and behind a valid
-    seal they are what the file's author made them (see `structure.py`). Links that lead elsewhere, virtual, external,
-    compressed or oversized datasets are refused with `CorruptRunError`. Only those that are named in `packed` may be
-    compressed, in the one way of `packed.py`.
-    """
-    try:
-        with open_regular(path) as stream:
-            datasets = stored_datasets(stream, header.user_block, header.size)
-            for name, dataset in datasets.items():
-                if dataset.chunks is not None and not (name in packed and is_packed(dataset)):
-                    raise StructureError(f"'{name}' is not a plain dataset")
-            yield datasets
-    except (ValueError, KeyError, IndexError, TypeError, struct.error, OverflowError, MemoryError) as error:
-        # In the structures, or in what the caller looked for among the datasets.
-        raise CorruptRunError(f"{path}: refused, this file was not written here ({error}): {DAMAGED}") from error
-    except FileNotFoundError:
-        raise CorruptRunError(f"{path}: the file is gone. If the run was moved, open it at its new place") from None
-    except OSError as error:
-        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
-
-
-def _require_readable(stream: BinaryIO, user_block: int, size: int, written: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raise `TrajectoryError` unless the datasets are found again with the shapes and formats that they have."""
-    try:
-        found = stored_datasets(stream, user_block, size)
-        problem = next(
-            (name for name, form in written.items() if form != (found[name].shape, found[name].dtype)),
-            None,
-        )
-    except (StructureError, struct.error, IndexError, KeyError) as error:
-        problem = str(error)
-    if problem is not None:
-        raise TrajectoryError(
-            f"the HDF5 library ({h5py.version.hdf5_version}) laid a file out in a way that would not be read back "
-            f"({problem}); use another version of h5py, or fewer different metrics"
-        )
-
-
-def digest_outside(stream: Any, start: int, size: int, extents: list[tuple[int, int]]) -> str:
-    """SHA-256 of the bytes from `start` to `size` that lie in none of the sorted `extents`."""
-    digest = hashlib.sha256()
-    for offset, length in [*extents, (size, 0)]:
-        stream.seek(start)
-        remaining = offset - start
-        while remaining > 0:
-            piece = stream.read(min(remaining, 1 << 20))
-            if not piece:
-                break
-            digest.update(piece)
-            remaining -= len(piece)
-        start = offset + length
-    return digest.hexdigest()
+def _read_into(stream: Any, offset: int, place: memoryview, path: Path) -> None:
+    stream.seek(offset)
+    while len(place):
+        count = stream.readinto(place)
+        if not count:
+            raise CorruptRunError(f"{path}: the file ends before its data does: {DAMAGED}")
+        place = place[count:]

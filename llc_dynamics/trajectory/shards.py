@@ -1,16 +1,175 @@
-"""The shards of a run as one sequence of rows."""
+"""Shards: sealed files that hold successive checkpoints as rows, and all of a run's as one sequence.
+
+Datasets of a shard of R rows, W of them with weights::
+
+    step             int64   [R]       optimiser updates, strictly increasing
+    state_step       int64   [W]       the steps of which weights are stored
+    state/<format>   raw     [W, N]    all tensors of that number format, end to end, as the manifest lists them
+    outputs          float32 [R, ...]  the function vector (NaN where a row has none); absent if no row has one
+    samples/<name>   float32 [R, S]    a metric's value for each evaluation sequence; as above
+    metrics/<name>   float64 [R]       as above
+
+`state/...`, `outputs` and `samples/...` are rows with checksums. Weights are in the formats of the manifest's
+`storage`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
-from llc_dynamics.trajectory.manifest import Manifest
+from llc_dynamics.trajectory.formats import widened
+from llc_dynamics.trajectory.manifest import Manifest, same_run
 from llc_dynamics.trajectory.names import SHARDS, from_link, shard_index, shard_name
-from llc_dynamics.trajectory.shard import Shard
+from llc_dynamics.trajectory.sealed import SealedFile, row_checksum
+
+_METRICS = "metrics/"
+_SAMPLES = "samples/"
+
+
+class Shard:
+    """A sealed shard, opened for reading.
+
+    Header and index are checked at once, the small tables when something is first read, and every row's checksum
+    whenever the row is read. `CorruptRunError` names the file and, where it can, the step.
+    """
+
+    def __init__(self, run: Path, index: int, manifest: Manifest) -> None:
+        self.path = run / SHARDS / shard_name(index)
+        self._run = run
+        self._manifest = manifest
+        self.file = SealedFile(self.path, "shard", manifest.run_id)
+        details = self.file.details
+        if details.get("index") != index:
+            raise CorruptRunError(f"{self.path}: this is shard {str(details.get('index'))[:20]}; it was renamed")
+        self.steps = self._listed(details.get("steps"))
+        #: The steps whose rows have weights.
+        self.state_steps = self._listed(details.get("state_steps"))
+        if not len(self.steps) or not np.isin(self.state_steps, self.steps).all():
+            raise self._refused("the header lists no valid steps")
+        #: Dataset -> shape of a row, for outputs and samples.
+        self.extra_shapes: dict[str, tuple[int, ...]] = {}
+        #: Dataset -> name of the metric in it.
+        self.metric_links: dict[str, str] = {}
+        self._check_claims()
+        self._tables: dict[str, NDArray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.file.size
+
+    def metrics(self) -> dict[str, NDArray[np.float64]]:
+        """All metrics by name, each [R]."""
+        tables = self._load()
+        return {name: tables[link] for link, name in self.metric_links.items()}
+
+    def rows_of(self, name: str) -> NDArray[np.int64]:
+        """The steps to which the rows of the dataset `name` belong."""
+        return self.state_steps if name.startswith("state/") else self.steps
+
+    def read(self, name: str, start: int, stop: int, out: NDArray | None = None) -> NDArray:
+        """Rows `start:stop` of the dataset `name`, each compared with its checksum.
+
+        The rows of `state/...` are counted among those that have weights, and come in the format that they are kept in.
+        `out` is C-contiguous room for the rows.
+        """
+        sums = self._load()[f"checksum/{name}"][start:stop].tolist()
+        steps = self.rows_of(name)[start:stop].tolist()
+        with same_run(self._run, self._manifest.run_id):
+            rows = self.file.rows(name, start, stop, out)
+            for step, row, checksum in zip(steps, rows, sums, strict=True):
+                if row_checksum(step, name, row) != checksum:
+                    raise self.file.replaced() or CorruptRunError(
+                        f"{self.path}: step {step}: the stored {name.split('/')[0]} do not match their checksum; the "
+                        "file is damaged. Restore it from a copy; `llc-dynamics verify` lists everything that is"
+                    )
+        return rows
+
+    def state_index(self, row: int) -> int | None:
+        """The number of `row` among those that have weights, None if it has none."""
+        step = self.steps[row]
+        place = int(np.searchsorted(self.state_steps, step))
+        return place if place < len(self.state_steps) and self.state_steps[place] == step else None
+
+    def read_kept(self, row: int) -> dict[str, NDArray] | None:
+        """One row's vectors by number format, in the formats that they are kept in; None for a row without weights."""
+        place = self.state_index(row)
+        if place is None:
+            return None
+        return {name: self.read(f"state/{name}", place, place + 1)[0] for name in self._manifest.state.sizes()}
+
+    def read_state(self, row: int) -> dict[str, NDArray]:
+        """One row's vectors by number format; the row must have weights."""
+        kept, storage = self.read_kept(row), self._manifest.storage
+        assert kept is not None, f"row {row} has no weights"
+        return {name: widened(vector, storage.format_of(name), name) for name, vector in kept.items()}
+
+    def read_vector(self, name: str, row: int) -> NDArray:
+        """All tensors of number format `name`, end to end, of a row that has weights."""
+        place = self.state_index(row)
+        assert place is not None, f"row {row} has no weights"
+        return widened(self.read(f"state/{name}", place, place + 1)[0], self._manifest.storage.format_of(name), name)
+
+    def _load(self) -> dict[str, NDArray]:
+        if self._tables is None:
+            with same_run(self._run, self._manifest.run_id):
+                tables = self.file.tables()
+            for name, steps in (("step", self.steps), ("state_step", self.state_steps)):
+                if not np.array_equal(tables[name], steps):
+                    raise self._refused(f"'{name}' does not agree with the header")
+            self._tables = tables
+        return self._tables
+
+    def _check_claims(self) -> None:
+        """Hold names, formats and shapes against the manifest before anything is allocated."""
+        count, kept, datasets = len(self.steps), len(self.state_steps), self.file.datasets
+        wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"step": ("<i8", (count,)), "state_step": ("<i8", (kept,))}
+        rows = [f"state/{name}" for name in self._manifest.state.sizes()]
+        for name, size in self._manifest.state.sizes().items():
+            wanted[f"state/{name}"] = (self._manifest.storage.dtype_of(name), (kept, size))
+        try:
+            for name, entry in datasets.items():
+                if name.startswith(_METRICS):
+                    self.metric_links[name] = from_link(name.removeprefix(_METRICS))
+                    wanted[name] = ("<f8", (count,))
+                elif name == "outputs" or name.startswith(_SAMPLES):
+                    if name != "outputs":
+                        from_link(name.removeprefix(_SAMPLES))
+                    wanted[name] = ("<f4", (count, *entry.shape[1:]))
+                    self.extra_shapes[name] = entry.shape[1:]
+                    rows.append(name)
+        except ValueError as error:
+            raise self._refused(str(error)) from None
+        wanted |= {f"checksum/{name}": ("<u8", (len(self.rows_of(name)),)) for name in rows}
+        for name in [*wanted, *datasets]:
+            if name not in datasets:
+                raise self._refused(f"the dataset '{name}' is missing")
+            if name not in wanted:
+                raise self._refused(f"'{name[:80]}' is no dataset of a shard")
+            dtype, shape = wanted[name]
+            if datasets[name].dtype != np.dtype(dtype) or datasets[name].shape != shape:
+                raise self._refused(
+                    f"'{name[:80]}' is {datasets[name].dtype} {list(datasets[name].shape)} where the manifest needs "
+                    f"{np.dtype(dtype)} {list(shape)}"
+                )
+
+    def _listed(self, steps: Any) -> NDArray[np.int64]:
+        """Steps as the header lists them; `CorruptRunError` if they are none."""
+        if not isinstance(steps, list) or not all(type(step) is int and 0 <= step < 1 << 62 for step in steps):
+            raise self._refused("the header lists no valid steps")
+        return np.array(steps, np.int64)
+
+    def _refused(self, problem: str) -> CorruptRunError:
+        return CorruptRunError(
+            f"{self.path}: {problem}. Restore the file from a copy; `llc-dynamics verify` lists all damage"
+        )
 
 
 class ShardList:
@@ -68,7 +227,8 @@ class ShardList:
                 break
             else:
                 try:
-                    self.append(Shard(self._run, self._next, self._manifest))
+                    with same_run(self._run, self._manifest.run_id):
+                        self.append(Shard(self._run, self._next, self._manifest))
                 except CorruptRunError as error:
                     self.damage.append(error)
                     self._next += 1
@@ -113,7 +273,7 @@ class ShardList:
         """Row shapes of "outputs" and "samples/..." over all shards; `CorruptRunError` if two shards disagree."""
         shapes: dict[str, tuple[int, ...]] = {}
         for shard in self.shards:
-            for name, shape in shard.extra_shapes().items():
+            for name, shape in shard.extra_shapes.items():
                 if shapes.setdefault(name, shape) != shape:
                     raise CorruptRunError(
                         f"{shard.path}: {name} {list(shape)} a row, but {list(shapes[name])} in earlier shards"
@@ -121,8 +281,17 @@ class ShardList:
         return shapes
 
     def sample_names(self) -> list[str]:
-        prefix = "samples/"
-        return sorted(from_link(name[len(prefix) :]) for name in self.extra_shapes() if name.startswith(prefix))
+        return sorted(from_link(name.removeprefix(_SAMPLES)) for name in self.extra_shapes() if name != "outputs")
+
+    def kept_rows(self, name: str, start: int, stop: int) -> NDArray:
+        """Rows `start:stop` of the dataset `state/<name>` over all shards, in the format that they are kept in."""
+        pieces, first = [], 0
+        for shard in self.shards:
+            end = first + len(shard.state_steps)
+            if first < stop and start < end:
+                pieces.append(shard.read(f"state/{name}", max(start - first, 0), min(stop, end) - first))
+            first = end
+        return np.concatenate(pieces)
 
     def _later(self, folder: Path) -> int | None:
         """The smallest number of a shard after the next one that is there, None if there is none."""

@@ -6,24 +6,27 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError, ManifestMismatchError
-from llc_dynamics.trajectory.dtypes import (
+from llc_dynamics.trajectory.formats import (
     STORAGE,
+    WeightStorage,
     carrier_view,
     dtype_name,
     flat_bytes_like,
     gather,
-    storage_dtype,
+    require_in_range,
 )
-from llc_dynamics.trajectory.storage import WeightStorage, require_in_range
 
 if TYPE_CHECKING:
     import torch
+
+#: What is recorded: a module, or its tensors by name.
+Model = Union["torch.nn.Module", Mapping[str, "torch.Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,23 @@ class StateLayout:
     entries: tuple[StateEntry, ...]
 
     @classmethod
-    def of(cls, model: torch.nn.Module) -> StateLayout:
-        """The layout of `model.state_dict()`; `DataError` names a tensor that cannot be stored."""
-        own = bare(model)
-        plain = plain_names(own, own.state_dict().keys())
-        parameters = {plain.get(name) for name, _ in own.named_parameters(remove_duplicate=False)}
+    def of(cls, model: Model, kinds: Mapping[str, str] | None = None) -> StateLayout:
+        """The layout of a model's state; `DataError` names a tensor that cannot be stored.
+
+        kinds : of tensors by name, "parameter" or "buffer", where `model` is a mapping; floating-point ones that it
+            does not name count as parameters.
+        """
+        parameters: set[str | None] = set()
+        if not isinstance(model, Mapping):
+            own = bare(model)
+            plain = plain_names(own, own.state_dict().keys())
+            parameters = {plain.get(name) for name, _ in own.named_parameters(remove_duplicate=False)}
+            kinds = None
         entries, ends = [], dict.fromkeys(STORAGE, 0)
         for name, tensor in tensors_of(model).items():
             dtype = dtype_name(tensor, f"state '{name}'")
-            kind = "parameter" if name in parameters else "buffer"
+            counts = tensor.is_floating_point() if isinstance(model, Mapping) else name in parameters
+            kind = (kinds or {}).get(name, "parameter" if counts else "buffer")
             entry = StateEntry(name, kind, dtype, tuple(tensor.shape), ends[dtype])
             ends[dtype] += entry.size
             entries.append(entry)
@@ -89,12 +100,10 @@ class StateLayout:
         """Stored elements of a row by number format."""
         return {name: sum(entry.size for entry in entries) for name, entries in self._by_format.items()}
 
-    def num_elements(self, kind: str) -> int:
-        """Numbers in the tensors of a kind, "parameter" or "buffer"."""
-        return sum(math.prod(entry.shape) for entry in self.entries if entry.kind == kind)
-
-    def row_bytes(self) -> int:
-        return sum(size * storage_dtype(dtype).itemsize for dtype, size in self.sizes().items())
+    def row_bytes(self, storage: WeightStorage | None = None) -> int:
+        """Bytes of a row, in the model's own number formats or as `storage` keeps it."""
+        kept = WeightStorage.of(storage)
+        return sum(size * kept.dtype_of(name).itemsize for name, size in self.sizes().items())
 
     def difference(self, other: StateLayout, whose: str = "the model") -> str | None:
         """The first difference between this (the stored) layout and `other`, in words; None if there is none."""
@@ -117,9 +126,7 @@ class StateLayout:
             return f"the tensors of {whose} come in another order than they were stored in"
         return None
 
-    def copy_into(
-        self, model: torch.nn.Module, row: Mapping[str, NDArray], storage: WeightStorage | None = None
-    ) -> None:
+    def copy_into(self, model: Model, row: Mapping[str, NDArray], storage: WeightStorage | None = None) -> None:
         """Copy the model's state into one row: a flat vector for each number format, in the format that it is kept in.
 
         Raises `ManifestMismatchError`, with nothing copied, if the model's tensors are no longer those of this layout,
@@ -184,12 +191,12 @@ class StateLayout:
             found |= {entry.name: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
         return {entry.name: found[entry.name] for entry in self.entries}
 
-    def describe_first_difference(self, stored: Mapping[str, NDArray], given: Mapping[str, NDArray]) -> str | None:
+    def first_difference(self, stored: Mapping[str, NDArray], given: Mapping[str, NDArray]) -> StateEntry | None:
         """The first tensor whose bytes differ between two rows, None if all are the same."""
         for entry in self.entries:
             part = slice(entry.offset, entry.offset + entry.size)
             if stored[entry.dtype][part].tobytes() != given[entry.dtype][part].tobytes():
-                return f"{entry.kind} '{entry.name}'"
+                return entry
         return None
 
 
@@ -198,7 +205,7 @@ def bare(model: torch.nn.Module) -> torch.nn.Module:
     import torch
 
     if not isinstance(model, torch.nn.Module):
-        raise DataError(f"expected a torch.nn.Module, got {type(model).__name__}")
+        raise DataError(f"expected a torch.nn.Module or a mapping of names to tensors, got {type(model).__name__}")
     while True:
         if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             model = model.module
@@ -208,18 +215,20 @@ def bare(model: torch.nn.Module) -> torch.nn.Module:
             return model
 
 
-def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """`state_dict()` of the bare model under plain names; `DataError` for an entry that is no tensor."""
+def tensors_of(model: Model) -> dict[str, torch.Tensor]:
+    """`state_dict()` of the bare model under plain names, or a mapping as it is; `DataError` for what is no tensor."""
     import torch
 
-    own = bare(model)
-    state = own.state_dict()
+    own = model if isinstance(model, Mapping) else bare(model)
+    state = own if isinstance(own, Mapping) else own.state_dict()
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or not isinstance(name, str):
             raise DataError(
                 f"state '{name}' is a {type(value).__name__}, not a tensor; keep it as a buffer, or drop it from "
                 "the state dict"
             )
+    if isinstance(own, Mapping):
+        return dict(state)
     plain = plain_names(own, state.keys())
     return {plain[name]: tensor for name, tensor in state.items()}
 
@@ -295,6 +304,4 @@ def _kind(layout: StateLayout, name: str) -> str:
 
 def empty_rows(layout: StateLayout, count: int, storage: WeightStorage) -> dict[str, NDArray]:
     """Uninitialised room for `count` rows, as they are kept: [count, elements] for each number format."""
-    return {
-        name: np.empty((count, size), storage_dtype(storage.format_of(name))) for name, size in layout.sizes().items()
-    }
+    return {name: np.empty((count, size), storage.dtype_of(name)) for name, size in layout.sizes().items()}

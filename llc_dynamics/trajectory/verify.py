@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
+from llc_dynamics.finding import Finding
 from llc_dynamics.trajectory.arrays import read_arrays
-from llc_dynamics.trajectory.atomic import is_temporary
-from llc_dynamics.trajectory.complete import read_complete
+from llc_dynamics.trajectory.files import is_temporary
 from llc_dynamics.trajectory.lock import is_locked
-from llc_dynamics.trajectory.manifest import Manifest
+from llc_dynamics.trajectory.manifest import Manifest, read_complete
 from llc_dynamics.trajectory.names import ARRAYS, KNOWN, LOCK, RESUME, SHARDS, classify, shard_index
-from llc_dynamics.trajectory.nested import read_nested
-from llc_dynamics.trajectory.shards import ShardList
+from llc_dynamics.trajectory.resume import read_resume
+from llc_dynamics.trajectory.shards import Shard, ShardList
 
 
 @dataclass(frozen=True)
 class VerifyReport:
     """What `verify_run` found.
 
-    `rows` checkpoints in `shards` shards were read and match their checksums; `problems` lists, in words, everything
-    that does not match, is missing or does not belong into the folder. `ok` is true if there is nothing to list.
+    `rows` checkpoints in `shards` shards were read and match their checksums; `problems` lists everything that does not
+    match ("damaged"), is missing ("missing_rows"), was left by a writer that died ("left_over") or does not belong into
+    the folder ("foreign"). `ok` is true if there is nothing to list.
     """
 
     path: Path
@@ -31,7 +32,7 @@ class VerifyReport:
     num_bytes: int
     complete: bool
     being_written: bool
-    problems: list[str]
+    problems: list[Finding]
 
     @property
     def ok(self) -> bool:
@@ -58,41 +59,20 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
         raise TrajectoryError(f"{run}: not a run folder (it has no manifest.json); give the folder of a recorded run")
     # Asked before looking for temporary files: those of a living writer are no problem.
     being_written = is_locked(run / LOCK)
-    problems: list[str] = []
     try:
         manifest = Manifest.read(run)
     except LLCDynamicsError as error:
         # Without the manifest nothing in the shards can be understood.
-        return VerifyReport(run, 0, 0, 0, False, being_written, [str(error)])
-    manifest.storage.require_codec(f"verifying {run}")
+        return VerifyReport(run, 0, 0, 0, False, being_written, [_damaged(error)])
     shards = ShardList(run, manifest)
     shards.refresh()
-    problems += map(str, shards.damage)
-    rows = sound = size = 0
+    problems = [_damaged(error) for error in shards.damage]
+    rows = sound = 0
     shapes: dict[str, tuple[int, ...]] = {}
     for done, shard in enumerate(shards.shards, start=1):
-        found: list[str] = []
-        try:
-            extra = shard.extra_shapes()
-            found += [
-                f"{shard.path}: {name} has {list(shape)} a row, but {list(shapes[name])} in earlier shards"
-                for name, shape in extra.items()
-                if shapes.setdefault(name, shape) != shape
-            ]
-            names = [*(f"state/{dtype}" for dtype in manifest.state.sizes()), *extra]
-        except LLCDynamicsError as error:
-            found, names = [str(error)], []
-        bad_rows: set[int] = set()
-        for name in names:
-            for row, step in enumerate(shard.rows_of(name)):
-                try:
-                    shard.read(name, row, row + 1)
-                except LLCDynamicsError as error:
-                    found.append(str(error))
-                    bad_rows.add(int(step))
-        rows += len(shard) - len(bad_rows) if names else 0
+        found, sound_rows = _shard_problems(shard, manifest, shapes)
+        rows += sound_rows
         sound += not found
-        size += shard.num_bytes
         problems += found
         if progress is not None:
             progress(done, len(shards.shards))
@@ -100,44 +80,76 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
         try:
             read_arrays(run, name, manifest.run_id, digest)
         except LLCDynamicsError as error:
-            problems.append(str(error))
+            problems.append(_damaged(error))
     complete = False
     try:
-        if (run / RESUME).exists():
-            _, details = read_nested(run / RESUME, "resume", manifest.run_id)
-            continues_after = details.get("rows")
-            if not isinstance(continues_after, int):
-                problems.append(f"{run / RESUME}: not a resume state; restore it from a copy")
-            elif continues_after > shards.num_rows and not being_written:
-                problems.append(
-                    f"{run / RESUME}: continues after {continues_after} checkpoints, {shards.num_rows} are there"
-                )
-        mark = read_complete(run, manifest.run_id)
-        complete = mark is not None
-        if mark is not None and mark["rows"] != shards.num_rows:
-            problems.append(f"{run}: finished with {mark['rows']} checkpoints, but {shards.num_rows} are there")
+        resume = read_resume(run, manifest.run_id, tensors=False)
+        if resume is not None and resume[1] > shards.num_rows and not being_written:
+            text = f"{run / RESUME}: continues after {resume[1]} checkpoints, {shards.num_rows} are there"
+            problems.append(Finding("missing_rows", text))
     except LLCDynamicsError as error:
-        problems.append(str(error))
+        problems.append(_damaged(error))
+    try:
+        finished = read_complete(run, manifest.run_id)
+        complete = finished is not None
+        if finished is not None and finished != shards.num_rows:
+            text = f"{run}: finished with {finished} checkpoints, but {shards.num_rows} are there"
+            problems.append(Finding("missing_rows", text))
+    except LLCDynamicsError as error:
+        problems.append(_damaged(error))
     problems += _foreign(run, manifest, being_written)
+    size = sum(shard.num_bytes for shard in shards.shards)
     return VerifyReport(run, rows, sound, size, complete, being_written, problems)
 
 
-def _foreign(run: Path, manifest: Manifest, being_written: bool) -> list[str]:
+def _shard_problems(shard: Shard, manifest: Manifest, shapes: dict[str, tuple[int, ...]]) -> tuple[list[Finding], int]:
+    """What is wrong with a shard, and how many of its rows are sound; `shapes` are those of earlier shards."""
+    problems = [
+        Finding("damaged", f"{shard.path}: {name} has {list(shape)} a row, but {list(shapes[name])} in earlier shards")
+        for name, shape in shard.extra_shapes.items()
+        if shapes.setdefault(name, shape) != shape
+    ]
+    try:
+        shard.metrics()
+    except LLCDynamicsError as error:
+        return [*problems, _damaged(error)], 0
+    bad_rows: set[int] = set()
+    for name in [*(f"state/{dtype}" for dtype in manifest.state.sizes()), *shard.extra_shapes]:
+        for row, step in enumerate(shard.rows_of(name)):
+            try:
+                shard.read(name, row, row + 1)
+            except LLCDynamicsError as error:
+                problems.append(_damaged(error))
+                bad_rows.add(int(step))
+    return problems, len(shard) - len(bad_rows)
+
+
+def _damaged(error: LLCDynamicsError) -> Finding:
+    return Finding("damaged", str(error))
+
+
+def _foreign(run: Path, manifest: Manifest, being_written: bool) -> list[Finding]:
     """Files that are no part of a run, and temporary files that nobody is writing any more."""
-    problems = []
+    problems: list[Finding] = []
+    text: str | None
     arrays = {f"{name}.h5" for name in manifest.arrays}
     folders = {run: None, run / SHARDS: None, run / ARRAYS: arrays}
     for folder, wanted in folders.items():
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
             if is_temporary(entry.name):
                 if not being_written:
-                    problems.append(f"{entry}: left by a writer that died; resuming the run removes it")
-            elif folder == run:
+                    text = f"{entry}: left by a writer that died; resuming the run removes it"
+                    problems.append(Finding("left_over", text))
+                continue
+            text = None
+            if folder == run:
                 if entry.name not in KNOWN:
-                    problems.append(f"{entry}: does not belong to a run; move it elsewhere")
+                    text = f"{entry}: does not belong to a run; move it elsewhere"
             elif wanted is None:
                 if shard_index(entry.name) is None:
-                    problems.append(f"{entry}: not the name of a shard; move it elsewhere")
+                    text = f"{entry}: not the name of a shard; move it elsewhere"
             elif entry.name not in wanted:
-                problems.append(f"{entry}: the manifest lists no such arrays; move it elsewhere")
+                text = f"{entry}: the manifest lists no such arrays; move it elsewhere"
+            if text is not None:
+                problems.append(Finding("foreign", text))
     return problems

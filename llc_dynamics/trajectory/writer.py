@@ -14,24 +14,23 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
 from llc_dynamics.provenance import provenance as current_provenance
 from llc_dynamics.trajectory import arrays as array_sets
-from llc_dynamics.trajectory.atomic import fsync_folder, is_temporary, storage_errors
-from llc_dynamics.trajectory.complete import remove_complete, write_complete
-from llc_dynamics.trajectory.dtypes import storage_dtype
+from llc_dynamics.trajectory.files import fsync_folder, is_temporary, storage_errors
+from llc_dynamics.trajectory.formats import WeightStorage
 from llc_dynamics.trajectory.lock import RunLock
-from llc_dynamics.trajectory.manifest import Manifest, config_difference, new_run_id, plain_config
-from llc_dynamics.trajectory.names import ARRAYS, LOCK, RESUME, SHARDS, classify, to_link
-from llc_dynamics.trajectory.nested import write_nested
-from llc_dynamics.trajectory.recorded import float32_array, metric_values, step_number
-from llc_dynamics.trajectory.shard import RowBuffer, Shard
-from llc_dynamics.trajectory.shards import ShardList
-from llc_dynamics.trajectory.state import StateLayout
-from llc_dynamics.trajectory.storage import WeightStorage
+from llc_dynamics.trajectory.manifest import Manifest, new_run_id, plain_config, remove_complete, write_complete
+from llc_dynamics.trajectory.names import ARRAYS, LOCK, SHARDS, classify, require_own_folder
+from llc_dynamics.trajectory.pending import RowBuffer, function_values, metric_values, step_number
+from llc_dynamics.trajectory.resume import write_resume
+from llc_dynamics.trajectory.shards import Shard, ShardList
+from llc_dynamics.trajectory.state import Model, StateLayout
 
 if TYPE_CHECKING:
     import torch
 
 _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 32
+#: The header of a shard lists its steps.
+_MOST_ROWS = 1 << 16
 
 
 class TrajectoryWriter:
@@ -43,12 +42,13 @@ class TrajectoryWriter:
     Parameters
     ----------
     path : run folder; made if it is missing.
-    model : the module to record; its parameters and buffers are those of `model.state_dict()`.
+    model : the module to record; its parameters and buffers are those of `model.state_dict()`. Or a mapping of names to
+        tensors, as it is at each `record`: floating-point ones count as parameters.
     config : settings that made the run, of JSON types; stored in the manifest.
     rows_per_shard : checkpoints that are sealed together; None for 32, or fewer when their weights would take over
         64 MiB.
     arrays : fixed arrays that belong to the run, such as evaluation batches: {set: {name: array}}.
-    storage : how weights are kept, a `WeightStorage` or a mapping of its settings; None for all bits, uncompressed.
+    storage : how weights are kept, a `WeightStorage` or a mapping of its settings; None for all bits.
     resume : continue the run in the folder if there is one. Temporary files of a writer that died are removed,
         numbering goes on, and a step that is stored already must come out bit-identical (then it is skipped). A
         `config`, `arrays`, `storage` or `description` of None is then not compared.
@@ -73,7 +73,7 @@ class TrajectoryWriter:
     def __init__(
         self,
         path: str | Path,
-        model: torch.nn.Module,
+        model: Model | None,
         config: Mapping[str, Any] | None = None,
         *,
         rows_per_shard: int | None = None,
@@ -85,17 +85,16 @@ class TrajectoryWriter:
     ) -> None:
         self.path = Path(path)
         self._model = model
-        layout = StateLayout.of(model)
+        layout = None if model is None else StateLayout.of(model)
         plain = None if config is None else plain_config(config)
         told = None if description is None else plain_config(description, "description")
-        sets = (
-            None if arrays is None else {name: array_sets.plain_arrays(name, given) for name, given in arrays.items()}
-        )
+        sets = None
+        if arrays is not None:
+            sets = {name: array_sets.plain_arrays(name, given) for name, given in arrays.items()}
         for name in sets or {}:
             array_sets.arrays_file(self.path, name)
         kept = None if storage is None else WeightStorage.of(storage)
         _check_rows(rows_per_shard)
-        WeightStorage.of(kept).require_codec(f"recording into {self.path}, with compression")
         self._check_folder(resume)
         with storage_errors(self.path, "make the folder"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -104,8 +103,12 @@ class TrajectoryWriter:
             # Once more under the lock: another writer may have begun a run in between.
             if self._check_folder(resume) == "run":
                 self._manifest = Manifest.read(self.path)
-                self._manifest.storage.require_codec(f"recording into {self.path}, with compression")
-                _compare(self.path, self._manifest, layout, plain, sets, kept, told)
+                if isinstance(model, Mapping):
+                    layout = StateLayout.of(model, {each.name: each.kind for each in self._manifest.state.entries})
+                digests = None if sets is None else {name: array_sets.digest(each) for name, each in sets.items()}
+                self._manifest.require_same(self.path, layout or self._manifest.state, plain, digests, kept, told)
+            elif layout is None:
+                raise TrajectoryError(f"{self.path}: no run in this folder to go on with; give the model to record")
             else:
                 origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
                 self._manifest = self._begin(
@@ -119,8 +122,8 @@ class TrajectoryWriter:
         except BaseException:
             self._lock.release()
             raise
-        self._rows_per_shard, self._rows_without = _shard_rows(rows_per_shard, layout, self._manifest.storage)
-        self._buffer = RowBuffer(layout, self._rows_per_shard, self._manifest.storage)
+        self._rows_per_shard, self._rows_without = _shard_rows(rows_per_shard, self._manifest)
+        self._buffer = RowBuffer(self._manifest.state, self._rows_per_shard, self._manifest.storage)
         self._last_recorded = -1
         self._closed = False
 
@@ -170,31 +173,53 @@ class TrajectoryWriter:
         TrajectoryError
             The shard cannot be written; the recorded rows are kept, and `seal` can be tried again.
         """
+        if weights and self._model is None:
+            raise DataError(f"step {step}: this writer was opened without a model, so there are no weights to record")
+        self._record(
+            step, self._model if weights else None, None, metrics or {}, function_values(outputs, samples or {})
+        )
+
+    def record_kept(
+        self,
+        step: int,
+        vectors: Mapping[str, NDArray] | None,
+        metrics: Mapping[str, float],
+        functions: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """Record a row as a run with the same manifest keeps it, bit for bit.
+
+        vectors : the stored weights by number format (`Shard.read_kept`), None for a row without.
+        functions : "outputs" and "samples/..." by path.
+        """
+        self._record(step, None, vectors, metrics, functions)
+
+    def _record(
+        self,
+        step: int,
+        model: Model | None,
+        vectors: Mapping[str, NDArray] | None,
+        metrics: Mapping[str, float],
+        functions: Mapping[str, NDArray[np.float32]],
+    ) -> None:
         self._require_open()
-        number = step_number(step)
+        number, values = step_number(step), metric_values(metrics)
         if number <= self._last_recorded:
             raise DataError(f"step {number}: steps must increase, and {self._last_recorded} was recorded before it")
-        values = metric_values(metrics or {})
-        extra = {} if outputs is None else {"outputs": float32_array("outputs", outputs)}
-        for name, sample in (samples or {}).items():
-            extra[f"samples/{to_link(name, 'sample')}"] = array = float32_array(f"samples '{name}'", sample)
-            if array.ndim != 1:
-                raise DataError(
-                    f"samples '{name}': expected one value per evaluation sequence, [S], got {list(array.shape)}"
-                )
-        for name, array in extra.items():
+        for name, array in functions.items():
             if self._shapes.get(name, array.shape) != array.shape:
                 raise DataError(
                     f"step {number}: {name} has shape {list(array.shape)}, but {list(self._shapes[name])} at "
                     "earlier steps"
                 )
         if number <= self._stored.last_step:
-            self._compare_with_stored(number, values, extra, weights)
+            fresh = RowBuffer(self._manifest.state, 1, self._manifest.storage)
+            fresh.append(number, model, values, functions, vectors)
+            self._compare_with_stored(number, values, functions, fresh)
         else:
             if self.full:
                 self.seal()
-            self._buffer.append(number, self._model if weights else None, values, extra)
-            self._shapes |= {name: array.shape for name, array in extra.items()}
+            self._buffer.append(number, model, values, functions, vectors)
+            self._shapes |= {name: array.shape for name, array in functions.items()}
         self._last_recorded = number
 
     def seal(self, state: Mapping[str, Any] | None = None) -> None:
@@ -209,17 +234,14 @@ class TrajectoryWriter:
         self._require_open()
         if self.pending:
             with storage_errors(self.path / SHARDS, "make the folder"):
-                (self.path / SHARDS).mkdir(exist_ok=True)
+                require_own_folder(self.path, SHARDS).mkdir(exist_ok=True)
             remove_complete(self.path)
             index = len(self._stored)
             self._buffer.write(self.path, index, self._manifest.run_id)
             self._buffer.clear()
             self._stored.append(Shard(self.path, index, self._manifest))
         if state is not None:
-            if not isinstance(state, Mapping):
-                raise DataError(f"state: expected a mapping, got {type(state).__name__}")
-            details = {"rows": self._stored.num_rows, "shards": len(self._stored)}
-            write_nested(self.path / RESUME, "resume", self._manifest.run_id, state, details)
+            write_resume(self.path, self._manifest.run_id, state, self._stored.num_rows)
 
     def finish(self) -> None:
         """Seal what is pending and mark the run as complete."""
@@ -267,11 +289,7 @@ class TrajectoryWriter:
                 f"{self.path}: the folder holds a run already; continue it with resume=True, or give another folder"
             )
         for folder in (SHARDS, ARRAYS):
-            if (self.path / folder).is_symlink():
-                raise TrajectoryError(
-                    f"{self.path / folder}: a link, and a writer changes no folder that lies elsewhere; put the folder "
-                    "itself in its place"
-                )
+            require_own_folder(self.path, folder)
         return content
 
     def _begin(
@@ -307,9 +325,9 @@ class TrajectoryWriter:
                         entry.unlink()
 
     def _compare_with_stored(
-        self, step: int, metrics: dict[str, float], extra: dict[str, NDArray], weights: bool
+        self, step: int, metrics: dict[str, float], functions: Mapping[str, NDArray], fresh: RowBuffer
     ) -> None:
-        """Raise `ManifestMismatchError` unless the stored row of `step` is what was recorded now."""
+        """Raise `ManifestMismatchError` unless the stored row of `step` is the one of `fresh`."""
         found = self._stored.locate(step)
         if found is None:
             raise ManifestMismatchError(
@@ -318,12 +336,12 @@ class TrajectoryWriter:
             )
         shard, row = found
         difference = None
-        if (shard.state_index(row) is not None) != weights:
-            difference = "weights (stored, not recorded now)" if not weights else "weights (recorded now, not stored)"
-        elif weights:
-            fresh = RowBuffer(self._manifest.state, 1, self._manifest.storage)
-            fresh.append(step, self._model, {}, {})
-            difference = self._manifest.state.describe_first_difference(shard.read_state(row), fresh.state_row(0))
+        if (shard.state_index(row) is None) == bool(fresh.state_steps):
+            there, here = ("stored", "not recorded now") if not fresh.state_steps else ("recorded now", "not stored")
+            difference = f"weights ({there}, {here})"
+        elif fresh.state_steps:
+            entry = self._manifest.state.first_difference(shard.read_state(row), fresh.state_row(0))
+            difference = None if entry is None else f"{entry.kind} '{entry.name}'"
         stored_metrics = shard.metrics()
         for name in [] if difference else sorted({*stored_metrics, *metrics}):
             stored = float(stored_metrics[name][row]) if name in stored_metrics else float("nan")
@@ -331,11 +349,11 @@ class TrajectoryWriter:
             if stored != given and not (np.isnan(stored) and np.isnan(given)):
                 difference = f"metric '{name}' ({stored!r} stored, {given!r} now)"
                 break
-        held = shard.extra_shapes()
-        for name in [] if difference else sorted({*held, *extra}):
+        held = shard.extra_shapes
+        for name in [] if difference else sorted({*held, *functions}):
             blank = np.full(held.get(name, self._shapes.get(name, ())), np.nan, np.float32)
             stored_row = shard.read(name, row, row + 1)[0] if name in held else blank
-            if not np.array_equal(stored_row, extra.get(name, blank), equal_nan=True):
+            if not np.array_equal(stored_row, functions.get(name, blank), equal_nan=True):
                 difference = name
                 break
         if difference:
@@ -346,50 +364,15 @@ class TrajectoryWriter:
             )
 
 
-def _compare(
-    path: Path,
-    manifest: Manifest,
-    layout: StateLayout,
-    config: dict[str, Any] | None,
-    sets: Mapping[str, dict[str, NDArray]] | None,
-    storage: WeightStorage | None,
-    description: dict[str, Any] | None,
-) -> None:
-    """Raise `ManifestMismatchError` unless the run was recorded with this model, config, storage and these arrays."""
-    advice = "resume with what the run was recorded with, or record into another folder"
-    if difference := manifest.state.difference(layout):
-        raise ManifestMismatchError(f"{path}: another model than the run was recorded with: {difference}; {advice}")
-    if config is not None and (difference := config_difference(manifest.config, config)):
-        raise ManifestMismatchError(
-            f"{path}: another configuration than the run was recorded with: {difference}; {advice}"
-        )
-    if description is not None and (difference := config_difference(manifest.description, description, "description")):
-        raise ManifestMismatchError(
-            f"{path}: not the description that the run was recorded with: {difference}; {advice}"
-        )
-    if storage is not None and (
-        difference := config_difference(manifest.storage.to_json(), storage.to_json(), "storage")
-    ):
-        raise ManifestMismatchError(f"{path}: weights are kept in another way in this run: {difference}; {advice}")
-    if sets is None:
-        return
-    for name in [*manifest.arrays, *(name for name in sets if name not in manifest.arrays)]:
-        if name not in sets or name not in manifest.arrays:
-            where = "not given now" if name in manifest.arrays else "not in the stored run"
-            raise ManifestMismatchError(f"{path}: arrays '{name}' are {where}; {advice}")
-        if array_sets.digest(sets[name]) != manifest.arrays[name]:
-            raise ManifestMismatchError(f"{path}: arrays '{name}' differ from those stored with the run; {advice}")
-
-
-def _shard_rows(given: int | None, layout: StateLayout, storage: WeightStorage) -> tuple[int, int]:
+def _shard_rows(given: int | None, manifest: Manifest) -> tuple[int, int]:
     """How many rows with weights, and how many rows in all, fill a shard."""
-    row_bytes = sum(size * storage_dtype(storage.format_of(name)).itemsize for name, size in layout.sizes().items())
     if given is not None:
         return int(given), int(given)
+    row_bytes = manifest.state.row_bytes(manifest.storage)
     return max(1, min(_SHARD_ROWS, _SHARD_BYTES // max(1, row_bytes))), _SHARD_ROWS
 
 
 def _check_rows(given: int | None) -> None:
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if given is not None and not (whole and given >= 1):
-        raise ConfigError(f"rows_per_shard: expected a whole number of at least 1, got {given!r}")
+    if given is not None and not (whole and 1 <= given <= _MOST_ROWS):
+        raise ConfigError(f"rows_per_shard: expected a whole number from 1 to {_MOST_ROWS:,}, got {given!r}")

@@ -12,7 +12,7 @@ from sweep_runs import record
 import llc_dynamics as ld
 from llc_dynamics.cli import main
 from llc_dynamics.report import analyse, write_report
-from llc_dynamics.report.developmental import ALONE, LLC, OOD, stage_sentences
+from llc_dynamics.report.developmental import ALONE, LLC, stage_sentences
 
 TURN = 400
 
@@ -38,15 +38,15 @@ def test_stages_of_llc_and_ood_loss_are_printed(runs: Path, capsys: pytest.Captu
     without, with_llc = captured.out.split("\nM = 8  ")
     assert "no LLC curve 'llc' to find stages in; `llc-dynamics llc" in without
     assert "stages of the LLC" not in without
-    assert "stages of the out-of-distribution loss" in without
-    assert "stages of the out-of-distribution loss" in with_llc
+    assert "stages of the loss on new tasks" in without
+    assert "stages of the loss on new tasks" in with_llc
     (place,) = re.findall(r"stages of the LLC: 1 boundaries resolved.*\n +turn at ([\d,]+) \(", with_llc)
     assert abs(np.log10((float(place.replace(",", "")) + 1) / (TURN + 1))) < 0.1
     assert re.search(r": \+[\d.]+ ± [\d.]+, loss -[\d.]+: type A\n", with_llc)
     assert "change points of LLC: " in with_llc
     assert "LLC: within 0.1 decades both find 1 of 1 boundaries" in with_llc
-    assert "change points of LLC, Out-of-distribution loss" in with_llc
-    assert "arises from nothing" not in captured.out
+    assert "change points of LLC, loss on new tasks" in with_llc
+    assert "such a boundary is found" not in captured.out
 
 
 def test_null_check(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,9 +54,7 @@ def test_null_check(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "null check of the LLC: at the points and errors of this curve" in captured.out
-    rates = re.findall(
-        r"arises from nothing in ([\d.]+)% of 4 (.+) \(95% interval ([\d.]+) to ([\d.]+)%\)", captured.out
-    )
+    rates = re.findall(r"is found in ([\d.]+)% of 4 (.+) \(95% interval ([\d.]+) to ([\d.]+)%\)", captured.out)
     assert len(rates) == 5
     assert len({what for _, what, _, _ in rates}) == 5
     assert all(float(low) <= float(rate) <= float(high) for rate, _, low, high in rates)
@@ -93,10 +91,10 @@ def test_the_report_shows_the_stages(runs: Path, tmp_path: Path) -> None:
     (run,) = analyse([ld.Trajectory(runs / "M-8")]).runs
     assert run.stages is not None
     (turn,) = run.stages.reports[LLC].resolved
-    assert set(run.stages.reports) == {LLC, OOD}
+    assert set(run.stages.reports) == {LLC, "loss on new tasks"}
     assert f"Between stages of the LLC lie a turn at step {turn.step:,.0f} (90% interval " in text
     assert "Change points of the LLC alone find 1 of 1 again within 0.1 decades" in text
-    assert "Change points of LLC, Out-of-distribution loss" in text
+    assert "Change points of LLC, loss on new tasks" in text
     assert [each.step for each in run.stages.agreements[ALONE].agreed] == [turn.step]
     assert run.to_dict()["stages"]["reports"][LLC]["boundaries"][0]["step"] == turn.step
     assert len(stage_sentences(run.stages)) == 3

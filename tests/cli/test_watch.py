@@ -6,15 +6,17 @@ import time
 import numpy as np
 import pytest
 import torch
+from sweep_runs import describe
 
 import llc_dynamics as ld
 from llc_dynamics.cli.main import main
 from llc_dynamics.cli.watch import _duration
 from llc_dynamics.errors import CorruptRunError
 from llc_dynamics.report import live
-from llc_dynamics.report.live import LiveRun, sparkline, stage_in_words
+from llc_dynamics.report.live import LiveRun, sparkline
+from llc_dynamics.report.transitions import state_in_words
 from llc_dynamics.stages import detect_transience
-from llc_dynamics.trajectory import shard as shards
+from llc_dynamics.trajectory.sealed import SealedFile
 
 STEPS = np.arange(0, 400, 10)
 
@@ -28,9 +30,9 @@ def rows(transient):
     scatter = 1 + 0.02 * generator.standard_normal(30)
     return [
         {
-            "ood_loss": (g + 0.1) * scatter,
-            "ridge_distance_ood": g * scatter,
-            "dmmse_distance_ood": s * scatter,
+            "loss/ood": (g + 0.1) * scatter,
+            "distance/ood/ridge": g * scatter,
+            "distance/ood/dmmse": s * scatter,
         }
         for g, s in zip(general, specialised, strict=True)
     ]
@@ -39,7 +41,11 @@ def rows(transient):
 def record(path, transient=False, upto=40, rows_per_shard=4, writer=None, first=0, weights_every=1):
     model = torch.nn.Linear(2, 1)
     opened = writer or ld.TrajectoryWriter(
-        path, model, {"training": {"num_steps": 390}, "task": {"num_tasks": 5}}, rows_per_shard=rows_per_shard
+        path,
+        model,
+        {"training": {"num_steps": 390}},
+        rows_per_shard=rows_per_shard,
+        description=describe(5).to_dict(),
     )
     for number, samples in list(enumerate(rows(transient)))[first:upto]:
         metrics = {name: float(values.mean()) for name, values in samples.items()}
@@ -56,10 +62,10 @@ def test_once_prints_what_the_run_holds(tmp_path, capsys):
     run = ld.Trajectory(tmp_path / "M-5")
     assert "M-5: complete" in text
     assert "step 390 of 390 (100%), 40 checkpoints, 20 with weights" in text
-    for name in ("ood_loss", "ridge_distance_ood", "dmmse_distance_ood"):
+    for name in ("loss/ood", "distance/ood/ridge", "distance/ood/dmmse"):
         assert f"{name} {run.metrics(name)[-1]:.4g} {run.metrics(name).min():.4g} 390" in text
-    assert "the out-of-distribution loss still falls; nearer to ridge" in text
-    assert "dMMSE_5" in text
+    assert "the loss on new tasks still falls; nearer to ridge" in text
+    assert "than to dMMSE (" in text
 
 
 @pytest.mark.parametrize(
@@ -91,8 +97,8 @@ def test_a_folder_of_runs_says_which_to_watch(tmp_path, capsys):
 
 
 def test_each_look_reads_only_the_new_shards(tmp_path, monkeypatch):
-    read, checked = [], shards.check_structure
-    monkeypatch.setattr(shards, "check_structure", lambda path, header: (read.append(path.name), checked(path, header)))
+    read, honest = [], SealedFile.tables
+    monkeypatch.setattr(SealedFile, "tables", lambda file: (read.append(file.path.name), honest(file))[1])
     writer = record(tmp_path / "run", upto=8)
     writer.seal()
     read.clear()
@@ -126,7 +132,7 @@ def test_looks_along_the_way_end_where_a_single_look_does(tmp_path):
     writer.close()
     last, fresh = looking.look(), LiveRun(tmp_path / "run").look()
     assert last.stage == fresh.stage
-    assert last.stage.startswith("past the transient: Transient: the out-of-distribution loss is least at step")
+    assert last.stage.startswith("past the transient: Transient: the loss on new tasks is least at step")
     np.testing.assert_array_equal(last.metrics[0].values, fresh.metrics[0].values)
     # All rows count in what is said, and only some of the samples are kept.
     assert len(looking._rows) < len(STEPS)
@@ -225,17 +231,20 @@ def test_stages_in_words():
             name: ld.Curve(STEPS[:upto], [row[name].mean() for row in table], samples=[row[name] for row in table])
             for name in table[0]
         }
-        far = curves["dmmse_distance_ood"] if specialised else None
+        far = curves["distance/ood/dmmse"] if specialised else None
         verdict = detect_transience(
-            general=curves["ridge_distance_ood"], specialised=far, ood_loss=curves["ood_loss"], num_bootstrap=50
+            general=curves["distance/ood/ridge"], specialised=far, ood_loss=curves["loss/ood"], num_bootstrap=50
         )
-        return stage_in_words(verdict, curves["ridge_distance_ood"], far, tasks)
+        if not specialised:
+            del curves["distance/ood/dmmse"]
+        description = describe(tasks)
+        return state_in_words(description.transitions[0], description, verdict, curves)
 
     assert told(True).startswith("past the transient")
-    assert told(True, upto=15).startswith("the out-of-distribution loss still falls; nearer to ridge (distance 0.")
-    assert "than to dMMSE_5" in told(True, upto=15)
+    assert told(True, upto=15).startswith("the loss on new tasks still falls; nearer to ridge (distance 0.")
+    assert "than to dMMSE" in told(True, upto=15)
     assert told(False, tasks=float("inf"), specialised=False).endswith("from ridge")
-    assert "least out-of-distribution loss so far at step" in told(True, upto=24)
+    assert "least loss on new tasks so far at step" in told(True, upto=24)
 
 
 def test_too_early_to_tell(tmp_path):

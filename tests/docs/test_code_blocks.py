@@ -5,6 +5,7 @@ the reader saves (Python or TOML). `<!-- setup: ... -->` holds code that a page 
 """
 
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -20,15 +21,16 @@ import pytest
 import torch
 
 import llc_dynamics as ld
-from llc_dynamics.cli.main import VERBS
+from llc_dynamics.cli.main import VERBS, main
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
-    r"^<!-- setup:\n(?P<setup>.*?)-->$|^```(?P<kind>python|toml)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"^<!-- setup:\n(?P<setup>.*?)-->$|^```(?P<kind>python|toml|bash)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 FILE = re.compile(r"# file: (\S+)\n")
 VALUE = re.compile(r"^(ld\.\S.*?\)(?:\.\w+)?) +# (\(?-?\d[-\d., ]*\)?)$", re.MULTILINE)  # an expression, its value
 ELSEWHERE = {"trajectory-format.md"}  # tests/runs runs its blocks where this package cannot be imported
+COMMANDS = {"docs/your-own-system.md"}  # pages whose `llc-dynamics ...` lines are run as well
 TRAINERS = ("pytorch_lightning", "transformers")  # extras; tests/adapters runs those blocks where they are installed
 
 PAGES = {
@@ -44,6 +46,8 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
         kind, code = ("python", match["setup"]) if match["setup"] else (match["kind"], match["code"])
         if FILE.match(code):
             yield "file", code
+        elif kind == "bash":
+            yield "bash", code
         elif kind == "python" and not any(f"import {name}" in code or f"from {name}" in code for name in TRAINERS):
             yield "python", "\n" * text[: match.start()].count("\n") + "\n" + code
 
@@ -70,6 +74,10 @@ def test_the_blocks_of(page, module, capsys):
     for kind, code in blocks(PAGES[page]):
         if kind == "file":
             Path(FILE.match(code)[1]).write_text(code)
+            continue
+        if kind == "bash":
+            for line in re.findall(r"^llc-dynamics (.*)$", code, re.MULTILINE) if page in COMMANDS else ():
+                assert main(shlex.split(line, comments=True)) == 0, line
             continue
         execute(code, page, module)
         for expression, value in VALUE.findall(code):
@@ -124,7 +132,6 @@ CHECKS = {
 }
 
 
-def test_every_verb_is_named() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    named = {verb for page in pages for verb in re.findall(r"`llc-dynamics (\w+)", page.read_text())}
-    assert named == set(VERBS)
+def test_every_verb_is_in_the_table() -> None:
+    table = re.findall(r"^\| `([a-z]+)[ `]", (ROOT / "docs" / "command-line.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(VERBS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scripts import load_script
+from sweep_runs import describe
 
 import llc_dynamics as ld
 
@@ -27,11 +28,11 @@ def stored(tmp_path_factory, bench):
         steps = bench.schedule(40) if steps is None else steps
         run = synthetic_run(scenario, steps, 128, 0.01, strength=strength, seed=2)
         path = tmp_path_factory.mktemp("runs") / scenario
-        names = {"ood_loss": run.ood_loss, "ridge_distance_ood": run.general}
+        names = {"loss/ood": run.ood_loss, "distance/ood/ridge": run.general}
         if math.isfinite(tasks):
-            names |= {"dmmse_distance_ood": run.specialised, "dmmse_distance_id": run.specialised}
-        config = {"task": {"num_tasks": tasks if math.isfinite(tasks) else "inf"}}
-        with ld.TrajectoryWriter(path, torch.nn.Linear(2, 1), config=config) as writer:
+            names |= {"distance/ood/dmmse": run.specialised, "distance/id/dmmse": run.specialised}
+        description = describe(tasks).to_dict()
+        with ld.TrajectoryWriter(path, torch.nn.Linear(2, 1), description=description) as writer:
             for place, step in enumerate(steps):
                 writer.record(
                     int(step),

@@ -61,7 +61,7 @@ def test_ideal_losses_and_their_difference(records) -> None:
 
 def test_times_are_those_of_the_report(folders, records) -> None:
     run = ld.Trajectory(folders[0] / "M-8")
-    told, record = analyse([run]).runs[0].transience, of(records, 8.0)
+    told, record = analyse([run]).runs[0].transitions[0].transience, of(records, 8.0)
     assert (record.status, record.t_crit, record.t_crit_interval) == ("transient", told.t_crit, told.t_crit_interval)
     low, high = np.quantile(record.t_draws, [0.05, 0.95])
     assert low <= record.t_crit <= high

@@ -13,7 +13,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
+import llc_dynamics as ld
 from llc_dynamics import plots
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
@@ -50,16 +52,20 @@ def legend_texts(ax):
 
 
 class TestStyle:
-    def test_infinity_is_ink_and_colours_grow_lighter_with_m(self):
-        colors = plots.task_colors([4, 64, 1, math.inf, 16, 256])
+    def test_infinity_is_ink_and_colours_grow_lighter_along_a_numeric_axis(self):
+        colors = plots.axis_colors([4, 64, 1, math.inf, 16, 256])
         lightness = [np.dot(mpl.colors.to_rgb(colors[m]), [0.2126, 0.7152, 0.0722]) for m in (1, 4, 16, 64, 256)]
         assert len(set(colors.values())) == 6
         assert np.all(np.diff(lightness) > 0)
         assert colors[math.inf] == plots.style.INK
 
+    def test_words_take_their_colours_from_a_cycle(self):
+        colors = plots.axis_colors(["adam", "muon", "adam", 3.0])
+        assert [colors["adam"], colors["muon"]] == list(plots.style.CATEGORICAL[:2])
+        assert len(set(colors.values())) == 3
+
     def test_labels(self):
-        assert plots.task_label(math.inf) == "M = ∞"
-        assert plots.task_label(1024) == "M = 1,024"
+        assert [plots.style.key_label(key) for key in (math.inf, 1024.0, 0.5, "a")] == ["∞", "1,024", "0.5", "a"]
         assert [format_step(s) for s in (0, 300, 2000, 1_500_000)] == ["0", "300", "2k", "1.5M"]
 
 
@@ -87,27 +93,27 @@ class TestStepAxis:
 
 
 class TestLosses:
-    def test_one_line_per_run_with_a_band_ridge_and_t_crit(self):
+    def test_one_line_per_run_with_a_band_a_level_and_t_crit(self):
         curves = {8: dipping(), math.inf: Curve(STEPS, np.linspace(5, 1, 8))}
-        ax = plots.plot_ood_loss(curves, verdicts={8: verdict()}, ridge_loss=0.9)
-        assert [line.get_label() for line in visible_lines(ax)] == ["M = 8", "M = ∞"]
+        ax = plots.plot_loss(curves, verdicts={8: verdict()}, levels={"ridge": 0.9}, ylabel="Loss on new tasks")
+        assert [line.get_label() for line in visible_lines(ax)] == ["8", "∞"]
         assert len(ax.collections) == 1  # only M = 8 has samples, so only it has a band
         np.testing.assert_allclose(with_gid(ax, "t_crit"), [[1000, 2.0]])
         assert any(np.allclose(line.get_ydata(), 0.9) for line in ax.get_lines())
         assert "ridge" in [text.get_text() for text in ax.texts]
-        assert "loss" in ax.get_ylabel()
+        assert ax.get_ylabel() == "Loss on new tasks"
         assert "updates" in ax.get_xlabel()
 
     def test_the_band_is_95_percent_of_the_sampling_error(self):
         curve = dipping(num_samples=400)
-        ax = plots.plot_ood_loss(curve)
+        ax = plots.plot_loss(curve)
         (band,) = ax.collections
         top = band.get_paths()[0].vertices[:, 1].max()
         assert top == pytest.approx(5.0 + 1.959964 * curve.samples[0].std(ddof=1) / 20)
 
     def test_a_run_without_transience_gets_no_mark(self):
         none = SimpleNamespace(transient=False, t_crit=None, t_crit_interval=None)
-        ax = plots.plot_ood_loss(dipping(), verdicts=none)
+        ax = plots.plot_loss(dipping(), verdicts=none)
         assert len(with_gid(ax, "t_crit")) == 0
 
     def test_rebound_is_paired(self):
@@ -127,14 +133,22 @@ class TestLosses:
         ax = plots.plot_loss({"train": Curve(STEPS, np.geomspace(5, 0.1, 8))}, levels={"dMMSE": 0.1})
         assert ax.get_yscale() == "log"
         assert ax.texts[0].get_text() == "dMMSE"
-        negative = plots.plot_loss(Curve(STEPS, np.linspace(1, -1, 8)))
-        assert negative.get_yscale() == "linear"
 
-    def test_nan_makes_a_gap_not_a_crash(self):
-        values = np.array([5.0, 4.0, np.nan, 3.0, 2.0, 2.0, 2.5, 3.0])
+    @pytest.mark.parametrize("values", [np.linspace(1, -1, 8), np.linspace(0.2, 0.98, 8), np.geomspace(1, 9, 8)])
+    def test_what_is_signed_or_spans_less_than_a_decade_is_linear(self, values):
+        assert plots.plot_loss(Curve(STEPS, values)).get_yscale() == "linear"
+
+    def test_a_metric_measured_at_some_checkpoints_is_a_line_through_its_points(self):
+        values = np.array([5.0, np.nan, np.nan, 3.0, np.nan, 2.0, np.nan, 3.0])
         plots.plot_rebound(Curve(STEPS, values))
-        ax = plots.plot_loss(Curve(STEPS, values))
-        assert np.isnan(visible_lines(ax)[0].get_ydata()).sum() == 1
+        (line,) = visible_lines(plots.plot_loss(Curve(STEPS, values, np.full(8, 0.1))))
+        np.testing.assert_array_equal(line.get_xydata(), [[0, 5], [100, 3], [1000, 2], [10_000, 3]])
+        assert line.get_marker() == "."
+        (whole,) = visible_lines(plots.plot_loss(dipping()))
+        assert whole.get_marker() == "None"
+        (alone,) = visible_lines(plots.plot_loss(Curve(STEPS, np.where(STEPS == 30, 1.0, np.nan))))
+        assert alone.get_xydata().tolist() == [[30, 1]]
+        assert alone.get_marker() == "."
 
     def test_long_legends_are_thinned_and_say_so(self):
         ax = plots.plot_loss({float(2**k): Curve(STEPS, np.linspace(5, 1, 8) + k) for k in range(14)})
@@ -145,22 +159,24 @@ class TestLosses:
         with pytest.raises(DataError, match="8 is a list"):
             plots.plot_loss({8: [1, 2, 3]})
         with pytest.raises(DataError, match="no curves"):
-            plots.plot_ood_loss({})
+            plots.plot_loss({})
 
 
 class TestDistances:
-    def test_one_run(self):
-        ax = plots.plot_distances(dipping(), Curve(STEPS, np.geomspace(4, 0.1, 8)), t_crit=1000, title="M = 8")
+    def test_one_line_for_each_reference(self):
+        curves = {"ridge": dipping(), "dMMSE": Curve(STEPS, np.geomspace(4, 0.1, 8))}
+        ax = plots.plot_distances(curves, t_crit=1000, title="M = 8")
         assert [line.get_label() for line in visible_lines(ax)] == ["to ridge", "to dMMSE"]
+        assert [line.get_linestyle() for line in visible_lines(ax)] == ["-", "--"]
         assert ax.get_title(loc="left") == "M = 8"
-
-    def test_several_runs_leave_out_what_does_not_exist_at_infinity(self):
-        ridge = {8: dipping(), math.inf: Curve(STEPS, np.linspace(5, 1, 8))}
-        dmmse = {8: Curve(STEPS, np.geomspace(4, 0.1, 8)), math.inf: Curve(STEPS, np.full(8, np.nan))}
-        ax = plots.plot_distances(ridge, dmmse)
-        drawn = [line for line in ax.get_lines() if len(line.get_xdata()) == 8]
-        assert sorted(line.get_linestyle() for line in drawn) == ["-", "-", "--"]
+        assert ax.get_yscale() == "log"
         assert legend_texts(ax) == ["to ridge", "to dMMSE"]
+
+    def test_what_was_never_measured_is_left_out(self):
+        ax = plots.plot_distances({"ridge": dipping(), "dMMSE": Curve(STEPS, np.full(8, np.nan))}, legend=False)
+        assert [line.get_label() for line in visible_lines(ax)] == ["to ridge"]
+        assert ax.get_yscale() == "linear"
+        assert ax.get_legend() is None
 
 
 class TestLLC:
@@ -195,10 +211,11 @@ class TestLLC:
         assert len(with_gid(ax, "unconverged")) == 0
         assert ax.get_legend() is None
 
-    def test_against_tasks(self):
-        ax = plots.plot_llc_against_tasks(
-            [1, 4, 16, 64, math.inf], [40, 60, np.nan, 120, 130], [3, 4, np.nan, 5, 6], [1, 0, 0, 1, 1]
+    def test_against_a_number(self):
+        ax = plots.plot_llc_against(
+            [1, 4, 16, 64, math.inf], [40, 60, np.nan, 120, 130], [3, 4, np.nan, 5, 6], [1, 0, 0, 1, 1], name="M"
         )
+        assert ax.get_xlabel() == "M (log scale)"
         np.testing.assert_allclose(with_gid(ax, "unconverged"), [[2, 60]])
         assert with_gid(ax, "failed")[0, 0] == 4  # log2 of 16
         assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "4", "16", "64", "∞"]
@@ -206,12 +223,15 @@ class TestLLC:
         assert infinity[0] > 6
         assert infinity[1] == 130
 
-    def test_against_tasks_with_infinity_alone_and_bad_lengths(self):
-        plots.plot_llc_against_tasks([math.inf], [10.0]).figure.canvas.draw()
+    def test_against_infinity_alone_signed_numbers_and_bad_lengths(self):
+        plots.plot_llc_against([math.inf], [10.0]).figure.canvas.draw()
+        ax = plots.plot_llc_against([-1, 0, 2], [1.0, 2.0, 3.0], name="bias")
+        assert ax.get_xlabel() == "bias"
+        np.testing.assert_allclose(with_gid(ax, "converged"), [[-1, 1], [0, 2], [2, 3]])
         with pytest.raises(DataError, match="one length"):
-            plots.plot_llc_against_tasks([1, 2], [1.0])
-        with pytest.raises(DataError, match="1 or more"):
-            plots.plot_llc_against_tasks([0], [1.0])
+            plots.plot_llc_against([1, 2], [1.0])
+        with pytest.raises(DataError, match="numbers or infinity"):
+            plots.plot_llc_against([math.nan], [1.0])
 
     def test_trace_shows_running_means_and_names_failed_chains(self):
         trace = np.random.default_rng(0).normal(10, 1, (3, 50))
@@ -243,7 +263,45 @@ class TestPCA:
         np.testing.assert_array_equal(with_gid(ax, "t_crit"), [[5, 25]])
         np.testing.assert_array_equal(with_gid(ax, "start")[0], [0, 0])
         np.testing.assert_array_equal(with_gid(ax, "end")[0], [7, 49])
-        assert legend_texts(ax)[:2] == ["M = 8", "M = ∞"]
+        assert legend_texts(ax)[:2] == ["8", "∞"]
+        # a reference of one run is named in the legend only: names beside many squares would overlap
+        assert [text.get_text() for text in ax.texts] == ["ridge"]
+        assert legend_texts(ax)[-1] == "dMMSE"
+
+    def test_the_references_of_nine_runs_do_not_write_over_one_another(self):
+        keys = [f"M = {2**k}" for k in range(9)]
+        names = {f"dMMSE, {key}": [0.01 * place, 0.0] for place, key in enumerate(keys)}
+        ax = plots.plot_trajectory_pca(
+            {key: np.c_[np.arange(4.0), np.arange(4.0)] for key in keys},
+            references={"ridge": [0.0, 0.0], **names},
+            reference_of=dict(zip(names, keys, strict=True)),
+        )
+        assert len(with_gid(ax, "reference")) == 10
+        assert [text.get_text() for text in ax.texts] == ["ridge"]
+        assert legend_texts(ax)[-1] == "dMMSE"
+
+    def test_takes_what_fit_took(self, tmp_path):
+        vectors = np.random.default_rng(0).normal(size=(2, 8, 5)).cumsum(axis=1)
+        pca = ld.JointTrajectoryPCA(n_components=3).fit(list(vectors))
+        ax = plots.plot_trajectory_pca(pca, list(vectors), references={"origin": np.zeros(5)}, components=(0, 2))
+        assert legend_texts(ax)[:2] == ["run 0", "run 1"]
+        np.testing.assert_allclose(visible_lines(ax)[0].get_xydata(), pca.transform(vectors[0])[:, [0, 2]])
+        np.testing.assert_allclose(with_gid(ax, "reference"), [pca.transform(np.zeros(5))[[0, 2]]])
+        assert ax.get_xlabel() == f"PC1 ({100 * pca.explained_variance_ratio_[0]:.1f}% of the variance)"
+        model = torch.nn.Linear(1, 1)
+        for name, description in (("a_$x", {}), ("b", {"axis": {"name": "M", "value": 2, "label": "M = 2"}})):
+            with ld.TrajectoryWriter(tmp_path / name, model, description=description) as writer:
+                for step, outputs in enumerate(vectors[0]):
+                    writer.record(step, outputs=outputs.astype(np.float32))
+        runs = [ld.Trajectory(tmp_path / name) for name in ("a_$x", "b")]
+        drawn = plots.plot_trajectory_pca(ld.JointTrajectoryPCA(2).fit(runs), runs, t_crit={"M = 2": 3})
+        assert legend_texts(drawn)[:2] == [r"a_\$x", "M = 2"]
+        assert len(with_gid(drawn, "t_crit")) == 1
+        drawn.figure.canvas.draw()
+        one = plots.plot_trajectory_pca(ld.JointTrajectoryPCA(2).fit(runs[0]), runs[0])
+        assert len(with_gid(one, "start")) == 1
+        with pytest.raises(DataError, match=r"plot_trajectory_pca\(pca, runs\)"):
+            plots.plot_trajectory_pca(pca)
 
     def test_missing_components_are_an_error_with_advice(self):
         with pytest.raises(DataError, match="n_components"):
@@ -262,7 +320,7 @@ class TestPCA:
             cosine_content={8: [0.9, 0.4, 0.1]},
             references={"ridge": [1.0, 2.0, 3.0]},
         )
-        assert legend_texts(ax)[0] == "M = 8 (cosine content 0.40)"
+        assert legend_texts(ax)[0] == "8 (cosine content 0.40)"
         np.testing.assert_array_equal(visible_lines(ax)[0].get_ydata(), np.arange(8.0) ** 2)
 
 
@@ -272,10 +330,10 @@ def test_the_given_axes_is_used_and_inputs_are_not_changed():
     scores_before = {8: scores[8].copy()}
     _, axes = plt.subplots(2, 4)
     calls = [
-        lambda ax: plots.plot_ood_loss({8: curve}, verdicts={8: verdict()}, ax=ax),
+        lambda ax: plots.plot_loss({8: curve}, verdicts={8: verdict()}, ax=ax),
         lambda ax: plots.plot_rebound(curve, ax=ax),
         lambda ax: plots.plot_loss(curve, ax=ax),
-        lambda ax: plots.plot_distances(curve, curve, ax=ax),
+        lambda ax: plots.plot_distances({"a": curve, "b": curve}, ax=ax),
         lambda ax: plots.plot_llc_curve(curve, ax=ax),
         lambda ax: plots.plot_trace(scores[8], ax=ax),
         lambda ax: plots.plot_trajectory_pca(scores, ax=ax),
@@ -292,7 +350,7 @@ def test_the_given_axes_is_used_and_inputs_are_not_changed():
 
 def test_global_settings_are_left_alone():
     before = dict(mpl.rcParams)
-    plots.plot_ood_loss(dipping())
+    plots.plot_loss(dipping())
     assert dict(mpl.rcParams) == before
 
 

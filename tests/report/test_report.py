@@ -19,10 +19,11 @@ from llc_dynamics.errors import DataError, TrajectoryError
 from llc_dynamics.llc.storage import curve_folder
 from llc_dynamics.report import analyse, render, write_report
 from llc_dynamics.report import page as report_page
-from llc_dynamics.report.embed import dark_variant
+from llc_dynamics.report.canvas import dark_variant
 from llc_dynamics.report.numbers import listed, percent, plain, with_error
-from llc_dynamics.report.toml_text import toml_text
-from llc_dynamics.report.words import llc_sentences, predictor_names, run_sentences
+from llc_dynamics.report.reproduce import settings_text
+from llc_dynamics.report.transitions import Names
+from llc_dynamics.report.words import llc_sentences, run_sentences
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ class TestPage:
         images = [a.get("alt") or a.get("aria-label") for tag, a in reader.tags if tag in ("img", "svg")]
         assert len(figures) == len(images) == sum(tag == "figcaption" for tag, _ in reader.tags)
         assert all(text and len(text) > 40 for text in images)
-        for name in ("ood-loss", "rebound", "distances", "pca-1-2", "components", "llc", "llc-tasks", "losses"):
+        for name in ("ood-loss", "ood-rebound", "distances", "pca-1-2", "components", "llc", "llc-axis", "losses"):
             assert f"figure-{name}" in figures
         assert analysis.pca is not None
 
@@ -89,27 +90,30 @@ class TestPage:
 
     def test_the_words_hold_the_numbers_of_the_verdict(self, page, analysis):
         text = visible(page)
-        (run,) = (run for run in analysis.runs if run.num_tasks == 8)
-        verdict = run.transience
+        (run,) = (run for run in analysis.runs if run.axis.value == 8)
+        verdict = run.transitions[0].transience
         assert verdict.transient
         low, high = verdict.t_crit_interval
         assert f"at step {verdict.t_crit:,} (90% interval {low:,} to {high:,})" in text
         assert f"rose by {percent(verdict.rebound_relative, verdict.rebound_standard_error / verdict.minimum)}" in text
         assert f"{verdict.rebound_paired_z:.1f} paired standard errors" in text
         assert f"z = {verdict.rebound_z:.1f} with the jitter" in text
-        assert f"ridge: {plain(run.ideal['ridge_ood'].value)}" in text
-        assert f"dMMSE with M = 8: {plain(run.ideal['dmmse_ood'].value)}" in text
+        assert f"ridge: {plain(run.levels['loss/ood']['ridge'].value)}" in text
+        assert f"dMMSE: {plain(run.levels['loss/ood']['dmmse'].value)}" in text
         assert f"{percent(verdict.nearness)} less than at the first checkpoint" in text
         assert "Transient ridge was found in 1 of 3 runs: M = 8." in text
         assert "It was not found for M = 2 and M = ∞." in text
-        for other in (run for run in analysis.runs if run.num_tasks != 8):
-            assert predictor_names(str(other.transience.reasons[0])) in text
+        for other in (run for run in analysis.runs if run.axis.value != 8):
+            names = Names(other.description, other.transitions[0].transition)
+            assert names.told(other.transitions[0].transience.reasons[0]) in text
 
     def test_levels_are_the_losses_of_the_predictors(self, sweep, analysis):
-        arrays = sweep[1].arrays("evaluation")
-        loss = ((arrays["ood_dmmse"].astype(float) - arrays["ood_y"]) ** 2).mean()
-        assert analysis.runs[1].ideal["dmmse_ood"].value == pytest.approx(loss)
-        assert "dmmse_ood" not in analysis.runs[2].ideal
+        arrays = sweep[1].arrays("probes")
+        loss = ((arrays["ood/reference/dmmse"].astype(float) - arrays["ood/target"]) ** 2).mean()
+        assert analysis.runs[1].levels["loss/ood"]["dmmse"].value == pytest.approx(loss)
+        gap = ((arrays["ood/reference/dmmse"].astype(float) - arrays["ood/reference/ridge"]) ** 2).mean()
+        assert analysis.runs[1].transitions[0].gap.value == pytest.approx(gap)
+        assert "dmmse" not in analysis.runs[2].levels["loss/ood"]
 
     def test_unconverged_points_are_counted_and_their_reasons_shown(self, page):
         text = visible(page)
@@ -132,18 +136,16 @@ class TestPage:
 
     def test_nothing_is_said_to_rise_within_its_error(self):
         flat = ld.Curve([0, 10], [10.0, 11.0], [1.0, 1.0])
-        assert "does not change beyond its error" in llc_sentences(flat, None)[0]
+        assert "does not change beyond its error" in llc_sentences(flat)[0]
         falling = ld.Curve([0, 10], [20.0, 11.0], [1.0, 1.0])
-        assert "falls from 20.0 ± 1.0" in llc_sentences(falling, None)[0]
+        assert "falls from 20.0 ± 1.0" in llc_sentences(falling)[0]
         hopeless = ld.Curve([0, 10], [20.0, 11.0], [1.0, 1.0], converged=[False, False])
-        assert llc_sentences(hopeless, None) == [
-            "None of the 2 points of the LLC curve converged, so no LLC is stated."
-        ]
+        assert llc_sentences(hopeless) == ["None of the 2 points of the LLC curve converged, so no LLC is stated."]
 
     @pytest.mark.usefixtures("_without_figures")
     def test_same_runs_same_words(self, sweep, page):
         again = visible(render(analyse(sweep), sweep[0].path.parent))
-        words = again[again.index("Transient ridge was") : again.index(" Figures ")]
+        words = again[again.index("Transient ridge was found") : again.index(" Figures ")]
         assert words in visible(page)
 
     @pytest.mark.usefixtures("_without_figures")
@@ -158,8 +160,10 @@ class TestAnalysis:
         text = json.dumps(analysis.to_dict(), allow_nan=False)
         back = json.loads(text)
         assert [run["label"] for run in back["runs"]] == ["M = 2", "M = 8", "M = ∞"]
-        assert back["runs"][1]["transience"]["transient"] is True
-        assert back["runs"][2]["num_tasks"] == "inf"
+        assert back["runs"][1]["transitions"][0]["transience"]["transient"] is True
+        assert back["runs"][2]["description"]["axis"]["value"] == "inf"
+        assert set(back["runs"][1]["references"]["loss/ood"]) == {"ridge", "dmmse"}
+        assert "distance/id/dmmse" in back["runs"][1]["curves"]
 
     def test_references_are_projected_and_not_fitted(self, sweep, analysis):
         pca = analysis.pca
@@ -168,22 +172,23 @@ class TestAnalysis:
         stacked = np.concatenate([np.asarray(run.outputs()).reshape(len(run.steps), -1) for run in sweep])
         centred = stacked - stacked.mean(0)
         _, _, v = np.linalg.svd(centred, full_matrices=False)
-        ridge = (sweep[0].arrays("evaluation")["root_ridge"].ravel() - stacked.mean(0)) @ v[:2].T
+        ridge = (sweep[0].arrays("probes")["root/reference/ridge"].ravel() - stacked.mean(0)) @ v[:2].T
         np.testing.assert_allclose(np.abs(pca.references["ridge"][:2]), np.abs(ridge), rtol=1e-3, atol=1e-4)
 
     def test_infinity_is_judged_without_dmmse(self, analysis):
         run = analysis.runs[2]
-        assert run.specialisation is None
-        assert not run.transience.transient
-        assert not any("dmmse" in note for note in run.notes)
+        (found,) = run.transitions
+        assert found.specialisation is None
+        assert not found.transience.transient
+        assert not any("dmmse" in note.text for note in run.notes)
 
     @pytest.mark.usefixtures("_without_figures")
     def test_another_root_batch_is_left_out_of_the_pca_and_said(self, tmp_path):
         runs = [record(tmp_path / "a", 8.0), record(tmp_path / "b", math.inf, root_seed=5)]
         found = analyse(runs)
         assert list(found.pca.scores) == ["M = 8"]
-        assert any("another root-task batch" in note for note in found.notes)
-        assert "another root-task batch" in visible(render(found, tmp_path))
+        assert any(note.code == "other_batch" for note in found.notes)
+        assert "recorded on another batch" in visible(render(found, tmp_path))
 
     @pytest.mark.usefixtures("_without_figures")
     def test_seeds_tell_runs_of_one_m_apart(self, tmp_path):
@@ -218,9 +223,9 @@ class TestLessThanAWholeSweep:
         assert "no verdict on transience" in text
 
     def test_missing_metrics_are_named(self, tmp_path):
-        record(tmp_path / "run", 8.0, drop=("ood_loss", "dmmse_distance_ood", "id_loss"), outputs=False)
+        record(tmp_path / "run", 8.0, drop=("loss/ood", "distance/ood/dmmse", "loss/id"), outputs=False)
         text = visible(write_report(tmp_path / "run", tmp_path / "r.html").read_text(encoding="utf-8"))
-        assert "not measured in this run: id_loss, ood_loss, dmmse_distance_ood" in text
+        assert "not measured in this run: loss/ood, distance/ood/dmmse" in text
         assert "none holds what a verdict on transient ridge needs" in text
         assert "no function vectors are stored" in text
 
@@ -268,7 +273,7 @@ def test_one_checkpoint_can_be_drawn(tmp_path):
 def test_hostile_names_are_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
     name = "<img src=x onerror=alert(2)> $a_{ & ' \""
-    config = {"task": {"num_tasks": "many"}, "note": evil, evil: [1, 2], "seed": 0}
+    config = {"note": evil, evil: [1, 2], "seed": 0}
     record(tmp_path / "runs" / name, 8.0, config=config)
     with ld.TrajectoryWriter(tmp_path / "runs" / "_other", torch.nn.Linear(2, 1), config={evil: evil}) as writer:
         for step in range(3):
@@ -304,7 +309,7 @@ class TestNumbers:
         assert listed(["a", "b", "c"]) == "a, b and c"
 
 
-def test_toml_text_reads_back():
+def test_settings_text_reads_back():
     settings = {
         "name": 'a "quoted" \\ name\nof\x7f two lines',
         "rate": 1e-05,
@@ -313,11 +318,11 @@ def test_toml_text_reads_back():
         "none": None,
         "nested": {"deeper": {"x": 1}, "y": [1, 2.5]},
         "odd key!": 3,
-        "runs": [{"num_tasks": 8, "num_steps": None}, {"num_tasks": "inf"}],
+        "runs": [{"width": 8, "num_steps": None}, {"width": "inf"}],
     }
     wanted = {key: value for key, value in settings.items() if value is not None}
-    wanted["runs"] = [{"num_tasks": 8}, {"num_tasks": "inf"}]
-    assert tomllib.loads(toml_text(settings)) == wanted
+    wanted["runs"] = [{"width": 8}, {"width": "inf"}]
+    assert tomllib.loads(settings_text(settings)) == wanted
 
 
 def test_dark_colours_are_light_enough():

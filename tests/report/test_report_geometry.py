@@ -12,11 +12,11 @@ from sweep_runs import record
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
-from llc_dynamics.report import Analysis, analyse, geometry_figures, render
+from llc_dynamics.report import Analysis, analyse, pca_figures, render
 from llc_dynamics.report.figures import run_styles
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, find_geometry, turning_phrase
-from llc_dynamics.report.geometry_figures import geometry
 from llc_dynamics.report.joint_pca import PCAAnalysis
+from llc_dynamics.report.pca_figures import geometry
 from llc_dynamics.stages import trajectory_geometry
 
 STEPS = np.unique(np.geomspace(1, 1e5, 60).astype(int))
@@ -70,7 +70,7 @@ def test_too_few_checkpoints_are_left_out_with_a_note(analysis: Analysis) -> Non
     run = analysis.runs[0]
     assert run.geometry is None
     assert run.to_dict()["geometry"] is None
-    (note,) = [note for note in run.notes if "geometry" in note]
+    (note,) = [note.text for note in run.notes if note.code == "no_geometry"]
     assert note.startswith("no geometry of the trajectory PCA: 6 usable points")
 
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_judged_is_said() -> None:
     for scores, why in ((np.ones((60, 2)), "constant"), (ARC[:, :1], "one component only"), (ARC[:5], "5 usable")):
         found, (note,) = find_geometry("a", scored({"a": scores[: len(STEPS)]}))
         assert found is None
-        assert why in note
+        assert why in note.text
     still, notes = find_geometry("a", scored({"a": ARC * [1, 0]}))
     assert still is not None
     assert notes == []
@@ -121,7 +121,7 @@ def test_the_page_shows_it(analysis: Analysis) -> None:
 def test_cosines_are_marked_and_not_all_runs_are_drawn(
     analysis: Analysis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(geometry_figures, "_MAX_PANELS", 3)
+    monkeypatch.setattr(pca_figures, "_MAX_PANELS", 3)
     labels = [f"run {k}" for k in range(4)]
     pca = scored({label: COSINES if label == "run 1" else ARC for label in labels})
     likely, _ = find_geometry("run 0", pca)

@@ -19,8 +19,7 @@ from trajectory_runs import contents, new_model, read_all, train
 import llc_dynamics as ld
 from llc_dynamics.cli import main
 from llc_dynamics.errors import ConfigError, CorruptRunError, RunLockedError, TrajectoryError
-from llc_dynamics.runs import thin
-from llc_dynamics.trajectory import exchange
+from llc_dynamics.runs import staging, thin
 
 
 def rows_of(run):
@@ -89,7 +88,7 @@ def test_info_of_runs_that_are_not_whole(tmp_path, capsys):
     found = ld.run_info(tmp_path / "run")
     assert found.writer is None
     assert found.steps == [0, 2, 3]
-    assert "shard-000001.h5: the shard is missing" in found.problems[0]
+    assert "shard-000001.h5: the shard is missing" in found.problems[0].text
     record_sparse(tmp_path / "sparse", 7, {"dtype": "bfloat16"}, finish=False)
     assert main(["info", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -230,7 +229,7 @@ def test_thinning_refuses(tmp_path, monkeypatch):
     before = without_lock(tmp_path)
     # A file system that cannot exchange folders.
     with monkeypatch.context() as patched:
-        patched.setattr(exchange.sys, "platform", "plan9")
+        patched.setattr(staging.sys, "platform", "plan9")
         with pytest.raises(TrajectoryError, match=r"cannot be exchanged .*into another folder instead"):
             ld.thin_run(run, every=2, in_place=True)
     assert without_lock(tmp_path) == before
@@ -403,8 +402,8 @@ def test_sweeps_with_other_settings_leave_their_file_out(machines, tmp_path):
     a, b = machines
     sweep_of(b, [2, 16], seed=4)
     report = ld.merge_runs([a, b], tmp_path / "all")
-    assert "sweep.json was left out" in report.notes[0]
-    assert "(seed)" in report.notes[0]
+    assert "sweep.json was left out" in report.notes[0].text
+    assert "(seed)" in report.notes[0].text
     assert not (tmp_path / "all" / "sweep.json").exists()
 
 

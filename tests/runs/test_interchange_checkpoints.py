@@ -24,7 +24,7 @@ from llc_dynamics.errors import (
     TrajectoryError,
 )
 from llc_dynamics.runs import find_checkpoints
-from llc_dynamics.runs.state_files import load_state
+from llc_dynamics.runs.weight_files import load_state
 
 
 def weights(step):

@@ -14,14 +14,16 @@ import torch
 from interchange_runs import kill_at_each_change, read_sparse, record_sparse, train_with_curve
 from safetensors import safe_open
 from safetensors.torch import load_file
+from sealed_files import change_header
 from trajectory_runs import Tied, contents, new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
 from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
-from llc_dynamics.runs import archive, verify_archive
-from llc_dynamics.trajectory.sealed import encode_header, read_header
-from llc_dynamics.trajectory.shard import Shard
+from llc_dynamics.runs import verify_archive
+from llc_dynamics.trajectory import sealing
+from llc_dynamics.trajectory.sealed import SealedFile
+from llc_dynamics.trajectory.shards import Shard
 
 FORMAT = Path(__file__).parents[2] / "docs" / "trajectory-format.md"
 
@@ -80,14 +82,6 @@ def test_weights_at_some_steps_and_narrow_ones_come_back(tmp_path, storage):
     assert narrow == np.dtype({None: "f4", "bfloat16": "u2", "float16": "f2"}[storage and storage["dtype"]])
 
 
-def test_compressed_differences_come_back(tmp_path):
-    pytest.importorskip("hdf5plugin")
-    storage = {"delta": True, "compression": "zstd"}
-    run = ld.Trajectory(record_sparse(tmp_path / "run", 10, storage, weights_every=1))
-    back = ld.import_run(ld.export_run(run, tmp_path / "run.h5"), tmp_path / "back")
-    assert read_sparse(back) == read_sparse(run)
-
-
 def test_what_h5py_sees(run, file):
     with h5py.File(file) as exported:
         assert exported.attrs["format"] == "llc_dynamics export"
@@ -132,8 +126,7 @@ def test_every_bit_of_an_export_is_checked(file):
             assert str(file) in message
             continue
         # Only the padding of the user block is in no checksum.
-        header = read_header(file, "export")
-        assert position < header.user_block
+        assert position < SealedFile(file, "export").user_block
         assert whole[position] == 0
 
 
@@ -142,7 +135,7 @@ def test_what_is_no_export_is_refused_by_name(run, file, tmp_path, monkeypatch):
     (tmp_path / "empty.h5").write_bytes(b"")
     (tmp_path / "cut.h5").write_bytes(file.read_bytes()[:-100])
     newer = bytearray(file.read_bytes())
-    newer[: len(b"llc_dynamics sealed 2 ")] = b"llc_dynamics sealed 9 "
+    newer[: len(b"llc_dynamics sealed 3 ")] = b"llc_dynamics sealed 9 "
     (tmp_path / "newer.h5").write_bytes(newer)
     with h5py.File(tmp_path / "other.h5", "w") as other:
         other["x"] = [1, 2]
@@ -183,39 +176,40 @@ def test_a_hostile_export_writes_nothing_outside(file, tmp_path):
     """A file with sound checksums whose names climb out of the folder, or whose shapes are too large."""
 
     def forged(change):
-        shutil.copy(file, tmp_path / "forged.h5")
-        header = read_header(file, "export")
-        with h5py.File(tmp_path / "forged.h5", "r+", libver=("v110", "v110")) as content:
-            change(content)
-        size = (tmp_path / "forged.h5").stat().st_size
-        with (tmp_path / "forged.h5").open("r+b") as stream:
-            digest = archive.digest_outside(stream, header.user_block, size, header.bulk)
-            described = {**header.details, "kind": "export", "run_id": header.run_id, "size": size}
-            described |= {"digest": digest, "bulk": header.bulk}
-            stream.seek(0)
-            stream.write(encode_header(described, header.user_block))
+        content = file.read_bytes()
+        (tmp_path / "forged.h5").write_bytes(change_header(content, lambda described: change(described["datasets"])))
 
     def climb(name):
-        def change(content):
-            content[name] = np.zeros(3, np.uint8)
+        def change(datasets):
+            datasets[name] = datasets.pop("files/resume.h5")
 
         return change
 
-    def huge(content):
-        content.create_dataset("metrics/huge", (1 << 40,), "f8")
+    def huge(datasets):
+        datasets["metrics/huge"] = ["<f8", [1 << 40], 4096, 8 << 40]
 
-    def link(content):
-        content["outside"] = h5py.ExternalLink("/etc/passwd", "/")
+    def longer(datasets):
+        datasets["metrics/longer"] = ["<f8", [0], None, 0]
+
+    def without(name):
+        return lambda datasets: datasets.pop(name)
 
     forged(climb("files/llc/fine/step-77.h5"))
     ld.import_run(tmp_path / "forged.h5", tmp_path / "fine")
-    assert (tmp_path / "fine" / "llc" / "fine" / "step-77.h5").read_bytes() == bytes(3)
+    moved = (tmp_path / "fine" / "llc" / "fine" / "step-77.h5").read_bytes()
+    assert moved == (file.parent / "run" / "resume.h5").read_bytes()
     for change in (
         climb("files/manifest.json"),
         climb("files/llc/fine/evil.py"),
         climb("files/shards/shard-000009.h5"),
-        huge,
-        link,
+        climb("files/llc/../step-1.h5"),
+        climb("files//etc/passwd"),
+        climb("metrics/%1B"),
+        *(
+            huge,
+            longer,
+            *map(without, ("step", "manifest", "state/float32", "checksum/outputs", "arrays/evaluation/x")),
+        ),
     ):
         forged(change)
         with pytest.raises(CorruptRunError, match=r"forged\.h5: "):
@@ -227,7 +221,7 @@ def test_a_hostile_export_writes_nothing_outside(file, tmp_path):
 def test_a_damaged_run_is_not_exported(run, tmp_path):
     shard = run / "shards" / "shard-000002.h5"
     content = bytearray(shard.read_bytes())
-    content[read_header(shard, "shard").bulk[0][0]] ^= 1
+    content[SealedFile(shard, "shard").datasets["state/float32"].offset] ^= 1
     shard.write_bytes(content)
     with pytest.raises(CorruptRunError, match="shard-000002"):
         ld.export_run(run, tmp_path / "out.h5")
@@ -259,27 +253,20 @@ def test_a_full_disk_leaves_no_half_export(run, tmp_path, monkeypatch, after):
 
 def fill_disk(monkeypatch, after):
     """From the n-th write into an export on, there is no space."""
-    writes = 0
+    writes, honest = 0, sealing.write_at
 
-    class FullDisk(archive.ErrorKeepingFile):
-        def write(self, content):
-            nonlocal writes
-            writes += 1
-            if writes >= after:
-                self._attempt(full, 0)
-                return len(memoryview(content))
-            return super().write(content)
+    def full(stream, offset, content):
+        nonlocal writes
+        writes += 1
+        if writes >= after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return honest(stream, offset, content)
 
-    def full():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(archive, "ErrorKeepingFile", FullDisk)
+    monkeypatch.setattr(sealing, "write_at", full)
 
 
 def test_a_full_disk_stops_an_import_that_goes_on_later(file, tmp_path, monkeypatch):
-    from llc_dynamics.trajectory import sealed
-
-    written, real = [], sealed.replacing
+    written, real = [], sealing.replacing
 
     def full(path):
         written.append(path)
@@ -288,7 +275,7 @@ def test_a_full_disk_stops_an_import_that_goes_on_later(file, tmp_path, monkeypa
         return real(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sealed, "replacing", full)
+        patched.setattr(sealing, "replacing", full)
         with pytest.raises(TrajectoryError, match="No space left"):
             ld.import_run(file, tmp_path / "back")
     assert not (tmp_path / "back").exists()
@@ -398,13 +385,14 @@ def test_view_of_weights_at_some_steps(tmp_path):
 
 
 def test_view_of_the_golden_run(tmp_path):
-    golden = Path(__file__).parents[1] / "trajectory" / "golden" / "v1" / "run"
+    golden = Path(__file__).parents[1] / "trajectory" / "golden" / "run"
     run = shutil.copytree(golden, tmp_path / "run")
     origin = ld.Trajectory(run)
     with h5py.File(ld.write_view(run)) as view:
-        np.testing.assert_array_equal(view["state_step"], origin.steps)
+        np.testing.assert_array_equal(view["state_step"], origin.weight_steps)
+        np.testing.assert_array_equal(view["metrics/loss%2Food"], origin.metrics("loss/ood"))
         name = origin.manifest.state.entries[0].name
-        for row, step in enumerate(origin.steps.tolist()):
+        for row, step in enumerate(origin.weight_steps.tolist()):
             np.testing.assert_array_equal(view[f"tensors/{name}"][row], origin.state_dict(step)[name].numpy())
     back = ld.import_run(ld.export_run(run, tmp_path / "x.h5"), tmp_path / "back")
     assert read_sparse(back) == read_sparse(origin)

@@ -12,7 +12,7 @@ import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.cli import main
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.plots import plot_free_energy, plot_power, plot_stages
+from llc_dynamics.plots import plot_free_energy, plot_stages
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.stages import (
     agreement,
@@ -37,7 +37,6 @@ CURVE = ld.Curve(STEPS, TENT + NOISE, ERRORS, "LLC")
 NAN = ld.Curve(STEPS, np.full(len(STEPS), np.nan))
 RUN = synthetic_run("transient", STEPS, 16)
 RIDGE, DMMSE = Solution(1.30, 20.0, name="ridge"), Solution(1.25, 60.0, name="dMMSE")
-ROW = {"strength": 1.0, "noise": 1.0, "found": 1, "repetitions": 5}
 
 
 def transience(**changes):
@@ -141,12 +140,6 @@ PLOTS = {
         lambda: plot_free_energy({8: (RIDGE, DMMSE)}, loss_difference_error={9: 0.1}),
         r"given for 9, but the pairs are \[8\]",
     ),
-    "no rows": (lambda: plot_power([]), "no rows"),
-    "None": (lambda: plot_power(None), "rows is a NoneType"),
-    "a row that is none": (lambda: plot_power([1]), "row 0 is a int"),
-    "found NaN": (lambda: plot_power([{**ROW, "found": float("nan")}]), "row 0 has found=nan"),
-    "strength as text": (lambda: plot_power([{**ROW, "strength": "a"}]), "strength='a'"),
-    "level 2": (lambda: plot_power([ROW], level=2), "level must be between 0 and 1"),
 }
 ALL = {
     **CURVES,

@@ -1,4 +1,4 @@
-"""Runs that were recorded by earlier versions are read by this one, value by value."""
+"""A run that was recorded before is read value by value."""
 
 import json
 import shutil
@@ -27,41 +27,27 @@ def filled(values, shape):
     return np.stack([np.full(shape, np.nan, np.float32) if value is None else value for value in values])
 
 
-@pytest.fixture(scope="module", params=sorted(path.name for path in GOLDEN.glob("v*")))
-def folder(request):
-    return GOLDEN / request.param
-
-
 @pytest.fixture(scope="module")
-def run(folder, facts):
-    if facts["storage"].get("compression"):
-        pytest.importorskip("hdf5plugin")
-    return ld.Trajectory(folder / "run")
+def run():
+    return ld.Trajectory(GOLDEN / "run")
 
 
-@pytest.fixture(scope="module")
-def facts(folder):
-    """What is not the same in all golden runs."""
-    path = folder / "facts.json"
-    return json.loads(path.read_text()) if path.exists() else {"weight_steps": golden_run.STEPS, "storage": {}}
-
-
-def test_layout_and_settings(run, folder):
-    version = json.loads((run.path / "manifest.json").read_text())["schema_version"]
-    assert f"v{version}" == folder.name.partition("-")[0]
+def test_layout_and_settings(run):
+    assert json.loads((run.path / "manifest.json").read_text())["schema_version"] == 3
     assert run.config == golden_run.CONFIG
     assert run.provenance == golden_run.PROVENANCE
+    assert run.description == golden_run.DESCRIPTION
     assert run.complete
     assert run.verify().ok, run.verify()
     kinds = {entry.name: entry.kind for entry in run.manifest.state.entries}
     assert [name for name, kind in kinds.items() if kind == "parameter"] == ["scale", "net.weight", "net.bias"]
 
 
-def test_weights_bit_for_bit(run, facts):
+def test_weights_bit_for_bit(run):
     assert run.steps.tolist() == golden_run.STEPS
-    assert run.weight_steps.tolist() == facts["weight_steps"]
-    for step in facts["weight_steps"]:
-        expected = golden_run.rounded(golden_run.state(step), facts["storage"].get("dtype", "exact"))
+    assert run.weight_steps.tolist() == golden_run.WEIGHT_STEPS
+    for step in golden_run.WEIGHT_STEPS:
+        expected = golden_run.state(step)
         found = run.state_dict(step)
         assert found.keys() == expected.keys()
         assert {name: bits(tensor) for name, tensor in found.items()} == {n: bits(t) for n, t in expected.items()}
@@ -78,9 +64,9 @@ def test_metrics_outputs_samples_arrays_and_resume_state(run):
         np.testing.assert_array_equal(run.metrics(name), [row.get(name, np.nan) for row in recorded])
     vectors = filled([golden_run.outputs(step) for step in golden_run.STEPS], (3, 2))
     np.testing.assert_array_equal(np.asarray(run.outputs()), vectors)
-    assert run.sample_names == ["ood_loss"]
-    series = [(golden_run.samples(step) or {}).get("ood_loss") for step in golden_run.STEPS]
-    np.testing.assert_array_equal(run.samples("ood_loss"), filled(series, (4,)))
+    assert run.sample_names == ["loss/ood"]
+    series = [(golden_run.samples(step) or {}).get("loss/ood") for step in golden_run.STEPS]
+    np.testing.assert_array_equal(run.samples("loss/ood"), filled(series, (4,)))
     assert run.array_names == ["evaluation"]
     for name, array in golden_run.ARRAYS["evaluation"].items():
         found = run.arrays("evaluation")[name]
@@ -91,20 +77,18 @@ def test_metrics_outputs_samples_arrays_and_resume_state(run):
     assert state == {name: value for name, value in golden_run.RESUME.items() if name != "rng"}
 
 
-def test_the_stored_llc_point(run, folder):
-    if not (folder / "llc.json").exists():
-        pytest.skip("this golden run has none")
-    expected = json.loads((folder / "llc.json").read_text())
+def test_the_stored_llc_point(run):
+    expected = json.loads((GOLDEN / "llc.json").read_text())
     curve = LLCCurve.load(run, "golden")
-    assert curve.steps.tolist() == [expected["step"]]
+    assert curve.steps.tolist() == [golden_run.LLC_STEP]
     assert float(curve.values[0]) == pytest.approx(expected["llc"], rel=1e-12)
     assert float(curve.standard_errors[0]) == pytest.approx(expected["standard_error"], rel=1e-12)
     assert curve.results[0].trace.shape == (2, 12)
 
 
-def test_a_golden_run_can_be_gone_on_with(run, facts, folder, tmp_path):
+def test_a_golden_run_can_be_gone_on_with(run, tmp_path):
     path = tmp_path / "run"
-    shutil.copytree(folder / "run", path)
+    shutil.copytree(GOLDEN / "run", path)
     model = golden_run.Golden()
     with ld.TrajectoryWriter(path, model, golden_run.CONFIG, arrays=golden_run.ARRAYS, resume=True) as writer:
         for step in [*golden_run.STEPS[-2:], 20]:
@@ -115,5 +99,5 @@ def test_a_golden_run_can_be_gone_on_with(run, facts, folder, tmp_path):
     assert longer.steps.tolist() == [*golden_run.STEPS, 20]
     assert longer.verify().ok
     assert longer.manifest == run.manifest
-    assert longer.weight_steps.tolist() == [*facts["weight_steps"], 20]
+    assert longer.weight_steps.tolist() == [*golden_run.WEIGHT_STEPS, 20]
     assert bits(longer.state_dict(20)["brief"]) == bits(golden_run.state(20)["brief"])

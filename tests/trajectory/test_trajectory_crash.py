@@ -13,7 +13,7 @@ from trajectory_runs import new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import RunLockedError, TrajectoryError
-from llc_dynamics.trajectory import sealed
+from llc_dynamics.trajectory import sealing
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked writers")
 
@@ -47,7 +47,7 @@ def test_killed_at_random_moments_the_run_ends_as_the_unbroken_one(tmp_path):
             continue
         run = ld.Trajectory(broken)
         report = run.verify()
-        assert all("left by a writer that died" in problem for problem in report.problems), report
+        assert all("left by a writer that died" in problem.text for problem in report.problems), report
         assert report.rows == len(run.steps)
         assert run.steps.tolist() == expected["steps"][: len(run.steps)]
         if len(run.steps):
@@ -105,7 +105,7 @@ def test_a_full_or_read_only_disk_loses_nothing(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patched:
-        patched.setattr(sealed, "write_at", fail)
+        patched.setattr(sealing, "write_at", fail)
         with pytest.raises(TrajectoryError, match=r"shard-000001.*(space|read-only|disk)"):
             writer.seal({"step": 2})
     assert sorted(entry.name for entry in (path / "shards").iterdir()) == ["shard-000000.h5"]

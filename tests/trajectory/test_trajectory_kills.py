@@ -1,4 +1,4 @@
-"""A small run of `experiments/benchmarks/crash.py`: training, estimation and export, killed at random moments."""
+"""A small run of `experiments/robustness/crash.py`: training, estimation and export, killed at random moments."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "crash.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "robustness" / "crash.py"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked jobs")
 

@@ -9,7 +9,7 @@ from trajectory_runs import train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
-from llc_dynamics.trajectory import rows as lazy_rows
+from llc_dynamics.trajectory import lazy as lazy_rows
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from trajectory_runs import ARRAYS, CONFIG, Tied, new_model, row_of, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError, ManifestMismatchError, StepNotStoredError, TrajectoryError
-from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.sealed import row_checksum
 
 
 def equal(a, b):

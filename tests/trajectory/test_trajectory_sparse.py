@@ -16,7 +16,7 @@ from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig, WeightSchedule
 from llc_dynamics.training import train as train_in_context
-from llc_dynamics.trajectory.checksum import row_checksum
+from llc_dynamics.trajectory.sealed import row_checksum
 
 
 def record(path, num_steps, every, expected=None, **options):

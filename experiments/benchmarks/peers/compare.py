@@ -24,6 +24,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from common import command_line
+
 from peers.accuracy import ErrorToTime, rms_error_to_time
 from peers.environments import PEERS, EnvironmentMakingError, default_cache, environment
 from peers.problems import Problem, read_problem, write_problem
@@ -284,7 +286,7 @@ def _budget_line(draws: int, group: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("command", choices=("environments", "run", "step-cost", "table"))
     parser.add_argument("results", type=Path, nargs="?", help="folder for all results")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the environments are kept")

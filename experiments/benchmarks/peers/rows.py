@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from common import append_row as append
+from common import stored_rows
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,9 @@ class StepCost:
 
 def append_row(path: Path, row: Row | StepCost) -> None:
     """Add a row at once, so that a run that is stopped keeps what it has."""
-    with path.open("a") as stream:
-        stream.write(json.dumps(asdict(row)) + "\n")
+    append(path, asdict(row))
 
 
 def read_rows(path: Path) -> list[Row | StepCost]:
     """The rows of a file; empty if there is none."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [StepCost(**row) if "bare_ms" in row else Row(**row) for row in rows]
+    return [StepCost(**row) if "bare_ms" in row else Row(**row) for row in stored_rows(path)]

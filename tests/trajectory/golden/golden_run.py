@@ -1,7 +1,6 @@
-"""What every golden run holds, as formulas, so that the tests need no second copy of the values.
+"""What the golden run holds, as formulas, so that the tests need no second copy of the values.
 
-Each golden folder, `v<schema version>`, was recorded once by the code of its day and is never recorded again: it stands
-for the runs that people keep. `record.py` in it is the script that made it.
+`record.py` beside it recorded it once; it is recorded again only when the format changes.
 """
 
 import numpy as np
@@ -10,6 +9,8 @@ import torch
 import llc_dynamics as ld
 
 STEPS = [0, 1, 2, 5, 10]
+WEIGHT_STEPS = [0, 5, 10]
+DESCRIPTION = {"words": "A golden run.", "references": {"ridge": "ridge"}}
 CONFIG = {"seed": 7, "model": {"width": 2, "name": "golden"}, "rate": 0.125, "tags": ["a", "ß"], "limit": "inf"}
 PROVENANCE = {"versions": {"llc-dynamics": "0.1.0"}, "note": "golden"}
 ARRAYS = {
@@ -50,20 +51,11 @@ def state(step):
     }
 
 
-def rounded(tensors, dtype):
-    """The tensors as a run with `storage.dtype` gives them back."""
-    wide = (torch.float32, torch.float64)
-    return {
-        name: tensor.to(getattr(torch, dtype)).to(tensor.dtype) if dtype != "exact" and tensor.dtype in wide else tensor
-        for name, tensor in tensors.items()
-    }
-
-
 def metrics(step):
-    """`odd/only` is missing at even steps, `late` before step 5."""
-    values = {"loss": 1 / (step + 1), "nothing": float("nan")}
+    """`distance/ood/ridge` is missing at even steps, `late` before step 5."""
+    values = {"loss": 1 / (step + 1), "loss/ood": 2.0 * step, "nothing": float("nan")}
     if step % 2:
-        values["odd/only"] = step / 3
+        values["distance/ood/ridge"] = step / 3
     if step >= 5:
         values["late"] = float("inf")
     return values
@@ -76,7 +68,7 @@ def outputs(step):
 
 def samples(step):
     """[4]; none at step 0."""
-    return None if step == 0 else {"ood_loss": np.arange(4, dtype=np.float32) / np.float32(8) + step}
+    return None if step == 0 else {"loss/ood": np.arange(4, dtype=np.float32) / np.float32(8) + step}
 
 
 def per_sample_loss(model, batch):

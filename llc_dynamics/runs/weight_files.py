@@ -1,0 +1,208 @@
+"""Weights in files of other programs: safetensors and PyTorch's own format, read without running anything in them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from llc_dynamics.errors import CorruptRunError, DataError, MissingPackageError, TrajectoryError
+from llc_dynamics.trajectory.files import storage_errors
+
+if TYPE_CHECKING:
+    import torch
+
+SAFETENSORS = (".safetensors",)
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".index.json"
+#: Where training loops keep the weights among other things.
+_USUAL_KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights", "params")
+#: A state dict may name the same storage several times, and no honest one names it this often.
+_MOST_EXPANSION = 16
+_LARGEST_INDEX = 1 << 26
+
+
+def load_state(path: Path, key: str | None = None, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The state dict in a file, on the CPU.
+
+    Parameters
+    ----------
+    path : `.safetensors`; `.pt`, `.pth`, `.bin` or `.ckpt`, which are read with `torch.load(weights_only=True)`; or the
+        index of a checkpoint in several files (`*.index.json`).
+    key : where in the file the state dict is, "model" or "a/b"; None finds it if that is unambiguous.
+    prefix : removed from the beginning of every name, such as "module.".
+
+    Raises
+    ------
+    CorruptRunError
+        The file is cut short or damaged.
+    DataError
+        The file holds other things than tensors, or would need code to be run; no such code is run.
+    """
+    if path.name.endswith(INDEX):
+        found = _load_index(path, key)
+    elif path.suffix in SAFETENSORS:
+        found = _load_safetensors(path)
+        if key is not None:
+            raise DataError(f"{path}: a safetensors file is flat, it has no '{key}'; leave --key out")
+    else:
+        found = _find_state(path, _load_pickled(path), key)
+    _require_bounded(path, found)
+    return _without_prefix(path, found, prefix)
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with storage_errors(path, "read"), path.open("rb"):
+        pass
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, ValueError, KeyError, OSError, AttributeError) as error:
+        raise CorruptRunError(
+            f"{path}: not a sound safetensors file ({error}, {path.stat().st_size} bytes); get another copy of it"
+        ) from None
+
+
+def _load_pickled(path: Path) -> Any:
+    import torch
+
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6):
+        # CVE-2025-32434: before 2.6 a hostile file could run code in spite of weights_only.
+        raise MissingPackageError(
+            f"{path}: reading {path.suffix} files safely needs torch 2.6 or newer, this is {torch.__version__}; "
+            "update torch, or convert the files to safetensors"
+        )
+    mapped = False
+    with storage_errors(path, "read"):
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            mapped = True
+            with zipfile.ZipFile(path) as parts:
+                if sum(part.file_size for part in parts.infolist()) > size:
+                    raise DataError(f"{path}: claims more bytes than it has; refused, torch.save writes no such file")
+    try:
+        with warnings.catch_warnings():
+            # torch warns of unusual pickles; what matters of that is in the errors below.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise CorruptRunError(
+                f"{path}: not a sound PyTorch file ({size} bytes), or more than tensors and plain values is in it; get "
+                "another copy of it, or save model.state_dict() alone"
+            ) from None
+        raise DataError(
+            f"{path}: it asks to run code ({found[1]}), which was not done. Only tensors and plain values are read; if "
+            "you trust the file, load it where it was made and save model.state_dict() alone"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
+        reason = str(error).split("\n")[0]
+        raise CorruptRunError(f"{path}: not a sound PyTorch file ({reason}, {size} bytes); get another copy") from None
+
+
+def _load_index(path: Path, key: str | None) -> dict[str, torch.Tensor]:
+    """A checkpoint in several files: the index says which tensor is in which."""
+    try:
+        with storage_errors(path, "read"):
+            if path.stat().st_size > _LARGEST_INDEX:
+                raise ValueError("too large for an index")
+            weight_map = json.loads(path.read_bytes())["weight_map"]
+        parts: dict[str, list[str]] = {}
+        for name, file in weight_map.items():
+            if PurePosixPath(file).name != file or "\\" in file or file.startswith("."):
+                raise DataError(f"{path}: names the file {file!r}, which is not in its folder; refused")
+            parts.setdefault(file, []).append(name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise CorruptRunError(f"{path}: not an index of a checkpoint ({error}); get another copy of it") from None
+    found: dict[str, torch.Tensor] = {}
+    for file, names in parts.items():
+        part = path.parent / file
+        if not part.is_file() or part.name.endswith(INDEX):
+            raise CorruptRunError(f"{part}: listed in {path.name}, but missing; get the whole checkpoint")
+        tensors = load_state(part, key)
+        for name in names:
+            if name not in tensors:
+                raise CorruptRunError(f"{part}: has no '{name}', which {path.name} puts there; get another copy")
+            found[name] = tensors[name]
+    # In the order of the index, which does not depend on how the tensors were spread over files.
+    return {name: found[name] for name in weight_map}
+
+
+def _find_state(path: Path, content: Any, key: str | None) -> dict[str, torch.Tensor]:
+    """The state dict inside what a file holds."""
+    if key is not None:
+        place = content
+        for part in key.split("/"):
+            if not isinstance(place, Mapping) or part not in place:
+                known = f"it has: {_listed(place)}" if isinstance(place, Mapping) else "there is no table"
+                raise DataError(f"{path}: no '{part}' (of --key {key}); {known}")
+            place = place[part]
+        if problem := _no_state(place):
+            raise DataError(f"{path}: '{key}' is no state dict ({problem}); give another --key")
+        return dict(place)
+    if not isinstance(content, Mapping):
+        raise DataError(
+            f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict(), or tensors by name"
+        )
+    problem = _no_state(content)
+    if not problem:
+        return dict(content)
+    nested = [name for name in _USUAL_KEYS if name in content and not _no_state(content[name])]
+    if len(nested) == 1:
+        return dict(content[nested[0]])
+    if nested:
+        raise DataError(
+            f"{path}: several state dicts in it ({', '.join(nested)}); say which with --key, as --key {nested[0]}"
+        )
+    raise DataError(f"{path}: no state dict found ({problem}); say where it is with --key. It has: {_listed(content)}")
+
+
+def _no_state(value: Any) -> str | None:
+    """Why a value is no state dict, None if it is one."""
+    import torch
+
+    if not isinstance(value, Mapping) or not value:
+        return "empty" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    for name, item in value.items():
+        if not isinstance(name, str) or not isinstance(item, torch.Tensor):
+            return f"{name!r} is a {type(item).__name__}"
+    return None
+
+
+def _listed(content: Mapping[Any, Any]) -> str:
+    shown = [f"{name} ({type(item).__name__})" for name, item in list(content.items())[:12]]
+    return ", ".join(shown) + (", ..." if len(content) > 12 else "")
+
+
+def _require_bounded(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse views that blow a small storage up: their copy would take memory that the file does not justify."""
+    folder = path.parent
+    size = (
+        sum(each.stat().st_size for each in folder.iterdir() if each.is_file())
+        if INDEX in path.name
+        else path.stat().st_size
+    )
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if total > _MOST_EXPANSION * size:
+        raise DataError(f"{path}: its tensors would take {total:,} bytes, the file has {size:,}; refused")
+
+
+def _without_prefix(path: Path, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    if not prefix:
+        return tensors
+    for name in tensors:
+        if not name.startswith(prefix) or name == prefix:
+            raise TrajectoryError(
+                f"{path}: '{name}' does not begin with '{prefix}'; leave --strip-prefix out or correct it"
+            )
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -1,0 +1,124 @@
+"""Worker processes: order, errors, deaths, and an end together with the process that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
+from llc_dynamics.workers import Job, in_processes, require_workers, run_jobs
+
+_METHODS = ["spawn", "fork"]
+
+
+class OddError(Exception):
+    """An error that cannot be unpickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def work(kind: str, path: str = "") -> object:
+    if kind == "advice":
+        raise TrajectoryError(f"cannot write {path}")
+    if kind == "fault":
+        raise ZeroDivisionError("a fault of the program")
+    if kind == "odd":
+        raise OddError(1, 2)
+    if kind == "unpicklable":
+        return lambda: None
+    if kind == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "exit":
+        sys.exit(3)
+    if kind == "slow":
+        time.sleep(1)
+    if path:
+        Path(path).write_text(os.environ["OMP_NUM_THREADS"])
+    return kind
+
+
+def run(method: str, *tasks: tuple[str, ...], workers: int = 1) -> None:
+    """`work(*task)` for each task."""
+    if method == "fork":
+        in_processes(lambda task: work(*task), tasks, workers)
+    else:
+        run_jobs([Job(work, task, "work", len(tasks), advance=1) for task in tasks], workers=workers)
+
+
+def test_forked_results_are_in_order() -> None:
+    reported = {}
+    offset = 10  # closures are inherited
+    results = in_processes(lambda task: task + offset, range(7), 3, reported.__setitem__)
+    assert results == list(range(10, 17)) == [reported[place] for place in range(7)]
+
+
+@pytest.mark.parametrize("method", _METHODS)
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("advice", TrajectoryError, "cannot write"),
+        ("fault", ZeroDivisionError, "a fault of the program"),
+        ("odd", RuntimeError, "OddError: 1 and 2"),
+        ("unpicklable", Exception, "lambda"),
+        ("die", LLCDynamicsError, r"a worker process died.* \(signal SIGKILL, often for lack of memory\).*fewer"),
+        ("exit", LLCDynamicsError, r"a worker process died.* \(exit status 3\)"),
+    ],
+)
+def test_errors(method: str, kind: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run(method, (kind,))
+    if kind == "fault":
+        assert "in work" in "".join(caught.value.__notes__)  # where it happened, in the worker
+
+
+def test_a_death_names_its_job() -> None:
+    with pytest.raises(LLCDynamicsError, match="died during 'work'"):
+        run("spawn", ("die",))
+
+
+@pytest.mark.parametrize("method", _METHODS)
+def test_after_an_error_running_jobs_end_and_none_begins(method: str, tmp_path: Path) -> None:
+    slow, later = tmp_path / "slow", tmp_path / "later"
+    tasks = [("slow", str(slow)), ("advice", ""), ("result", str(later))]
+    with pytest.raises(TrajectoryError, match="cannot write"):
+        run(method, *tasks, workers=2)
+    assert slow.exists()
+    assert not later.exists()
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, 1.5, "2"])
+def test_number_of_workers(workers: object) -> None:
+    with pytest.raises(ConfigError, match="workers must be a whole number of 1 or more"):
+        require_workers(workers)
+    assert require_workers(None) >= 1
+
+
+_FORKED = """
+import os, sys, time
+from llc_dynamics.workers import in_processes
+def compute(task):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+in_processes(compute, range(3), 3)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_forked_workers_end_with_their_parent(number: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _FORKED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with parent:
+        for _ in range(3):
+            parent.stdout.readline()  # all of them are at work
+        parent.send_signal(number)
+        began = time.monotonic()
+        rest, errors = parent.communicate(timeout=20)  # ends when the last one that can write has ended
+        assert time.monotonic() - began < 10
+    assert rest == ""
+    assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
