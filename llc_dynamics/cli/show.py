@@ -127,14 +127,15 @@ def show_curves(runs: Sequence[Trajectory], name: str) -> None:
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
 
 
-def show_calibration(found: Calibration, folder: Path, out: Path) -> None:
+def show_calibration(found: Calibration, folder: Path, out: Path, system: str | None = None) -> None:
     """The trials as a table, what was found in words, and how to go on."""
     print(found.table())
     print()
     for finding in found.findings:
         print(f"- {finding}")
     print(f"\nsettings: {out / 'settings.toml'} ({found.loss} loss); with them:")
-    print(f"  llc-dynamics llc {shlex.quote(str(folder))} --settings {shlex.quote(str(out / 'settings.toml'))}")
+    own = "" if system is None else f" --system {shlex.quote(system)}"
+    print(f"  llc-dynamics llc {shlex.quote(str(folder))}{own} --settings {shlex.quote(str(out / 'settings.toml'))}")
 
 
 def show_pca(folder: Path, num_components: int, as_json: bool = False) -> None:

@@ -107,7 +107,7 @@ def calibrate(
             device=device,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    show_calibration(found, folder, out)
+    show_calibration(found, folder, out, system)
 
 
 def llc(
