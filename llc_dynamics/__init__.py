@@ -25,7 +25,7 @@ _HOME = {
     "import_run": "llc_dynamics.runs",
     "merge_runs": "llc_dynamics.runs",
     "write_view": "llc_dynamics.runs",
-    "run_info": "llc_dynamics.trajectory.info",
+    "run_info": "llc_dynamics.runs",
     "thin_run": "llc_dynamics.runs",
     "Axis": "llc_dynamics.systems.description",
     "Description": "llc_dynamics.systems.description",
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from llc_dynamics.runs import import_checkpoints as import_checkpoints
     from llc_dynamics.runs import import_run as import_run
     from llc_dynamics.runs import merge_runs as merge_runs
+    from llc_dynamics.runs import run_info as run_info
     from llc_dynamics.runs import thin_run as thin_run
     from llc_dynamics.runs import write_view as write_view
     from llc_dynamics.sampling import HMC as HMC
@@ -101,7 +102,6 @@ if TYPE_CHECKING:
     from llc_dynamics.trajectory import Trajectory as Trajectory
     from llc_dynamics.trajectory import TrajectoryWriter as TrajectoryWriter
     from llc_dynamics.trajectory import checkpoint_schedule as checkpoint_schedule
-    from llc_dynamics.trajectory.info import run_info as run_info
 
 
 __getattr__ = lazy_names(__name__, _HOME, _SUBPACKAGES)

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = "stopped; the same command goes on from here"
         if message:
             with suppress(OSError):
-                print(f"llc-dynamics: {printable(message)}", file=sys.stderr, flush=True)
+                lines = "\n".join(map(printable, message.split("\n")))
+                print(f"llc-dynamics: {lines}", file=sys.stderr, flush=True)
         _let_go(sys.stdout)
         _let_go(sys.stderr)
     return status

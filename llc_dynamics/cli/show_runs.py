@@ -11,9 +11,9 @@ import numpy as np
 
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.runs import verify_archive, write_view
+from llc_dynamics.runs.info import RunInfo, run_info
 from llc_dynamics.sweeps.folders import run_folders
 from llc_dynamics.trajectory import Trajectory, WeightStorage
-from llc_dynamics.trajectory.info import RunInfo, run_info
 
 
 @contextmanager

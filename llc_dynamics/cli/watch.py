@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from llc_dynamics.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -65,7 +67,6 @@ def frame(seen: Snapshot) -> RenderableType:
     from rich.text import Text
 
     from llc_dynamics.report.live import sparkline
-    from llc_dynamics.report.numbers import printable
 
     parts: list[RenderableType] = [Text(line) for line in _head(seen)]
     if seen.metrics:
@@ -87,8 +88,8 @@ def frame(seen: Snapshot) -> RenderableType:
         doubt = "" if point.converged else ", not converged"
         parts.append(
             Text(
-                f"LLC '{point.curve}': {point.value:.4g} ± {point.standard_error:.2g} at step {point.step:,} "
-                f"({point.points} point{'s' if point.points > 1 else ''}{doubt})"
+                f"LLC '{printable(point.curve)}': {point.value:.4g} ± {point.standard_error:.2g} at step "
+                f"{point.step:,} ({point.points} point{'s' if point.points > 1 else ''}{doubt})"
             )
         )
     if seen.stage is not None:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, RunLockedError, TrajectoryError
+from llc_dynamics.runs.info import curve_steps
 from llc_dynamics.runs.rows import whole_rows
 from llc_dynamics.runs.staging import StagedRun, copy_through, remove, require_free, staged_run, staging_folder
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.files import is_temporary, storage_errors
-from llc_dynamics.trajectory.info import curve_steps
 from llc_dynamics.trajectory.lock import RunLock, is_locked
 from llc_dynamics.trajectory.manifest import new_run_id
 from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LLC, LOCK, MANIFEST, RESUME, SHARDS, VIEW

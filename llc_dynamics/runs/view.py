@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from llc_dynamics.errors import TrajectoryError
@@ -15,6 +15,9 @@ from llc_dynamics.trajectory.names import SHARDS, VIEW, encoded, shard_name
 from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, Entry
 from llc_dynamics.trajectory.sealing import ErrorKeepingFile
 from llc_dynamics.trajectory.shards import Shard
+
+if TYPE_CHECKING:
+    import h5py
 
 _FORMAT = "llc_dynamics view"
 #: More pieces than this make opening the view slow, so single tensors are left out.
@@ -39,6 +42,8 @@ def write_view(run: str | Path) -> Path:
     CorruptRunError
         A shard is damaged or missing.
     """
+    import h5py
+
     opened = Trajectory(run)
     path = opened.path / VIEW
     steps = opened.steps
@@ -103,6 +108,8 @@ def _virtual(
     file: h5py.File, name: str, rows: int, pieces: list[_Piece], row_shape: tuple[int, ...], part: slice
 ) -> None:
     """A dataset [rows, *row_shape] of `part` of the second axis of each piece (all of it for a full slice)."""
+    import h5py
+
     dtype = pieces[0].dtype
     layout = h5py.VirtualLayout((rows, *row_shape), dtype)
     for piece in pieces:
@@ -117,6 +124,8 @@ def _virtual(
 
 def _require_own(path: Path) -> None:
     """Raise `TrajectoryError` if there is a file that `write_view` did not make."""
+    import h5py
+
     if not path.exists():
         return
     try:

@@ -42,7 +42,7 @@ class LazyRows:
     @property
     def nbytes(self) -> int:
         """Bytes that reading everything takes."""
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -51,18 +51,14 @@ class LazyRows:
         return f"<{self._name}: float32 {list(self.shape)}, read when indexed>"
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
-        if first is Ellipsis or first is None or isinstance(first, tuple):
-            raise DataError(f"{self._name}: index the checkpoints (the first axis) with a number, slice or array first")
-        chosen = self._rows[first]
+        chosen, rest = _chosen(self._name, self._rows, key)
         if chosen.ndim == 0:
             return self._read(chosen.reshape(1))[0][rest]
-        if chosen.ndim != 1:
-            raise DataError(f"{self._name}: index the checkpoints with an array of one dimension, got {chosen.ndim}")
         if not rest or not len(chosen):
             return self._read(chosen)[(slice(None), *rest)]
         # A slice of each row may be far smaller than the rows, which are then not all held at once.
-        pieces = np.array_split(chosen, min(len(chosen), -(-len(chosen) * self._row_bytes // _PIECE)))
+        row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        pieces = np.array_split(chosen, min(len(chosen), -(-len(chosen) * row_bytes // _PIECE)))
         return np.concatenate([self._read(piece)[(slice(None), *rest)].copy() for piece in pieces])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
@@ -70,10 +66,6 @@ class LazyRows:
             raise ValueError(f"{self._name} are read from disk, so an array of them is always a copy")
         read = self._read(self._rows)
         return read if dtype is None else read.astype(dtype, copy=False)
-
-    @property
-    def _row_bytes(self) -> int:
-        return max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         result = np.empty((len(rows), *self.shape[1:]), np.float32)
@@ -93,11 +85,10 @@ class LazyRows:
 
 
 class TensorRows:
-    """A tensor of the state at several checkpoints, [W, ...], that is read when it is indexed.
+    """A tensor of the state at several checkpoints, [W, ...], that is read when it is indexed, as `LazyRows` is.
 
-    `rows[i]`, `rows[a:b:c]`, `rows[index_array]`, `rows[bool_mask]` and `rows[first, rest...]` give CPU tensors. Every
-    checkpoint is read whole and compared with its checksum (`CorruptRunError`), one at a time: memory is needed for one
-    checkpoint and the result.
+    Indexing gives CPU tensors. Every checkpoint is read whole and compared with its checksum (`CorruptRunError`), one
+    at a time: memory is needed for one checkpoint and the result.
 
     Attributes
     ----------
@@ -123,14 +114,9 @@ class TensorRows:
     def __getitem__(self, key: Any) -> torch.Tensor:
         import torch
 
-        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
-        if first is Ellipsis or first is None or isinstance(first, tuple):
-            raise DataError(f"{self._entry.name}: index the checkpoints (the first axis) first")
-        chosen = self.steps[first]
+        chosen, rest = _chosen(self._entry.name, self.steps, key)
         if chosen.ndim == 0:
             return self._read(int(chosen))[rest]
-        if chosen.ndim != 1:
-            raise DataError(f"{self._entry.name}: index the checkpoints with an array of one dimension")
         sample = torch.empty(self._entry.shape, dtype=self.dtype, device="meta")[rest]
         result = torch.empty((len(chosen), *sample.shape), dtype=self.dtype)
         for row, step in enumerate(chosen):
@@ -144,3 +130,14 @@ class TensorRows:
         entry = self._entry
         vector = shard.read_vector(entry.dtype, row)
         return restore(vector[entry.offset : entry.offset + entry.size], entry.dtype, entry.shape)
+
+
+def _chosen(name: str, checkpoints: NDArray[np.int64], key: Any) -> tuple[NDArray[np.int64], tuple[Any, ...]]:
+    """Those checkpoints that an index chooses, none or one axis of them, and the rest of the index."""
+    first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+    if first is Ellipsis or first is None or isinstance(first, tuple):
+        raise DataError(f"{name}: index the checkpoints (the first axis) with a number, slice or array first")
+    chosen = np.asarray(checkpoints[first])
+    if chosen.ndim > 1:
+        raise DataError(f"{name}: index the checkpoints with an array of one dimension, got {chosen.ndim}")
+    return chosen, rest

@@ -77,15 +77,6 @@ def from_link(link: str) -> str:
     return name
 
 
-def printable(text: str) -> str:
-    """`text` for a terminal: characters that it would obey rather than show are written as escapes; lines stay."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def require_own_folder(run: Path, *names: str) -> Path:
     """The folder run/names[0]/..., there or not; `TrajectoryError` if any of the names is a link.
 

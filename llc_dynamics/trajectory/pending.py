@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from llc_dynamics.trajectory.names import SHARDS, shard_name, to_link
 from llc_dynamics.trajectory.sealed import MOST_AXES
 from llc_dynamics.trajectory.sealing import Rows, write_sealed
 from llc_dynamics.trajectory.state import Model, StateLayout, empty_rows
+
+if TYPE_CHECKING:
+    from llc_dynamics.trajectory.shards import Shard
 
 #: Metrics and samples of the rows of a shard, which its header lists by name: 16 MiB hold so many in any case.
 _MOST_NAMES = 5_000
@@ -54,7 +58,6 @@ class RowBuffer:
 
         The weights are those of `model`, or the stored `vectors` by number format; with neither there are none.
         """
-        self._require_room({*metrics}, {*extra})
         if model is not None or vectors is not None:
             if self._state is None:
                 self._state = empty_rows(self._layout, self._capacity, self._storage)
@@ -95,13 +98,32 @@ class RowBuffer:
         details = {"index": index, "steps": self.steps, "state_steps": self.state_steps}
         write_sealed(run / SHARDS / shard_name(index), "shard", run_id, details, tables, rows)
 
-    def _require_room(self, metrics: set[str], extra: set[str]) -> None:
-        count = len(self._metric_names | metrics) + len(extra | self._extra.keys())
-        if count > _MOST_NAMES:
-            raise DataError(
-                f"{count:,} names of metrics and samples in one shard, and at most {_MOST_NAMES:,} are stored; record "
-                "large tables as outputs, or under names that stay the same"
-            )
+    def has_room(self, metrics: Mapping[str, Any], extra: Mapping[str, Any]) -> bool:
+        """Whether the header of the shard still has room for these names, beside those of the rows that are here."""
+        return len(self._metric_names | metrics.keys()) + len(self._extra.keys() | extra.keys()) <= _MOST_NAMES
+
+    def difference(self, shard: Shard, row: int) -> str | None:
+        """What differs between the only row here and a stored one, in words; None if nothing does."""
+        if (shard.state_index(row) is None) == bool(self.state_steps):
+            return f"weights ({'recorded now, not stored' if self.state_steps else 'stored, not recorded now'})"
+        if self.state_steps:
+            entry = self._layout.first_difference(shard.read_state(row), self.state_row(0))
+            if entry is not None:
+                return f"{entry.kind} '{entry.name}'"
+        metrics, given = shard.metrics(), self._metrics[0]
+        for name in sorted({*metrics, *given}):
+            there = float(metrics[name][row]) if name in metrics else math.nan
+            here = given.get(name, math.nan)
+            if there != here and not (math.isnan(there) and math.isnan(here)):
+                return f"metric '{name}' ({there!r} stored, {here!r} now)"
+        for name in sorted({*shard.extra_shapes, *self._extra}):
+            values = self._extra[name][0] if name in self._extra else None
+            shape = shard.extra_shapes.get(name, () if values is None else values.shape)
+            blank = np.full(shape, np.nan, np.float32)
+            stored = shard.read(name, row, row + 1)[0] if name in shard.extra_shapes else blank
+            if not np.array_equal(stored, blank if values is None else values, equal_nan=True):
+                return name
+        return None
 
 
 def _filled(column: list[NDArray[np.float32] | None]) -> NDArray[np.float32]:
@@ -111,6 +133,15 @@ def _filled(column: list[NDArray[np.float32] | None]) -> NDArray[np.float32]:
     for row, values in enumerate(column):
         filled[row] = np.nan if values is None else values
     return filled
+
+
+def require_few_names(step: int, metrics: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    """`DataError` if a row has more names than a shard has room for."""
+    if (count := len(metrics) + len(extra)) > _MOST_NAMES:
+        raise DataError(
+            f"step {step}: {count:,} names of metrics and samples, and at most {_MOST_NAMES:,} are stored; record "
+            "large tables as outputs"
+        )
 
 
 def step_number(step: Any) -> int:

@@ -17,10 +17,11 @@ xxh3_128 of them in the order of the file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class SealedFile:
 
     def check(self) -> None:
         """Compare everything but the rows with the digest; `CorruptRunError` if it does not match."""
-        with self._reading() as stream:
+        with _reading(self.path) as stream:
             found = digest_outside_rows(stream, self.datasets, self.user_block, self.size)
         if found != self.digest:
             raise self.replaced() or CorruptRunError(
@@ -132,12 +133,12 @@ class SealedFile:
     def tables(self) -> dict[str, NDArray]:
         """All datasets that are not rows, compared with the digest; `CorruptRunError` if they do not match."""
         self.check()
-        with self._reading() as stream:
+        with _reading(self.path) as stream:
             return {name: self._whole(stream, name) for name in self.datasets if not self.is_rows(name)}
 
     def table(self, name: str) -> NDArray:
         """One dataset whole, as it stands in the file; call `check` first. KeyError if there is none."""
-        with self._reading() as stream:
+        with _reading(self.path) as stream:
             return self._whole(stream, name)
 
     def _whole(self, stream: Any, name: str) -> NDArray:
@@ -155,7 +156,7 @@ class SealedFile:
         entry = self.datasets[name]
         found = np.empty((stop - start, *entry.shape[1:]), entry.dtype) if out is None else out
         if found.nbytes and entry.offset is not None:
-            with self._reading() as stream:
+            with _reading(self.path) as stream:
                 place = found.reshape(-1).view(np.uint8).data
                 _read_into(stream, entry.offset + start * entry.row_bytes, place, self.path)
         return found
@@ -176,35 +177,20 @@ class SealedFile:
             return None
         return CorruptRunError(f"{self.path}: the file was replaced while the run was open; open the run again")
 
-    def _reading(self) -> _Reading:
-        return _Reading(self.path)
 
-
-class _Reading:
-    """`with` gives an open stream; errors of the operating system become those of the package."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Any:
-        try:
-            self._stream = open_regular(self._path)
-        except OSError as error:
-            raise self._named(error) from error
-        return self._stream
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._stream.close()
-        if isinstance(error, OSError):
-            raise self._named(error) from error
-
-    def _named(self, error: OSError) -> TrajectoryError:
-        if isinstance(error, FileNotFoundError):
-            return CorruptRunError(
-                f"{self._path}: the file is missing. If the run was moved, open it at its new place; otherwise "
-                "restore the file from a copy of the run"
-            )
-        return TrajectoryError(f"{self._path}: cannot read ({error.strerror})")
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The file as a stream; `CorruptRunError` if it is gone, `TrajectoryError` if it cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            yield stream
+    except FileNotFoundError:
+        raise CorruptRunError(
+            f"{path}: the file is missing. If the run was moved, open it at its new place; otherwise restore the file "
+            "from a copy of the run"
+        ) from None
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
 
 
 def checked_index(listed: Any, user_block: int, size: int) -> dict[str, Entry]:
@@ -273,7 +259,7 @@ def encode_header(described: Mapping[str, Any], user_block: int) -> bytes:
 
 def _read_header(path: Path) -> tuple[bytes, int, int]:
     """The JSON text of a header, compared with its checksum, and the sizes of the user block and of the file."""
-    with _Reading(path) as stream:
+    with _reading(path) as stream:
         actual = os.fstat(stream.fileno()).st_size
         block = stream.read(512)
         head, _, rest = block.partition(b"\n")

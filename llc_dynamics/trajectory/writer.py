@@ -19,7 +19,7 @@ from llc_dynamics.trajectory.formats import WeightStorage
 from llc_dynamics.trajectory.lock import RunLock
 from llc_dynamics.trajectory.manifest import Manifest, new_run_id, plain_config, remove_complete, write_complete
 from llc_dynamics.trajectory.names import ARRAYS, LOCK, SHARDS, classify, require_own_folder
-from llc_dynamics.trajectory.pending import RowBuffer, function_values, metric_values, step_number
+from llc_dynamics.trajectory.pending import RowBuffer, function_values, metric_values, require_few_names, step_number
 from llc_dynamics.trajectory.resume import write_resume
 from llc_dynamics.trajectory.shards import Shard, ShardList
 from llc_dynamics.trajectory.state import Model, StateLayout
@@ -111,9 +111,9 @@ class TrajectoryWriter:
                 raise TrajectoryError(f"{self.path}: no run in this folder to go on with; give the model to record")
             else:
                 origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
-                self._manifest = self._begin(
-                    layout, plain or {}, origin, sets or {}, WeightStorage.of(kept), told or {}
-                )
+                digests = {name: array_sets.digest(each) for name, each in (sets or {}).items()}
+                self._manifest = Manifest.new(layout, plain or {}, origin, digests, new_run_id(), kept, told)
+                self._begin(sets or {})
             self._remove_leftovers()
             self._stored = ShardList(self.path, self._manifest)
             self._stored.refresh()
@@ -205,6 +205,7 @@ class TrajectoryWriter:
         number, values = step_number(step), metric_values(metrics)
         if number <= self._last_recorded:
             raise DataError(f"step {number}: steps must increase, and {self._last_recorded} was recorded before it")
+        require_few_names(number, values, functions)
         for name, array in functions.items():
             if self._shapes.get(name, array.shape) != array.shape:
                 raise DataError(
@@ -214,9 +215,9 @@ class TrajectoryWriter:
         if number <= self._stored.last_step:
             fresh = RowBuffer(self._manifest.state, 1, self._manifest.storage)
             fresh.append(number, model, values, functions, vectors)
-            self._compare_with_stored(number, values, functions, fresh)
+            self._require_same_row(fresh)
         else:
-            if self.full:
+            if self.full or not self._buffer.has_room(values, functions):
                 self.seal()
             self._buffer.append(number, model, values, functions, vectors)
             self._shapes |= {name: array.shape for name, array in functions.items()}
@@ -292,17 +293,8 @@ class TrajectoryWriter:
             require_own_folder(self.path, folder)
         return content
 
-    def _begin(
-        self,
-        layout: StateLayout,
-        config: dict[str, Any],
-        origin: dict[str, Any],
-        sets: Mapping[str, dict[str, NDArray]],
-        storage: WeightStorage,
-        description: dict[str, Any],
-    ) -> Manifest:
+    def _begin(self, sets: Mapping[str, Mapping[str, NDArray]]) -> None:
         """Write the fixed arrays and then the manifest, whose presence makes the folder a run."""
-        run_id = new_run_id()
         with storage_errors(self.path, "make the folders"):
             for folder in (SHARDS, ARRAYS):
                 (self.path / folder).mkdir(exist_ok=True)
@@ -310,11 +302,8 @@ class TrajectoryWriter:
                 leftover.unlink()
             fsync_folder(self.path)
         for name, arrays in sets.items():
-            array_sets.write_arrays(self.path, name, arrays, run_id)
-        digests = {name: array_sets.digest(arrays) for name, arrays in sets.items()}
-        manifest = Manifest.new(layout, config, origin, digests, run_id, storage, description)
-        manifest.write(self.path)
-        return manifest
+            array_sets.write_arrays(self.path, name, arrays, self._manifest.run_id)
+        self._manifest.write(self.path)
 
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of a writer that died; under the lock nobody else can be writing them."""
@@ -324,39 +313,16 @@ class TrajectoryWriter:
                     if is_temporary(entry.name):
                         entry.unlink()
 
-    def _compare_with_stored(
-        self, step: int, metrics: dict[str, float], functions: Mapping[str, NDArray], fresh: RowBuffer
-    ) -> None:
-        """Raise `ManifestMismatchError` unless the stored row of `step` is the one of `fresh`."""
+    def _require_same_row(self, fresh: RowBuffer) -> None:
+        """Raise `ManifestMismatchError` unless the only row of `fresh` is the stored one of its step."""
+        step = fresh.steps[0]
         found = self._stored.locate(step)
         if found is None:
             raise ManifestMismatchError(
                 f"{self.path}: step {step} is recorded now, but the stored run went past it without a checkpoint "
                 "there; resume with the same checkpoint schedule, or record into another folder"
             )
-        shard, row = found
-        difference = None
-        if (shard.state_index(row) is None) == bool(fresh.state_steps):
-            there, here = ("stored", "not recorded now") if not fresh.state_steps else ("recorded now", "not stored")
-            difference = f"weights ({there}, {here})"
-        elif fresh.state_steps:
-            entry = self._manifest.state.first_difference(shard.read_state(row), fresh.state_row(0))
-            difference = None if entry is None else f"{entry.kind} '{entry.name}'"
-        stored_metrics = shard.metrics()
-        for name in [] if difference else sorted({*stored_metrics, *metrics}):
-            stored = float(stored_metrics[name][row]) if name in stored_metrics else float("nan")
-            given = metrics.get(name, float("nan"))
-            if stored != given and not (np.isnan(stored) and np.isnan(given)):
-                difference = f"metric '{name}' ({stored!r} stored, {given!r} now)"
-                break
-        held = shard.extra_shapes
-        for name in [] if difference else sorted({*held, *functions}):
-            blank = np.full(held.get(name, self._shapes.get(name, ())), np.nan, np.float32)
-            stored_row = shard.read(name, row, row + 1)[0] if name in held else blank
-            if not np.array_equal(stored_row, functions.get(name, blank), equal_nan=True):
-                difference = name
-                break
-        if difference:
+        if difference := fresh.difference(*found):
             raise ManifestMismatchError(
                 f"{self.path}: step {step} is stored already, and this time it comes out differently: "
                 f"{difference}. The rerun is not the same computation (another seed, device, thread count or "

@@ -224,11 +224,12 @@ def test_names_that_could_never_be_sealed_are_refused_when_they_are_recorded(tmp
     long = {f"{number:04}{'é' * 196}": 1.0 for number in range(5000)}
     with ld.TrajectoryWriter(tmp_path / "run", torch.nn.Linear(1, 1)) as writer:
         writer.record(0, long)
-        with pytest.raises(DataError, match="5,001 names of metrics and samples in one shard"):
-            writer.record(1, {"one more": 1.0})
+        with pytest.raises(DataError, match="step 1: 5,001 names of metrics and samples, and at most 5,000 are stored"):
+            writer.record(1, long | {"one more": 1.0})
         assert writer.pending == 1
-        writer.seal()
+        # In a shard of its own.
         writer.record(1, {"one more": 1.0})
+        assert len(ld.Trajectory(tmp_path / "run")) == writer.pending == 1
     run = ld.Trajectory(tmp_path / "run")
     assert run.steps.tolist() == [0, 1]
     assert len(run.metric_names) == 5001

@@ -54,3 +54,23 @@ def test_parts_can_be_left_out_and_the_last_step_is_always_in():
 def test_bad_settings_are_named(arguments, name):
     with pytest.raises(ConfigError, match=name):
         checkpoint_schedule(*arguments)
+
+
+def test_a_count_of_checkpoints():
+    for last, count in ((2000, 40), (150_000, 40), (39, 40), (40, 40), (41, 41), (1000, 2), (10, 5), (5, 100)):
+        steps = checkpoint_schedule(last, count=count)
+        assert len(steps) == min(count, last + 1)
+        assert (steps[0], steps[-1]) == (0, last)
+        assert np.all(np.diff(steps) > 0)
+    steps = checkpoint_schedule(150_000, count=40)
+    late = np.diff(np.log1p(steps[15:]))
+    assert late.max() < 1.3 * late.min()
+    for arguments, words in (
+        ({"count": 1}, "count"),
+        ({"count": 2.5}, "count"),
+        ({"count": True}, "count"),
+        ({"count": 5, "num_log": 3}, "count: chooses all steps"),
+        ({"count": 5, "linear_interval": None}, "count: chooses all steps"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            checkpoint_schedule(100, **arguments)

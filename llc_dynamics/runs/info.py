@@ -9,6 +9,7 @@ from typing import Any
 
 from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.finding import Finding
+from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.files import read_at_most
 from llc_dynamics.trajectory.formats import STORAGE
 from llc_dynamics.trajectory.lock import is_locked
@@ -25,7 +26,6 @@ from llc_dynamics.trajectory.names import (
     curve_folders,
     stored_points,
 )
-from llc_dynamics.trajectory.reader import Trajectory
 
 
 @dataclass(frozen=True)
