@@ -30,7 +30,7 @@ from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
 from llc_dynamics.stages import null_rates
 from llc_dynamics.sweeps import find_runs
-from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
+from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_settings
 from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory, verify_run
 from llc_dynamics.trajectory.files import is_temporary, storage_errors, write_whole
@@ -156,14 +156,15 @@ def draw_calibration(found: Calibration, path: Path) -> None:
         write_whole(path, drawn.getvalue())
 
 
-def show_calibration(found: Calibration, folder: Path, out: Path) -> None:
+def show_calibration(found: Calibration, folder: Path, out: Path, system: str | None = None) -> None:
     """The trials as a table, what was found in words, and how to go on."""
     print(found.table())
     print()
     for finding in found.findings:
         print(f"- {finding}")
     print(f"\nsettings: {out / 'settings.toml'} ({found.loss} loss); with them:")
-    print(f"  llc-dynamics llc {shlex.quote(str(folder))} --settings {shlex.quote(str(out / 'settings.toml'))}")
+    own = "" if system is None else f" --system {shlex.quote(system)}"
+    print(f"  llc-dynamics llc {shlex.quote(str(folder))}{own} --settings {shlex.quote(str(out / 'settings.toml'))}")
 
 
 def show_pca(folder: Path, num_components: int, as_json: bool = False, system: str | None = None) -> None:
@@ -224,7 +225,7 @@ def show_verification(folder: Path, as_json: bool = False) -> int:
     if as_json:
         _print_json(rows)
     if (folder / SWEEP_FILE).exists():
-        stored_sweep(folder)
+        stored_settings(folder)
     return 1 if problems else 0
 
 

@@ -112,7 +112,7 @@ def calibrate(
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
     draw_calibration(found, out / "calibration.png")
-    show_calibration(found, folder, out)
+    show_calibration(found, folder, out, system)
 
 
 def llc(
