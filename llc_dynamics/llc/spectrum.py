@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -21,9 +22,8 @@ from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.point import llc_point
 from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.thresholds import Thresholds
-from llc_dynamics.sampling import Kernel
 from llc_dynamics.sampling.batches import Data, make_batches
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
@@ -102,7 +102,7 @@ def llc_spectrum(
     thresholds: Thresholds | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **sampling: Any,
+    **everyday: Unpack[Everyday],
 ) -> LLCSpectrum:
     """Estimate lambda_hat at several localisations (and temperatures), at one model or over a run.
 
@@ -115,45 +115,43 @@ def llc_spectrum(
     nbetas : values of nbeta; None stands for the sampler's own, or n / log n.
     run, steps : checkpoints of a run (None: all); each point is stored beside the run under `<name>-...`, and read from
         there when the call is repeated.
-    settings : as from `calibrate`; or the single settings of `estimate_llc`: sampler, num_chains, ...
+    data_id : a name for the data of stored points; worth giving for a function that draws samples.
     others : as in `estimate_llc`.
 
     Raises `ConfigError` for an empty list or a value that is not positive, and what `estimate_llc` raises.
     """
-    base = EstimateSettings.of(settings=settings, **sampling)
+    base = EstimateSettings.of(settings, everyday)
     gammas = _positive(localizations, "localizations")
     temperatures = None if nbetas is None else _positive(nbetas, "nbetas")
     batches = make_batches(data, base.batch_size, base.num_samples, torch.device("cpu"))
     betas = np.array([base.nbeta(batches.num_samples)]) if temperatures is None else temperatures
     stored, places = _places(run, steps)
     problem = Problem(model, loss_fn, data, parameters, device, data_id)
-    total, done = len(places) * len(betas) * len(gammas), 0
-    tables = []
-    for step in places:
-        rows = []
-        for nbeta in betas:
-            row = []
-            for gamma in gammas:
-                own = _at_resolution(base, float(nbeta), float(gamma), float(gammas[-1]))
-                if stored is None:
-                    row.append(estimate(problem, own, thresholds))
-                else:
-                    own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
-                    row.append(
-                        llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
-                    )
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            rows.append(tuple(row))
-        tables.append(tuple(rows))
-    return LLCSpectrum(np.array(places, dtype=np.int64), betas, gammas, tuple(tables))
+    shape = (len(places), len(betas), len(gammas))
+    found: list[LLCResult] = []
+    for step, nbeta, gamma in itertools.product(places, betas.tolist(), gammas.tolist()):
+        own = _at_resolution(base, nbeta, gamma, float(gammas[-1]))
+        if stored is None:
+            found.append(estimate(problem, own, thresholds))
+        else:
+            own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
+            found.append(
+                llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
+            )
+        if progress is not None:
+            progress(len(found), math.prod(shape))
+    return LLCSpectrum(
+        np.array(places, dtype=np.int64), betas, gammas, _in_pieces(_in_pieces(found, shape[2]), shape[1])
+    )
+
+
+def _in_pieces(values: Sequence[Any], size: int) -> tuple[Any, ...]:
+    return tuple(tuple(values[start : start + size]) for start in range(0, len(values), size))
 
 
 def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: float) -> EstimateSettings:
-    sampler: Kernel = dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma)  # type: ignore[type-var]
-    power = 0.5 if hasattr(base.sampler, "friction") or hasattr(base.sampler, "target_acceptance") else 1.0
-    longer = (largest / gamma) ** power
+    sampler = dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma)
+    longer = (largest / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
     return dataclasses.replace(
         base,
         sampler=sampler,

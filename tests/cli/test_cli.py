@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from presets import PRESET
+from problems import squared_error
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
@@ -222,7 +223,7 @@ def test_run_of_another_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ld.llc_curve(
         tmp_path / "own",
         model,
-        lambda given, batch: (given(batch[0]) - batch[1]).square().mean(1),
+        squared_error,
         data,
         steps=[9],
         num_draws=8,
@@ -364,7 +365,7 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert Calibration.load(folder) == found or repr(Calibration.load(folder)) == repr(found)
     captured = capsys.readouterr()
     assert "resolution" in captured.out
-    assert found.findings[0] in captured.out
+    assert found.findings[0].text in captured.out
     assert f"llc-dynamics llc {calibrated} --settings {folder / 'settings.toml'}" in captured.out
     assert captured.err == ""
 

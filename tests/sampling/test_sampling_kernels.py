@@ -13,6 +13,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from estimates import run_chains
 from problems import outputs, squared_error
 from scipy.linalg import expm
 from torch import nn
@@ -20,7 +21,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling import KERNELS, Evaluation, Target, run_chains
+from llc_dynamics.sampling import KERNELS, Evaluation, Target
 from llc_dynamics.sampling.batches import Batch, make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import torch_generator
@@ -270,14 +271,16 @@ def stationary(
     sums = torch.zeros(4, chains, dtype=torch.float64)
     for update in range(adapting + burnin + draws):
         here = evaluate(state.position)
-        state = kernel.arrive(state, here, target)
+        kernel.on_new_batch(state, here, target)
         if update >= adapting + burnin:
             w = state.position
             sums[0] += kernel.nbeta * here.loss
             sums[1] += (w * (kernel.nbeta * here.gradient + kernel.localization * w)).mean(1)
-            sums[2] += getattr(state, "momentum", w).square().mean(1)
-            sums[3] += getattr(state, "acceptance", sums[3])
-        state = kernel.update(state, here, evaluate, target, noise, always or update < adapting)
+            if state.momentum is not None:
+                sums[2] += state.momentum.square().mean(1)
+            if state.acceptance is not None:
+                sums[3] += state.acceptance
+        kernel.update(state, here, evaluate, target, noise, always or update < adapting)
     return Found(*(sums / draws).numpy(), state)
 
 
@@ -477,7 +480,7 @@ def test_a_step_that_is_given_is_not_adapted():
 def test_the_first_step_fits_the_stiffest_direction(kernel):
     kernel = replace(kernel, nbeta=10.0, localization=2.0)
     state = stationary(kernel, quadratic, 3, chains=5, adapting=0, burnin=0, draws=1).state
-    steps = state.step if hasattr(state, "step") else -state.kick[:, 0] / 5  # the kick is nbeta times half the time
+    steps = state.step if state.step is not None else -state.kick[:, 0] / 5  # the kick is nbeta times half the time
     np.testing.assert_allclose(steps, 0.3 / math.sqrt(102), rtol=0.01)
 
 
