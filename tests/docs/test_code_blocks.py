@@ -35,7 +35,7 @@ TRAINERS = ("pytorch_lightning", "transformers")  # extras; tests/adapters runs 
 
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text()
-    for page in sorted((ROOT / "docs").glob("*.md"))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if "```python\n" in page.read_text() and page.name not in ELSEWHERE
 }
 
