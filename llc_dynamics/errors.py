@@ -33,10 +33,10 @@ def os_error_text(error: OSError) -> str:
     return f"{reason}; {_ADVICE.get(error.errno or 0, 'check the disk and the permissions of the folder')}"
 
 
-def printable(text: str) -> str:
-    """`text` on one line, with an escape for every character that could do something to a terminal."""
-    if text.isprintable():
-        return text
+def printable(text: str, longest: int | None = None) -> str:
+    """`text` on one line for a terminal: what it would obey rather than show is an escape; cut after `longest`."""
+    if longest is not None and len(text) > longest:
+        return printable(text[:longest]) + "..."
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

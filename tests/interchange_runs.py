@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import torch
+from problems import squared_error
 from trajectory_runs import CONFIG, new_model, row_of, train, train_step
 
 import llc_dynamics as ld
@@ -43,11 +44,8 @@ def add_curve(path, steps, name="llc", num_draws=8):
         for step in steps:
             writer.record(step)
 
-    def loss_fn(model, batch):
-        return (model(batch[0]) - batch[0]).square().mean(1)
-
     sampler = ld.SGLD(step_size=1e-3, localization=10.0)
-    ld.llc_curve(store, model, loss_fn, (x,), sampler=sampler, num_chains=2, num_draws=num_draws, num_burnin=2)
+    ld.llc_curve(store, model, squared_error, (x, x), sampler=sampler, num_chains=2, num_draws=num_draws, num_burnin=2)
     folder = path / "llc" / name
     folder.mkdir(parents=True, exist_ok=True)
     for step in steps:

@@ -1,5 +1,6 @@
 """Scripts of experiments/ as modules, for the tests of what is in them."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -21,3 +22,13 @@ def load_script(name):
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def load_together(folder, *names):
+    """Modules of one folder that import each other, by the names that they do it by."""
+    place = str(EXPERIMENTS / folder)
+    sys.path.insert(0, place)
+    try:
+        return [importlib.import_module(name) for name in names]
+    finally:
+        sys.path.remove(place)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc.identity import Identity
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.storage import curve_folder, point_file, write_point
@@ -31,7 +32,7 @@ def store_point(run, step, value, error, *, reasons=(), name="llc", **more) -> N
         nbeta=144.8,
         initial_loss=1.0,
         initial_loss_error=0.1,
-        reasons=tuple(reasons),
+        reasons=tuple(Finding("made_up", reason) for reason in reasons),
         **more,
     )
     identity = Identity({"num_chains": 2}, f"w{step}", np.zeros((2, 3)))

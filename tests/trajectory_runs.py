@@ -1,5 +1,7 @@
 """A small deterministic training loop and what its run must hold, for the trajectory tests."""
 
+import json
+
 import numpy as np
 import torch
 
@@ -117,3 +119,14 @@ def contents(folder):
     return {
         str(entry.relative_to(folder)): entry.read_bytes() for entry in sorted(folder.rglob("*")) if entry.is_file()
     }
+
+
+def signed_manifest(run, change):
+    """Change a manifest and give it a checksum that fits."""
+    from llc_dynamics.trajectory.manifest import write_signed
+
+    path = run / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    change(content)
+    write_signed(path, content)

@@ -14,6 +14,7 @@ standard error (which should be the spread), the share of estimates that the ver
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -24,10 +25,10 @@ import torch
 from common import command_line, markdown_head, write_json
 
 import llc_dynamics as ld
-from llc_dynamics.llc import LLCResult, Thresholds
+from llc_dynamics.llc import EstimateSettings, LLCResult, judged
 from llc_dynamics.llc.stopping import good_enough
 from llc_dynamics.llc.summary import summarise
-from llc_dynamics.sampling import ChainTraces, Kernel, run_chains
+from llc_dynamics.sampling import Chains, Kernel
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.theory import (
@@ -107,54 +108,47 @@ def cases() -> list[Case]:
     ]
 
 
-def sampled(case: Case, num_chains: int, num_draws: int, seed: int) -> ChainTraces:
+def sampled(case: Case, num_chains: int, num_draws: int, seed: int) -> Chains:
     """Chains of a case, all as one batch of work."""
+    settings = EstimateSettings(
+        sampler=dataclasses.replace(case.kernel, nbeta=case.nbeta),
+        num_chains=num_chains,
+        num_draws=num_draws,
+        num_burnin=case.num_burnin,
+        seed=seed,
+        chain_method="vmap",
+    )
     with FlatModel(case.model, case.loss_fn) as flat:
-        return run_chains(
-            flat,
-            make_batches(case.data, case.batch_size, case.num_samples, torch.device("cpu")),
-            case.kernel,
-            num_draws=num_draws,
-            nbeta=case.nbeta,
-            num_chains=num_chains,
-            num_burnin=case.num_burnin,
-            seed=seed,
-            chain_method="vmap",
-        )
+        batches = make_batches(case.data, case.batch_size, case.num_samples, torch.device("cpu"))
+        chains = Chains(flat, batches, settings)
+        chains.advance(num_draws)
+    return chains
 
 
-def part(traces: ChainTraces, chains: slice, num_draws: int) -> ChainTraces:
+def part(chains: Chains, which: slice, num_draws: int) -> Chains:
     """The first draws of some chains (that all survived)."""
+    traces = chains.traces
     if traces.failed:
         raise RuntimeError(f"chains died: {traces.failed}")
     taken: dict[str, Any] = {}
     for each in dataclasses.fields(traces):
         value = getattr(traces, each.name)
         if isinstance(value, np.ndarray):
-            taken[each.name] = value[chains] if value.ndim == 1 else value[chains, :num_draws]
-    return dataclasses.replace(traces, **taken)
+            taken[each.name] = value[which] if value.ndim == 1 else value[which, :num_draws]
+    some = copy.copy(chains)
+    some.traces = dataclasses.replace(traces, **taken)
+    return some
 
 
-def result(case: Case, traces: ChainTraces) -> LLCResult:
-    names = tuple(name for name, _ in case.model.named_parameters())
-    return summarise(
-        traces,
-        nbeta=case.nbeta,
-        localization=case.kernel.localization,
-        num_samples=case.num_samples or 3,
-        dimension=sum(p.numel() for p in case.model.parameters()),
-        blocks=names,
-        settings={},
-        provenance={},
-        thresholds=Thresholds(),
-    )
+def result(chains: Chains) -> LLCResult:
+    return judged(summarise(chains, chains.settings))
 
 
-def estimated(case: Case, traces: ChainTraces, chains: slice) -> LLCResult:
+def estimated(case: Case, chains: Chains, which: slice) -> LLCResult:
     """The estimate of one repetition, stopped where a run to `TARGET` would have stopped."""
     draws = case.num_draws
     while True:
-        found = result(case, part(traces, chains, draws))
+        found = result(part(chains, which, draws))
         if not case.stops or good_enough(found, TARGET) or draws >= MOST_DRAWS:
             return found
         draws = min(2 * draws, MOST_DRAWS)
@@ -164,10 +158,10 @@ def measure(case: Case, repetitions: int, seed: int = 0) -> dict[str, Any]:
     start = time.perf_counter()
     exact, exact_error = case.exact, 0.0
     if exact is None:
-        long = result(case, sampled(case, 32 * CHAINS, 4 * case.num_draws, seed + 1))
+        long = result(sampled(case, 32 * CHAINS, 4 * case.num_draws, seed + 1))
         exact, exact_error = long.llc, long.standard_error
-    traces = sampled(case, repetitions * CHAINS, MOST_DRAWS if case.stops else case.num_draws, seed)
-    found = [estimated(case, traces, slice(at, at + CHAINS)) for at in range(0, repetitions * CHAINS, CHAINS)]
+    chains = sampled(case, repetitions * CHAINS, MOST_DRAWS if case.stops else case.num_draws, seed)
+    found = [estimated(case, chains, slice(at, at + CHAINS)) for at in range(0, repetitions * CHAINS, CHAINS)]
     held = 0
     for each in found:
         low, high = each.interval(0.95)
@@ -184,7 +178,7 @@ def measure(case: Case, repetitions: int, seed: int = 0) -> dict[str, Any]:
         "spread": float(estimates.std(ddof=1)),
         "standard_error": float(np.mean([each.standard_error for each in found])),
         "converged": float(np.mean([each.converged for each in found])),
-        "reasons": sorted({reason.split(":")[0] for each in found for reason in each.reasons}),
+        "reasons": sorted({reason.code for each in found for reason in each.reasons}),
         "draws": float(np.mean([each.trace.shape[1] for each in found])),
         "repetitions": repetitions,
         "seconds": time.perf_counter() - start,

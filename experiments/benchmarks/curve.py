@@ -19,6 +19,7 @@ import numpy as np
 from common import command_line
 
 import llc_dynamics as ld
+from llc_dynamics.finding import sentences
 from llc_dynamics.training import load_config
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     print(f"at or below 5%: {int((shares <= 0.05).sum())}; converged: {int(curve.converged.sum())}")
     for step, reasons in zip(curve.steps, curve.reasons, strict=True):
         if reasons:
-            print(f"  step {step}: {'; '.join(reasons)[:140]}")
+            print(f"  step {step}: {sentences(reasons)[:140]}")
 
 
 if __name__ == "__main__":

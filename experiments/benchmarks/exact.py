@@ -290,7 +290,7 @@ def beside(found: LLCResult, exact: float | None = None, lam: float | None = Non
         "virial": found.virial,
         "acceptance": found.acceptance,
         "converged": found.converged,
-        "reasons": "; ".join(reason.split(":")[0] for reason in found.reasons),
+        "reasons": ", ".join(reason.code for reason in found.reasons),
     }
 
 

@@ -93,7 +93,7 @@ def row_of(result: ld.LLCResult) -> Row:
         "acceptance": result.acceptance,
         "gradients": result.num_gradients,
         "converged": result.converged,
-        "reasons": list(result.reasons),
+        "reasons": [reason.text for reason in result.reasons],
     }
 
 

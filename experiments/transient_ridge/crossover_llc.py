@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.curve import Curve
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc import LLCCurve
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
@@ -31,7 +32,7 @@ class SmoothLLC:
     """
 
     curve: Curve
-    reasons: tuple[tuple[str, ...], ...]
+    reasons: tuple[tuple[Finding, ...], ...]
     fit: SmoothFit | None
     paths: Array
 
@@ -68,7 +69,7 @@ class SmoothLLC:
             "value": float(self.curve.values[place]),
             "standard_error": float(self.curve.standard_errors[place]),
             "converged": bool(self.curve.converged[place]),
-            "reasons": list(self.reasons[place]),
+            "reasons": [reason.text for reason in self.reasons[place]],
         }
 
     def _reaches(self, step: float) -> bool:

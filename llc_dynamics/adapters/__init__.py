@@ -4,7 +4,7 @@
     lightning.py        `LightningCallback`, for PyTorch Lightning
     huggingface.py      `HuggingFaceCallback`, for the Hugging Face `Trainer`
     trainer.py          what the two callbacks share: rows that wait for the metrics that belong to them
-    function_vector.py  the model's outputs on fixed inputs, measured without touching the training
+    probes.py           losses and distances on fixed evaluation sets, as the runs of a system have them
 
 Names are loaded when they are first used: the callbacks need packages that this one does not depend on.
 """

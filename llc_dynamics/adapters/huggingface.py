@@ -28,8 +28,7 @@ class HuggingFaceCallback(TrainerRecording, _transformers.TrainerCallback):
 
     Parameters
     ----------
-    path, config, weight_steps, outputs, arrays, rows_per_shard, storage, provenance, seal_seconds, rerun : as in
-        `Recorder`.
+    path, **settings : as in `Recorder`, without `start` and `state`.
     steps : the schedule; None for `checkpoint_schedule` over all steps of the training.
 
     Raises

@@ -41,8 +41,7 @@ class LightningCallback(TrainerRecording, *_callback_classes()):  # type: ignore
 
     Parameters
     ----------
-    path, config, weight_steps, outputs, arrays, rows_per_shard, storage, provenance, seal_seconds, rerun : as in
-        `Recorder`.
+    path, **settings : as in `Recorder`, without `start` and `state`.
     steps : the schedule; None for `checkpoint_schedule` over all steps of the training.
     module : name of the submodule to record, "model" for `self.model`; None for the whole LightningModule. `outputs`
         is given the same module.

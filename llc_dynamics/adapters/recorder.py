@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from llc_dynamics.adapters.function_vector import OutputFunction, function_vector
+from llc_dynamics.adapters.probes import ModelFunction, loop_probes
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
 from llc_dynamics.runs import rewind_run
+from llc_dynamics.systems.description import Description
+from llc_dynamics.systems.measure import PROBES, undisturbed
+from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter, WeightStorage
 from llc_dynamics.trajectory.pending import step_number
 from llc_dynamics.trajectory.state import bare
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from llc_dynamics.trajectory.arrays import ArraySet
 
 Metrics = Mapping[str, Any]
+#: From a model to its function vector, of the same shape at every step.
+OutputFunction = Callable[[nn.Module], Any]
 _SEAL_SECONDS = 30.0
 
 
@@ -60,6 +65,14 @@ class Recorder:
         alone. None stores weights in every row.
     outputs : a function from the model to its function vector on inputs that stay the same, for example
         `lambda model: model(x)`. Called at recorded steps, in evaluation mode, without gradients.
+    probes : evaluation sets by name, each an `ld.Probe` or a batch. At recorded steps `loss/<probe>` and
+        `distance/<probe>/<reference>` are measured, as for a system, and the function vector on the probe that the
+        description names (by default the first; with `outputs` none). The probes are stored with the run.
+    references : ideal predictors by name, functions from a batch to outputs [S, ...], computed once on every probe.
+    loss_fn : `loss_fn(model, batch)`, one loss a sample [B]; needed for `probes`.
+    output_fn : `output_fn(model, batch)`, outputs [B, ...]; None for `model(batch[0])`.
+    description : names and words for whoever shows the run, an `ld.Description` or a mapping; by default the names.
+    system : a system that gives all six of these.
     state : a function without arguments that gives what the loop needs to go on: nested mappings and lists of tensors
         and plain values, `{"model": model.state_dict(), "optimizer": optimizer.state_dict(), ...}`. Stored whenever
         rows are sealed; `restored` gives the latest one back.
@@ -87,6 +100,12 @@ class Recorder:
         config: Mapping[str, Any] | None = None,
         weight_steps: Iterable[int] | NDArray[np.int64] | None = None,
         outputs: OutputFunction | None = None,
+        probes: Mapping[str, Any] | None = None,
+        references: Mapping[str, Callable[[Any], torch.Tensor]] | None = None,
+        loss_fn: ModelFunction | None = None,
+        output_fn: ModelFunction | None = None,
+        description: Description | Mapping[str, Any] | None = None,
+        system: System | None = None,
         state: Callable[[], Mapping[str, Any]] | None = None,
         arrays: Mapping[str, ArraySet] | None = None,
         rows_per_shard: int | None = None,
@@ -119,6 +138,21 @@ class Recorder:
             return
         _require_whole(model)
 
+        self._probes, described = loop_probes(
+            model,
+            system=system,
+            probes=probes,
+            references=references,
+            loss_fn=loss_fn,
+            output_fn=output_fn,
+            description=description,
+            own_outputs=outputs is not None,
+        )
+        if self._probes is not None:
+            if PROBES in (arrays or {}):
+                raise ConfigError(f"arrays: the set '{PROBES}' holds the probes; give yours another name")
+            arrays = {**(arrays or {}), PROBES: self._probes.arrays()}
+
         def open_writer() -> TrajectoryWriter:
             return TrajectoryWriter(
                 self.path,
@@ -129,6 +163,7 @@ class Recorder:
                 storage=storage,
                 resume=True,
                 provenance=provenance,
+                description=None if described is None else described.to_dict(),
             )
 
         self._writer = open_writer()
@@ -218,7 +253,15 @@ class Recorder:
         if values is None:
             given = (metrics or {}).items()
             values = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in given}
-        outputs = None if self._outputs is None else function_vector(self._model, self._outputs)
+        outputs = None
+        if self._probes is not None:
+            measured = self._probes.measure(self._model)
+            values = {**measured.metrics, **values} if step not in self._held else values
+            samples = {**measured.samples, **(samples or {})}
+            outputs = measured.outputs
+        if self._outputs is not None:
+            with undisturbed(self._model) as own:
+                outputs = self._outputs(own)
         late = time.monotonic() - self._sealed_at > self._seal_seconds
         if self._state is None and late:
             # Before the new row: a trainer's metrics for a row may come after it, and its own checkpoint with them.

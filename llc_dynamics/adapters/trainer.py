@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
-from llc_dynamics.adapters.function_vector import OutputFunction
 from llc_dynamics.adapters.recorder import Recorder, warn_of_gap
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.trajectory import WeightStorage, checkpoint_schedule
+from llc_dynamics.settings import nearest
+from llc_dynamics.trajectory import checkpoint_schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from llc_dynamics.trajectory.arrays import ArraySet
 
 
 class TrainerRecording:
@@ -35,29 +34,16 @@ class TrainerRecording:
         path: str | Path,
         *,
         steps: Iterable[int] | NDArray[np.int64] | None = None,
-        config: Mapping[str, Any] | None = None,
         weight_steps: Iterable[int] | NDArray[np.int64] | None = None,
-        outputs: OutputFunction | None = None,
-        arrays: Mapping[str, ArraySet] | None = None,
-        rows_per_shard: int | None = None,
-        storage: WeightStorage | Mapping[str, Any] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        seal_seconds: float = 30.0,
-        rerun: Literal["compare", "replace"] = "compare",
+        **settings: Any,
     ) -> None:
+        known = sorted(set(inspect.signature(Recorder.__init__).parameters) - {"self", "model", "start", "state"})
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"{name}: unknown setting of a recording; {nearest(name, known)}")
         self.path = Path(path)
         self._steps = None if steps is None else list(steps)
-        self._settings: dict[str, Any] = {
-            "config": config,
-            "weight_steps": None if weight_steps is None else list(weight_steps),
-            "outputs": outputs,
-            "arrays": arrays,
-            "rows_per_shard": rows_per_shard,
-            "storage": storage,
-            "provenance": provenance,
-            "seal_seconds": seal_seconds,
-            "rerun": rerun,
-        }
+        self._settings = {"weight_steps": None if weight_steps is None else list(weight_steps), **settings}
         self._recorder: Recorder | None = None
         self._waiting: int | None = None
         self._metrics: dict[str, Any] = {}

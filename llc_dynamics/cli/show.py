@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import indent
@@ -15,23 +16,24 @@ from rich.progress import Progress, TaskID
 
 from llc_dynamics.cli.show_runs import show_archive_verification
 from llc_dynamics.errors import TrajectoryError
-from llc_dynamics.finding import Finding
+from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
+from llc_dynamics.plots import plot_calibration
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import RunAnalysis, analyse
 from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
-from llc_dynamics.report.numbers import printable
 from llc_dynamics.report.reading import read_description
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
 from llc_dynamics.stages import null_rates
 from llc_dynamics.sweeps import find_runs
-from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_sweep
+from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_settings
+from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.files import is_temporary
+from llc_dynamics.trajectory.files import is_temporary, storage_errors, write_whole
 from llc_dynamics.trajectory.names import curve_folders
 
 _NOTHING = {
@@ -43,11 +45,28 @@ _NOTHING = {
 }
 
 
-def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: int = 0, as_json: bool = False) -> None:
+def describer(system: str | None) -> Callable[[Trajectory], Description] | None:
+    """What `--system my_file.py:MySystem` says of a run that stores no description."""
+    if system is None:
+        return None
+    from llc_dynamics.systems.registry import system_class, system_of_run
+
+    given = system_class(system)
+    return lambda run: system_of_run(run.config, str(run.path), given).describe()
+
+
+def show_findings(
+    folder: Path,
+    seed: int = 0,
+    name: str = "llc",
+    repetitions: int = 0,
+    as_json: bool = False,
+    system: str | None = None,
+) -> None:
     """The findings on every run, in words or as JSON; with `repetitions`, the false-positive rates of boundaries."""
     notes: list[Finding] = []
     runs = find_runs(folder, lambda text: notes.append(Finding("run_left_out", text)))
-    analysis = analyse(runs, name, seed=seed, notes=notes)
+    analysis = analyse(runs, name, seed=seed, notes=notes, describe=describer(system))
     if as_json:
         found = analysis.to_dict()
         for run, shown in zip(analysis.runs, found["runs"], strict=True):
@@ -56,21 +75,21 @@ def show_findings(folder: Path, seed: int = 0, name: str = "llc", repetitions: i
         _print_json(found)
         return
     for note in analysis.notes:
-        _say(f"note: {note}")
+        print(f"note: {note}")
     for run in analysis.runs:
-        _say(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
+        print(f"\n{run.label}  ({len(run.steps)} checkpoints, last step {run.steps[-1]:,})")
         for sentence in run_sentences(run):
-            _say(f"  {sentence}")
+            print(f"  {sentence}")
         told = [text for found in run.transitions for text in verdict_notes(found, run.description)]
         for text in [*map(str, run.notes), *told]:
-            _say(f"  note: {text}")
+            print(f"  note: {text}")
         if run.llc is None:
-            _say(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
+            print(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
         if run.stages is not None:
             _show_stages(run, run.stages, repetitions, seed)
         if run.geometry is not None:
             marked = f" ({COSINE_LIKE})" if run.geometry.cosine_like else ""
-            _say(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
+            print(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
 
 
 def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
@@ -82,14 +101,14 @@ def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
 
 def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:
     for report in found.reports.values():
-        _say(indent(f"stages of the {report}", "  "))
+        print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
-        _say(f"  {found.changes[name]}")
-        _say(f"    {both}")
+        print(f"  {found.changes[name]}")
+        print(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:
-        _say(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
+        print(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
         for row in _null_check(run, repetitions, seed):
             low, high = row["interval"]
             print(
@@ -123,32 +142,44 @@ def show_curves(runs: Sequence[Trajectory], name: str) -> None:
         )
         print(f"  {'step':>9}  {'LLC':>10}  {'error':>8}  {'virial':>7}  converged")
         for result, step, reasons in zip(curve.results, curve.steps, curve.reasons, strict=True):
-            verdict = "yes" if result.converged else f"no: {'; '.join(map(str, reasons))}"
+            verdict = "yes" if result.converged else f"no: {sentences(reasons)}"
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
 
 
-def show_calibration(found: Calibration, folder: Path, out: Path) -> None:
+def draw_calibration(found: Calibration, path: Path) -> None:
+    """The figure of a calibration, as a PNG."""
+    figure = plot_calibration(found).get_figure(root=True)
+    assert figure is not None
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
+    with storage_errors(path):
+        write_whole(path, drawn.getvalue())
+
+
+def show_calibration(found: Calibration, folder: Path, out: Path, system: str | None = None) -> None:
     """The trials as a table, what was found in words, and how to go on."""
     print(found.table())
     print()
     for finding in found.findings:
         print(f"- {finding}")
     print(f"\nsettings: {out / 'settings.toml'} ({found.loss} loss); with them:")
-    print(f"  llc-dynamics llc {shlex.quote(str(folder))} --settings {shlex.quote(str(out / 'settings.toml'))}")
+    own = "" if system is None else f" --system {shlex.quote(system)}"
+    print(f"  llc-dynamics llc {shlex.quote(str(folder))}{own} --settings {shlex.quote(str(out / 'settings.toml'))}")
 
 
-def show_pca(folder: Path, num_components: int, as_json: bool = False) -> None:
+def show_pca(folder: Path, num_components: int, as_json: bool = False, system: str | None = None) -> None:
     """Explained variance, where the references lie, and how each run moved, of the joint PCA."""
     runs = find_runs(folder)
     notes: list[Finding] = []
-    descriptions = [read_description(run, notes) for run in runs]
+    describe = describer(system)
+    descriptions = [read_description(run, notes, describe) for run in runs]
     found, more = analyse_pca(runs, [run.path.name for run in runs], descriptions, num_components)
     notes += more
     if as_json and found is not None:
         _print_json({**found.to_dict(), "notes": [note.to_dict() for note in notes]})
         return
     for note in notes:
-        _say(f"note: {note}")
+        print(f"note: {note}")
     if found is None:
         raise TrajectoryError(f"{folder}: no joint PCA; see the notes above")
     for sentence in pca_sentences(found):
@@ -164,31 +195,51 @@ def show_pca(folder: Path, num_components: int, as_json: bool = False) -> None:
         _row(f"{label}, cosine content", found.cosine_content[label])
 
 
-def show_verification(folder: Path) -> int:
+def show_verification(folder: Path, as_json: bool = False) -> int:
     """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
     if folder.is_file():
         return show_archive_verification(folder)
-    problems = 0
+    problems, rows = 0, []
     for path in run_folders(folder):
         with progress_bars() as bars:
             bar = bars.add_task(f"verify {path.name}", total=None)
             report = verify_run(path, partial(_advance, bars, bar))
+        curves = [_verified_curve(path, curve) for curve in curve_folders(path)]
+        problems += len(report.problems) + sum(len(curve["problems"]) for curve in curves)
+        if as_json:
+            rows.append(
+                {
+                    "path": str(path),
+                    "checkpoints": report.rows,
+                    "complete": report.complete,
+                    "problems": [problem.to_dict() for problem in report.problems],
+                    "llc": [{**each, "problems": [found.to_dict() for found in each["problems"]]} for each in curves],
+                }
+            )
+            continue
         print(report)
-        problems += len(report.problems)
-        for curve in curve_folders(path):
-            points = stored_points(curve_folder(path, curve.name))
-            damaged = damaged_points(points.values())
-            print(f"  LLC '{curve.name}': {len(points) - len(damaged)} of {len(points)} points in order")
-            known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
-            foreign = [
-                f"{entry}: not a point of an LLC curve; move it elsewhere" for entry in {*curve.iterdir()} - known
-            ]
-            for message in [*damaged, *sorted(foreign)]:
-                print(f"  {message}")
-            problems += len(damaged) + len(foreign)
+        for curve in curves:
+            print(f"  LLC '{curve['name']}': {curve['sound']} of {curve['points']} points in order")
+            for found in curve["problems"]:
+                print(f"  {found}")
+    if as_json:
+        _print_json(rows)
     if (folder / SWEEP_FILE).exists():
-        stored_sweep(folder)
+        stored_settings(folder)
     return 1 if problems else 0
+
+
+def _verified_curve(run: Path, curve: Path) -> dict[str, Any]:
+    """Points of a stored LLC curve, how many are sound, and what is wrong or does not belong there."""
+    points = stored_points(curve_folder(run, curve.name))
+    damaged = [Finding("damaged", message) for message in damaged_points(points.values())]
+    known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
+    foreign = [
+        Finding("foreign", f"{entry}: not a point of an LLC curve; move it elsewhere")
+        for entry in sorted({*curve.iterdir()} - known)
+    ]
+    sound = len(points) - len(damaged)
+    return {"name": curve.name, "points": len(points), "sound": sound, "problems": [*damaged, *foreign]}
 
 
 def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
@@ -196,12 +247,7 @@ def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
 
 
 def _row(label: str, values: np.ndarray) -> None:
-    print(f"{printable(label):24}" + "".join(f"{value:10.3f}" for value in values))
-
-
-def _say(text: str) -> None:
-    """Print a sentence that may hold texts from files: nothing in it reaches the terminal as a control sequence."""
-    print("\n".join(printable(line, 4000) for line in text.split("\n")))
+    print(f"{label:24}" + "".join(f"{value:10.3f}" for value in values))
 
 
 def _print_json(content: Any) -> None:

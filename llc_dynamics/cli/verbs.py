@@ -16,6 +16,10 @@ System = Annotated[
         metavar="FILE.py:CLASS",
     ),
 ]
+Describing = Annotated[
+    str | None,
+    arg(help="Your own system, whose words describe runs that store no description.", metavar="FILE.py:CLASS"),
+]
 AsJson = Annotated[bool, arg(help="Print JSON.")]
 LLCName = Annotated[str, arg(help="Name of the stored curve, `FOLDER/M-8/llc/NAME`.")]
 
@@ -85,7 +89,7 @@ def calibrate(
     Writes settings.toml, which `llc-dynamics llc FOLDER --settings` takes, evidence.csv and calibration.png. Finished
     trials are kept: the same command goes on where it was stopped.
     """
-    from llc_dynamics.cli.show import show_calibration
+    from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.progress import progress_bars
     from llc_dynamics.sweeps import calibrate_runs, find_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
@@ -107,7 +111,8 @@ def calibrate(
             device=device,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    show_calibration(found, folder, out)
+    draw_calibration(found, out / "calibration.png")
+    show_calibration(found, folder, out, system)
 
 
 def llc(
@@ -143,12 +148,13 @@ def llc(
 def pca(
     folder: Folder,
     num_components: Annotated[int, arg(help="Components to fit.")] = 4,
+    system: Describing = None,
     json: AsJson = False,
 ) -> None:
     """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them)."""
     from llc_dynamics.cli.show import show_pca
 
-    show_pca(folder, num_components, json)
+    show_pca(folder, num_components, json, system)
 
 
 def stages(
@@ -161,6 +167,7 @@ def stages(
     repetitions: Annotated[
         int, arg(help="Curves of each of five kinds without stages in the null check; a third of a second each.")
     ] = 200,
+    system: Describing = None,
     json: AsJson = False,
 ) -> None:
     """Which developmental stages the runs went through, with their evidence.
@@ -174,7 +181,8 @@ def stages(
 
     if repetitions < 1:
         raise ConfigError(f"stages: --repetitions must be 1 or more, got {repetitions}")
-    show_findings(folder, seed=seed, name=name, repetitions=repetitions if null_check else 0, as_json=json)
+    checked = repetitions if null_check else 0
+    show_findings(folder, seed=seed, name=name, repetitions=checked, as_json=json, system=system)
 
 
 def report(
@@ -182,17 +190,21 @@ def report(
     out: Annotated[Path | None, arg(help="The page to write; by default FOLDER/report.html.")] = None,
     name: LLCName = "llc",
     figures: Annotated[Path | None, arg(help="Also write every figure as a PNG into this folder.")] = None,
+    system: Describing = None,
 ) -> None:
     """Write one self-contained HTML page that says in words and figures what was found."""
+    from llc_dynamics.cli.show import describer
     from llc_dynamics.report import write_report
 
-    print(f"report: {write_report(folder, out or folder / 'report.html', llc_name=name, figures=figures)}")
+    out = folder / "report.html" if out is None else out
+    print(f"report: {write_report(folder, out, llc_name=name, figures=figures, describe=describer(system))}")
 
 
 def verify(
     folder: Annotated[
         Positional[Path], arg(help="A run folder, a folder of runs, or a file of `export`.", metavar="FOLDER")
     ],
+    json: AsJson = False,
 ) -> int:
     """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong.
 
@@ -200,4 +212,4 @@ def verify(
     """
     from llc_dynamics.cli.show import show_verification
 
-    return show_verification(folder)
+    return show_verification(folder, json)

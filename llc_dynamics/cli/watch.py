@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from llc_dynamics.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -65,7 +67,6 @@ def frame(seen: Snapshot) -> RenderableType:
     from rich.text import Text
 
     from llc_dynamics.report.live import sparkline
-    from llc_dynamics.report.numbers import printable
 
     parts: list[RenderableType] = [Text(line) for line in _head(seen)]
     if seen.metrics:

@@ -7,10 +7,10 @@ from llc_dynamics.llc.estimate import estimate_llc
 from llc_dynamics.llc.point import llc_point
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.llc.settings_file import read_settings, write_settings
+from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
 from llc_dynamics.llc.spectrum import LLCSpectrum, llc_spectrum
 from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.llc.verdict import judge, judged
 
 __all__ = [
     "Calibration",
@@ -23,6 +23,8 @@ __all__ = [
     "Trial",
     "calibrate",
     "estimate_llc",
+    "judge",
+    "judged",
     "llc_curve",
     "llc_point",
     "llc_spectrum",

@@ -19,17 +19,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
-from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.sampling import HMC, MALA, MALT, Kernel
+from llc_dynamics.llc.stopping import run_until_done
+from llc_dynamics.sampling import Chains
 from llc_dynamics.sampling.batches import Batches, TensorBatches
+from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import derive_seed
 
-Run = Callable[[EstimateSettings, Batches], LLCResult]
 # Draws of a run that checks, as a share of those of the estimate; with half the step, or twice the batch, it costs as
 # much as the estimate itself.
 _SHARE_OF_DRAWS = 0.5
@@ -42,13 +41,12 @@ def require_checkable(settings: EstimateSettings) -> None:
         half_the_step(settings)
 
 
-def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, run: Run) -> LLCResult:
-    """The result with the biases of its step and batch, from two more runs; judged anew.
+def with_biases(found: LLCResult, settings: EstimateSettings, flat: FlatModel, batches: Batches) -> LLCResult:
+    """The result with the biases of its step and batch, from two more runs; to be judged.
 
     Parameters
     ----------
-    found : the estimate with `settings` on `batches`.
-    run : runs an estimate with other settings on other batches.
+    found : the estimate with `settings` in an entered `FlatModel` on `batches`.
     """
     if not math.isfinite(found.llc):
         return found
@@ -62,12 +60,12 @@ def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, 
     for name in ("step", "batch"):
         own = dataclasses.replace(plain, seed=derive_seed(settings.seed, f"{name} bias"))
         if name == "step":
-            without_bias = _is_exact(settings.sampler, batches)
-            again = None if without_bias else run(half_the_step(own), batches)
+            without_bias = settings.sampler.exact and batches.whole
+            again = None if without_bias else _run(flat, batches, half_the_step(own))
             share = math.nan if again is None else _share_of_step(found, again)
         else:
             larger = larger_batches(batches)
-            again = None if larger is None else run(own, larger)
+            again = None if larger is None else _run(flat, larger, own)
             share = math.nan if larger is None else _noise(larger) / _noise(batches)
         factor = 0.0 if again is None else 1 / (1 - share)
         bias = 0.0 if again is None else factor * (found.llc - again.llc)
@@ -77,25 +75,15 @@ def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, 
         others += 0.0 if again is None else (factor * again.standard_error) ** 2
     extrapolated_error = math.sqrt((error_of_this * found.standard_error) ** 2 + others)
     complete = dataclasses.replace(found, **measured, extrapolated=value, extrapolated_error=extrapolated_error)
-    return complete.judged(found.thresholds)
+    return complete
 
 
 def half_the_step(settings: EstimateSettings) -> EstimateSettings:
     """The same run with half the step and as much time between draws and in the burn-in.
 
-    Raises `ConfigError` for a kernel that does not say what half its step is.
+    Raises `ConfigError` for a kernel that cannot say what half its step is.
     """
-    kernel: Any = settings.sampler
-    if not hasattr(kernel, "with_step"):
-        raise ConfigError(
-            f"bias_checks: {type(kernel).__name__} has no with_step, so it cannot be run with half the step; leave out "
-            "bias_checks"
-        )
-    halved = kernel.with_step(0.5)
-    if isinstance(kernel, MALT | HMC) and not isinstance(kernel, MALA):
-        return dataclasses.replace(settings, sampler=dataclasses.replace(halved, num_steps=2 * kernel.num_steps))
-    # MALA's step is h, and its time h^2
-    updates = 4 if isinstance(kernel, MALA) else 2
+    halved, updates = settings.sampler.halved()
     return dataclasses.replace(
         settings,
         sampler=halved,
@@ -104,12 +92,16 @@ def half_the_step(settings: EstimateSettings) -> EstimateSettings:
     )
 
 
+def _run(flat: FlatModel, batches: Batches, settings: EstimateSettings) -> LLCResult:
+    return run_until_done(Chains(flat, batches, settings), settings)
+
+
 def larger_batches(batches: Batches) -> Batches | None:
     """The same data in batches twice as large, or as large as the data; None if they are all of it already."""
+    if batches.whole:
+        return None
     size = 2 * batches.batch_size
     if isinstance(batches, TensorBatches):
-        if batches.batch_size == batches.length:
-            return None
         size = min(size, batches.length)
     larger = copy.copy(batches)
     larger.batch_size = size
@@ -120,11 +112,6 @@ def _noise(batches: Batches) -> float:
     """Variance of a batch's mean in units of that of one sample; without repetition inside the batch for tensors."""
     whole = 1 / batches.length if isinstance(batches, TensorBatches) else 0.0
     return 1 / batches.batch_size - whole
-
-
-def _is_exact(kernel: Kernel, batches: Batches) -> bool:
-    whole = isinstance(batches, TensorBatches) and batches.batch_size == batches.length
-    return whole and isinstance(kernel, MALT | HMC)
 
 
 def _share_of_step(found: LLCResult, again: LLCResult) -> float:

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.calibration import Calibration
+from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
 from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, CalibrationOptions, Search
+from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
-from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.llc.verdict import judged
 from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.group_model import LoopModel
@@ -184,7 +184,7 @@ def _estimated(job: tuple[Problem, EstimateSettings], store: Path | None) -> LLC
     if path.exists():
         result, stored = read_point(path)
         if not differences(stored, identity):
-            return result.judged(Thresholds())
+            return judged(result)
     result = estimate(problem, settings)
     write_point(path, 0 if problem.checkpoint is None else problem.checkpoint[1], result, identity)
     return result

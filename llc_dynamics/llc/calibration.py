@@ -1,24 +1,54 @@
-"""What a calibration found: the settings it chose, and the evidence for them."""
+"""What a calibration is asked for, and what it found: the settings it chose, and the evidence for them."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.llc.settings_file import read_settings, write_settings
+from llc_dynamics.finding import Finding, sentences
+from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
 from llc_dynamics.settings import load_toml
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
-# of reasons in one cell; they hold commas and semicolons themselves
-_BETWEEN = " | "
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a calibration is asked for; see `calibrate` for each. Raises `ConfigError` for one out of its range."""
+
+    gradients: int = 4000
+    target_error: float = 0.05
+    nbeta: float | None = None
+    num_chains: int = 4
+    batch_size: int | None = None
+    num_samples: int | None = None
+    trials: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
+            raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
+        if not 0 < self.target_error < math.inf:
+            raise ConfigError(
+                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
+            )
+        if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
+            raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+
+    @property
+    def start(self) -> EstimateSettings:
+        """What is known of the settings before anything is tried."""
+        return EstimateSettings(
+            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
+        )
 
 
 @dataclass(frozen=True)
@@ -58,20 +88,20 @@ class Trial:
     draws: int
     gradients: int
     explored: bool
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Settings for a whole trajectory, and why these; `estimate_llc` and `llc_curve` take it as
-    `settings=`.
+    """Settings for a whole trajectory, and why these; `estimate_llc` and `llc_curve` take it as `settings=`.
 
     Attributes
     ----------
     settings : what was chosen.
     loss : "given" or "behavioural".
     trials : the evidence.
-    findings : sentences that say what was found, among them whether there is a plateau.
+    findings : what was found, by code: `plateau`, `no_plateau`, `not_explored`, `untried`; `batch_enough`,
+        `batch_largest`; `expected_error`; `control`.
     plateau : whether the estimate stopped depending on gamma within the budget, at every checkpoint that was tried.
     num_gradients : gradients of all chains of all trials.
     """
@@ -79,7 +109,7 @@ class Calibration:
     settings: EstimateSettings
     loss: str
     trials: tuple[Trial, ...]
-    findings: tuple[str, ...]
+    findings: tuple[Finding, ...]
     plateau: bool
     num_gradients: int
 
@@ -98,7 +128,7 @@ class Calibration:
         ]
         for row in self.trials:
             blocks = f"{row.lowest_virial:.2f}-{row.highest_virial:.2f}"
-            verdict = "yes" if row.explored else f"no: {'; '.join(row.reasons)}"
+            verdict = "yes" if row.explored else f"no: {sentences(row.reasons)}"
             if row.purpose == "control":
                 blocks, verdict = "", "without the loss"
             lines.append(
@@ -109,22 +139,21 @@ class Calibration:
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `settings.toml`, `evidence.csv` and `calibration.png` into `folder`; returns the settings file.
+        """Write `settings.toml` and `evidence.csv` into `folder`; returns the settings file.
+
+        `ld.plots.plot_calibration` draws the figure.
 
         Raises `TrajectoryError` if the folder cannot be written to.
         """
-        from llc_dynamics.plots import plot_calibration
-
         folder = Path(folder)
-        found = {"findings": list(self.findings), "plateau": self.plateau, "num_gradients": self.num_gradients}
+        found = {
+            "findings": [finding.to_dict() for finding in self.findings],
+            "plateau": self.plateau,
+            "num_gradients": self.num_gradients,
+        }
         path = write_settings(folder / _SETTINGS, self.settings, self.loss, found)
         with storage_errors(folder):
             write_whole(folder / _EVIDENCE, self._csv().encode())
-            drawn = io.BytesIO()
-            figure = plot_calibration(self).get_figure(root=True)
-            assert figure is not None
-            figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
-            write_whole(folder / "calibration.png", drawn.getvalue())
         return path
 
     @classmethod
@@ -143,7 +172,7 @@ class Calibration:
                 settings,
                 loss,
                 trials,
-                tuple(map(str, found.get("findings", ()))),
+                tuple(map(Finding.from_dict, found.get("findings", ()))),
                 bool(found.get("plateau", False)),
                 int(found.get("num_gradients", 0)),
             )
@@ -159,7 +188,8 @@ class Calibration:
 
     def _rows(self) -> Iterator[list[Any]]:
         for row in self.trials:
-            values = asdict(row) | {"reasons": _BETWEEN.join(row.reasons)}
+            reasons = json.dumps([reason.to_dict() for reason in row.reasons], ensure_ascii=False)
+            values = {each.name: getattr(row, each.name) for each in fields(row)} | {"reasons": reasons}
             yield ["" if isinstance(value, float) and math.isnan(value) else value for value in values.values()]
 
 
@@ -168,14 +198,9 @@ def _trial(row: dict[str, str]) -> Trial:
     read: dict[str, Any] = {"float": lambda text: float(text or "nan"), "int": int, "str": str}
     read |= {
         "bool": lambda text: text == "True",
-        "tuple[str, ...]": lambda text: tuple(filter(None, text.split(_BETWEEN))),
+        "tuple[Finding, ...]": lambda text: tuple(map(Finding.from_dict, json.loads(text))),
     }
     return Trial(**{each.name: read[str(each.type)](row[each.name]) for each in fields(Trial)})
-
-
-def chosen_settings(settings: EstimateSettings | Calibration) -> EstimateSettings:
-    """Those of a calibration, or the settings themselves."""
-    return settings.settings if isinstance(settings, Calibration) else settings
 
 
 def _blank(value: float, form: str) -> str:

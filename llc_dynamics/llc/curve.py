@@ -6,20 +6,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
+from llc_dynamics.finding import Finding
+from llc_dynamics.llc.calibration import Calibration
+from llc_dynamics.llc.frames import curve_to_datatree, curve_to_pandas, curve_to_xarray
 from llc_dynamics.llc.identity import curve_differences, curve_identity, tensor_data_id
 from llc_dynamics.llc.point import llc_point, require_same_curve
 from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
 from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.llc.verdict import judged
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
@@ -47,11 +51,11 @@ class LLCCurve(Curve):
     Attributes
     ----------
     results : tuple of LLCResult, in the order of the steps.
-    reasons : for each step, what speaks against its estimate, in words; empty if nothing does.
+    reasons : for each step a tuple of findings, what speaks against its estimate; empty if nothing does.
     """
 
     results: tuple[LLCResult, ...] = field(default=(), repr=False)
-    reasons: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    reasons: tuple[tuple[Finding, ...], ...] = field(default=(), repr=False)
 
     def __init__(self, results: Mapping[int, LLCResult], name: str = "llc") -> None:
         ordered = tuple(results[step] for step in sorted(results))
@@ -97,8 +101,6 @@ class LLCCurve(Curve):
         With `draws`, the traces instead: columns llc, distance, virial, index (step, chain, draw). Raises
         `MissingPackageError` without pandas.
         """
-        from llc_dynamics.llc.frames import curve_to_pandas
-
         return curve_to_pandas(self, draws)
 
     def to_xarray(self) -> xr.Dataset:
@@ -107,8 +109,6 @@ class LLCCurve(Curve):
         What settings, provenance and thresholds of all points have in common is in `attrs`, as JSON texts. Raises
         `MissingPackageError` without xarray.
         """
-        from llc_dynamics.llc.frames import curve_to_xarray
-
         return curve_to_xarray(self)
 
     def to_datatree(self) -> xr.DataTree:
@@ -118,8 +118,6 @@ class LLCCurve(Curve):
         single points, `curve.results[i].to_datatree()`, leave dead chains out. Raises `MissingPackageError` without
         arviz-base.
         """
-        from llc_dynamics.llc.frames import curve_to_datatree
-
         return curve_to_datatree(self)
 
     @property
@@ -160,7 +158,8 @@ def llc_curve(
     device: str | torch.device | None = None,
     thresholds: Thresholds | None = None,
     progress: PointProgress | bool | None = None,
-    **settings: Any,
+    settings: EstimateSettings | Calibration | None = None,
+    **everyday: Unpack[Everyday],
 ) -> LLCCurve:
     """Estimate the LLC at checkpoints of a run, all with one setting; stored beside the run as they finish.
 
@@ -184,8 +183,9 @@ def llc_curve(
     overwrite : replace what is stored under `name` with other settings, instead of raising.
     progress : a function that is called with (step, done, total) after each point; None shows a bar on a terminal,
         False nothing.
-    **settings : `settings`, what `ld.calibrate` returns; or `sampler`, `num_chains`, `num_draws`, `num_burnin`,
-        `batch_size`, `num_samples`, `seed`, `steps_per_draw`, as in `estimate_llc`.
+    settings, **everyday : as in `estimate_llc`: what `ld.calibrate` returns or `ld.EstimateSettings(...)`; or by
+        themselves `sampler`, `num_chains`, `num_draws`, `num_burnin`, `batch_size`, `num_samples`, `target_error`,
+        `seed`.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def llc_curve(
         raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
     require_workers(workers)
     require_steps(run, wanted)
-    chosen = EstimateSettings.of(**settings)
+    chosen = EstimateSettings.of(settings, everyday)
     problem = Problem(model, loss_fn, data, parameters, device, tensor_data_id(data) if data_id is None else data_id)
     curve = curve_identity(problem, chosen)
     folder = curve_folder(run.path, name)
@@ -220,9 +220,8 @@ def llc_curve(
                 compute(step)
                 report(step)
     stored = LLCCurve.load(run, name, wanted)
-    limits = Thresholds() if thresholds is None else thresholds
     results = zip(wanted, stored.results, strict=True)
-    return LLCCurve({step: result.judged(limits) for step, result in results}, name)
+    return LLCCurve({step: judged(result, thresholds) for step, result in results}, name)
 
 
 def _remove_others(folder: Path, curve: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,42 +24,63 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from llc_dynamics.llc.curve import LLCCurve
-    from llc_dynamics.llc.result import LLCResult
-
 _DRAWS = {"llc": "trace", "distance": "distance_trace", "virial": "virial_trace"}
 # Told once for all: they are the same at every point of a curve, but for the seed.
 _ATTRIBUTES = ("settings", "provenance", "thresholds")
 
 
-def scalars(result: LLCResult) -> dict[str, float | int | str | bool]:
+class Result(Protocol):
+    """What is read of an `LLCResult`, besides its other traces."""
+
+    @property
+    def trace(self) -> NDArray[np.float64]: ...
+
+    @property
+    def alive(self) -> list[int]: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class CurveOfResults(Protocol):
+    """What is read of an `LLCCurve`."""
+
+    @property
+    def steps(self) -> NDArray[np.int64]: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def results(self) -> Sequence[Result]: ...
+
+
+def scalars(result: Result) -> dict[str, float | int | str | bool]:
     """What a result says in single values: numbers, `converged`, and texts.
 
     `interval_low` and `interval_high` are those of 95%; observed losses are `observed.<name>` and
-    `observed.<name>.standard_error`; `failed_chains` is their number; `reasons` and `notes` are joined by "; ".
+    `observed.<name>.standard_error`; `failed_chains` is their number; `reasons` and `notes` are texts joined by "; ".
     """
     plain = result.to_dict()
     found: dict[str, Any] = {
         name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)
     }
-    found["interval_low"], found["interval_high"] = result.interval(0.95)
-    found["failed_chains"] = len(result.failed_chains)
+    found["interval_low"], found["interval_high"] = plain["interval_95"]
+    found["failed_chains"] = len(plain["failed_chains"])
     for name in ("reasons", "notes"):
-        if name in plain:
-            found[name] = "; ".join(plain[name])
-    for name, (value, error) in result.observed.items():
+        found[name] = "; ".join(finding["text"] for finding in plain[name])
+    for name, (value, error) in plain["observed"].items():
         found |= {f"observed.{name}": value, f"observed.{name}.standard_error": error}
     first = ("llc", "standard_error", "total_error", "interval_low", "interval_high", "converged", "reasons")
-    return {name: found[name] for name in (*(name for name in first if name in found), *found)}
+    return {name: found[name] for name in (*first, *found)}
 
 
-def result_to_pandas(result: LLCResult, draws: bool = False) -> pd.DataFrame:
+def result_to_pandas(result: Result, draws: bool = False) -> pd.DataFrame:
     """See `LLCResult.to_pandas`."""
     pandas = _pandas()
     return _draw_table(pandas, result) if draws else pandas.DataFrame([scalars(result)])
 
 
-def curve_to_pandas(curve: LLCCurve, draws: bool = False) -> pd.DataFrame:
+def curve_to_pandas(curve: CurveOfResults, draws: bool = False) -> pd.DataFrame:
     """See `LLCCurve.to_pandas`."""
     pandas = _pandas()
     if draws:
@@ -68,12 +89,12 @@ def curve_to_pandas(curve: LLCCurve, draws: bool = False) -> pd.DataFrame:
     return pandas.DataFrame(map(scalars, curve.results), index=pandas.Index(curve.steps, name="step"))
 
 
-def result_to_xarray(result: LLCResult) -> xr.Dataset:
+def result_to_xarray(result: Result) -> xr.Dataset:
     """See `LLCResult.to_xarray`."""
     return _xarray().Dataset(_variables(result), coords=_coordinates(result), attrs=_attributes([result]))
 
 
-def curve_to_xarray(curve: LLCCurve) -> xr.Dataset:
+def curve_to_xarray(curve: CurveOfResults) -> xr.Dataset:
     """See `LLCCurve.to_xarray`."""
     xarray = _xarray()
     points = [xarray.Dataset(_variables(result), coords=_coordinates(result)) for result in curve.results]
@@ -84,24 +105,23 @@ def curve_to_xarray(curve: LLCCurve) -> xr.Dataset:
     return stacked.assign_attrs(name=curve.name, **_attributes(curve.results))
 
 
-def result_to_datatree(result: LLCResult) -> xr.DataTree:
+def result_to_datatree(result: Result) -> xr.DataTree:
     """See `LLCResult.to_datatree`."""
-    alive = _alive(result)
+    alive = result.alive
     if not alive:
         raise DataError("all chains failed, so there are no draws for a data tree; to_xarray() has what they left")
     draws = {name: getattr(result, trace)[alive] for name, trace in _DRAWS.items()}
     return _tree(draws, {"chain": alive}, {}, _attributes([result]))
 
 
-def curve_to_datatree(curve: LLCCurve) -> xr.DataTree:
+def curve_to_datatree(curve: CurveOfResults) -> xr.DataTree:
     """See `LLCCurve.to_datatree`."""
     shape = tuple(max(sizes) for sizes in zip(*(result.trace.shape for result in curve.results), strict=True))
-    draws = {name: np.full((*shape, len(curve)), np.nan) for name in _DRAWS}
+    draws = {name: np.full((*shape, len(curve.steps)), np.nan) for name in _DRAWS}
     for place, result in enumerate(curve.results):
-        alive = _alive(result)
         for name, trace in _DRAWS.items():
             values: NDArray[np.float64] = getattr(result, trace)
-            draws[name][alive, : values.shape[1], place] = values[alive]
+            draws[name][result.alive, : values.shape[1], place] = values[result.alive]
     attributes = {"name": curve.name, **_attributes(curve.results)}
     return _tree(draws, {"step": curve.steps}, {name: ["step"] for name in _DRAWS}, attributes)
 
@@ -122,37 +142,32 @@ def _tree(draws: dict[str, Any], coords: dict[str, Any], dims: dict[str, Any], a
     )
 
 
-def _alive(result: LLCResult) -> list[int]:
-    dead = {failed.chain for failed in result.failed_chains}
-    return [chain for chain in range(len(result.trace)) if chain not in dead]
-
-
-def _draw_table(pandas: Any, result: LLCResult) -> Any:
+def _draw_table(pandas: Any, result: Result) -> Any:
     index = pandas.MultiIndex.from_product([range(size) for size in result.trace.shape], names=["chain", "draw"])
     return pandas.DataFrame({name: getattr(result, trace).ravel() for name, trace in _DRAWS.items()}, index=index)
 
 
-def _variables(result: LLCResult) -> dict[str, Any]:
+def _variables(result: Result) -> dict[str, Any]:
     """Name to (dimensions, values)."""
-    found: dict[str, Any] = {
-        name: ((), value) for name, value in scalars(result).items() if not name.startswith("observed.")
-    }
+    plain = result.to_dict()
+    single = {name: value for name, value in scalars(result).items() if "." not in name}
+    found: dict[str, Any] = {name: ((), value) for name, value in single.items()}
     found |= {trace: (("chain", "draw"), getattr(result, trace)) for trace in _DRAWS.values()}
     for name in ("virial_by_block", "virial_by_block_error"):
-        found[name] = (("block",), np.array([*getattr(result, name).values()], dtype=np.float64))
-    if result.observed:
-        values = np.array([*result.observed.values()], dtype=np.float64)
+        found[name] = (("block",), np.array([*plain[name].values()], dtype=np.float64))
+    if plain["observed"]:
+        values = np.array([*plain["observed"].values()], dtype=np.float64)
         found |= {"observed": (("observed_loss",), values[:, 0]), "observed_error": (("observed_loss",), values[:, 1])}
     return found
 
 
-def _coordinates(result: LLCResult) -> dict[str, Any]:
-    chains, draws = result.trace.shape
-    names = {"observed_loss": [*result.observed]} if result.observed else {}
-    return {"chain": range(chains), "draw": range(draws), "block": [*result.virial_by_block], **names}
+def _coordinates(result: Result) -> dict[str, Any]:
+    plain, (chains, draws) = result.to_dict(), result.trace.shape
+    names = {"observed_loss": [*plain["observed"]]} if plain["observed"] else {}
+    return {"chain": range(chains), "draw": range(draws), "block": [*plain["virial_by_block"]], **names}
 
 
-def _attributes(results: Sequence[LLCResult]) -> dict[str, str]:
+def _attributes(results: Sequence[Result]) -> dict[str, str]:
     """What all the results have in common, each as one JSON text: netCDF files can hold no deeper attributes."""
     tables = [result.to_dict() for result in results]
     found = {}

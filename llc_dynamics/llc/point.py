@@ -18,6 +18,7 @@ from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import curve_folder, point_file, read_point, stored_points, write_point
 from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.llc.verdict import judged
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.trajectory import Trajectory
 
@@ -66,23 +67,22 @@ def llc_point(
     run = run if isinstance(run, Trajectory) else Trajectory(run)
     problem = problem.at(run, step)
     path = point_file(curve_folder(run.path, name), step)
-    limits = Thresholds() if thresholds is None else thresholds
     with torch_threads(threads):
         identity = identity_of(problem, settings)
         if not overwrite:
             require_same_curve(path.parent, name, identity.curve, first=path)
         stored = _stored(path, name, identity, overwrite)
         if stored is not None:
-            return stored.judged(limits)
+            return judged(stored, thresholds)
         own = dataclasses.replace(settings, seed=derive_seed(settings.seed, "llc", int(step)))
-        result = estimate(problem, own, limits, progress)
+        result = estimate(problem, own, thresholds, progress)
     # looked at again: hours may have passed
     folder = curve_folder(run.path, name)
     if not overwrite:
         require_same_curve(folder, name, identity.curve, first=path)
     if not write_point(path, int(step), result, identity, replace=overwrite):
         stored = _stored(path, name, identity, overwrite=False)
-        return result if stored is None else stored.judged(limits)
+        return result if stored is None else judged(stored, thresholds)
     return result
 
 

@@ -1,4 +1,4 @@
-"""How lambda_hat would change with its resolution (nbeta, gamma), read off the chains of one estimate.
+"""How lambda_hat depends on its resolution (nbeta, gamma) and on its batches, read off the chains of one estimate.
 
 With E the mean over w ~ exp(-nbeta L - gamma/2 |w - w*|^2) and lambda_hat = nbeta E[L - L(w*)],
 
@@ -8,11 +8,27 @@ With E the mean over w ~ exp(-nbeta L - gamma/2 |w - w*|^2) and lambda_hat = nbe
 (differentiate under the integral). On a plateau both vanish: nbeta (L - L(w*)) then has the law of a Gamma variable of
 shape lambda, whose variance is its mean. L is the loss that is sampled, so the variance that a draw's batch adds is
 taken off, as measured by the two halves of each batch.
+
+A chain that moves on one batch for long samples exp(-nbeta L_B - gamma/2 |w - w*|^2) with the loss of its own batch B,
+a random perturbation of the population's. Averaged in-sample, over the batch it moved on, the loss comes out too low;
+out-of-sample, over a fresh batch at the same position, too high. Let s_i = nbeta h_i / (nbeta h_i + gamma) be the share
+of the loss in the force along a direction of curvature h_i. To second order in the
+perturbation, for a quadratic loss whose gradient noise has the Hessian's own shape,
+
+    population - in-sample : out-of-sample - in-sample  =  sum s_i (1 - s_i) : sum s_i,
+
+and with lambda_hat = 1/2 sum s_i and nbeta^2 Var(L) = 1/2 sum s_i^2 the right side is
+
+    theta = 1 - nbeta^2 Var(L) / lambda_hat = (d lambda_hat / d log nbeta) / lambda_hat.
+
+So on a plateau (theta = 0) the in-sample value is right as it is, and where lambda_hat goes like a power of nbeta,
+theta is that power. The corrected estimate is in-sample + theta (out-of-sample - in-sample).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +36,11 @@ from numpy.typing import NDArray
 from llc_dynamics.llc.diagnostics import monte_carlo_error
 
 Trace = NDArray[np.float64]
+
+# Before anything is measured: theta is somewhere between 0 and 1.
+_PRIOR_MEAN = 0.5
+_PRIOR_SD = 0.3
+_LEAST_LOOKS = 2
 
 
 def slope_nbeta(losses: Trace, half_differences: Trace) -> tuple[float, float]:
@@ -51,3 +72,60 @@ def slope_gamma(losses: Trace, distances: Trace) -> tuple[float, float]:
         return math.nan, math.nan
     terms = -(losses - losses.mean()) * (distances - distances.mean()) / 2
     return float(terms.mean()), monte_carlo_error(terms)[0]
+
+
+@dataclass(frozen=True)
+class BatchGap:
+    """Out-of-sample minus in-sample, and what follows for the estimate.
+
+    gap, gap_error : nbeta times the mean difference of the two.
+    correction, correction_error : theta * gap, to be added to the in-sample value. The error holds those of theta, of
+        the gap, and the order that was left out, taken as the square of the larger half of the gap over the estimate.
+    """
+
+    gap: float = math.nan
+    gap_error: float = math.nan
+    correction: float = 0.0
+    correction_error: float = 0.0
+
+
+def batch_gap(losses: NDArray[np.float64], fresh: NDArray[np.float64], slope: float, slope_error: float) -> BatchGap:
+    """From in-sample and out-of-sample losses (times nbeta, [chain, draw], NaN where there was no look out of sample).
+
+    `slope` is d lambda_hat / d log nbeta as the chains tell it, NaN if they do not. Without a look out of sample
+    nothing is known and nothing is corrected.
+    """
+    looked = np.isfinite(fresh)
+    if looked.sum() < _LEAST_LOOKS:
+        return BatchGap()
+    inside = float(losses.mean())
+    differences = (fresh - losses)[looked]
+    gap = float(differences.mean())
+    gap_error = _error(fresh - losses, looked)
+    theta, theta_error = _share(inside, slope, slope_error)
+    correction = theta * gap
+    middle = max(abs(inside + correction), 1e-300)
+    left_out = (max(theta, 1 - theta) * gap) ** 2 / middle
+    error = math.hypot(theta * gap_error, theta_error * gap, left_out)
+    return BatchGap(gap, gap_error, correction, error)
+
+
+def _share(inside: float, slope: float, slope_error: float) -> tuple[float, float]:
+    """theta and its error: what was measured, together with what is known before."""
+    if not (inside > 0 and math.isfinite(slope) and math.isfinite(slope_error)):
+        return _PRIOR_MEAN, _PRIOR_SD
+    measured, spread = slope / inside, max(slope_error / inside, 1e-6)
+    weight = _PRIOR_SD**2 / (_PRIOR_SD**2 + spread**2)
+    theta = weight * measured + (1 - weight) * _PRIOR_MEAN
+    return min(max(theta, 0.0), 1.0), math.sqrt(weight) * spread
+
+
+def _error(differences: NDArray[np.float64], looked: NDArray[np.bool_]) -> float:
+    """Standard error of the mean over looks, of which each has a batch of its own."""
+    rows = [row[there] for row, there in zip(differences, looked, strict=True) if there.any()]
+    flat = np.concatenate(rows)
+    simple = float(flat.std(ddof=1)) / math.sqrt(len(flat))
+    number = min(len(row) for row in rows)
+    if number < 8:
+        return simple
+    return max(simple, monte_carlo_error(np.stack([row[:number] for row in rows]))[0])

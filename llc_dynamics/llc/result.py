@@ -1,9 +1,9 @@
-"""An estimate of the local learning coefficient, with its errors, its evidence and a verdict in words."""
+"""An estimate of the local learning coefficient, with its errors, its evidence and its verdict."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.notes import notes_on
+from llc_dynamics.finding import Finding, sentences
+from llc_dynamics.llc.frames import result_to_datatree, result_to_pandas, result_to_xarray
 from llc_dynamics.llc.thresholds import Thresholds
-from llc_dynamics.llc.verdict import reasons_against
 from llc_dynamics.sampling import FailedChain
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ class LLCResult:
     virial : mean of (w - w*).grad U / d, with `virial_error`; 1 in equilibrium, below if not explored, above if heated.
     virial_by_block, virial_by_block_error : the same for each parameter tensor, {name: value}.
     failed_chains : `FailedChain(chain, step, reason)` for each chain that died.
-    converged, reasons : the verdict, and in words what speaks against it.
-    notes : in words, what is worth knowing and does not speak against the estimate.
+    converged, reasons : the verdict, and what speaks against it: a tuple of `Finding(code, text)`; the codes stand in
+        `llc_dynamics.llc.verdict`.
+    notes : findings that are worth knowing and do not speak against the estimate.
     trace : float64 [chain, draw], nbeta (L_B(w) - L_B(w*)). distance_trace, virial_trace : the same shape.
     num_samples, nbeta, localization, dimension : n, the inverse temperature and gamma that were used (together the
         resolution of the estimate), the number of sampled parameters d.
@@ -129,8 +130,8 @@ class LLCResult:
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     thresholds: Thresholds = field(default_factory=Thresholds)
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    reasons: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
 
     @property
     def total_error(self) -> float:
@@ -141,6 +142,12 @@ class LLCResult:
         """
         measured = (self.step_bias, self.step_bias_error, self.batch_bias, self.batch_bias_error)
         return math.hypot(self.standard_error, *(part for part in measured if math.isfinite(part)))
+
+    @property
+    def alive(self) -> list[int]:
+        """The chains that did not die."""
+        dead = {failed.chain for failed in self.failed_chains}
+        return [chain for chain in range(len(self.trace)) if chain not in dead]
 
     @property
     def converged(self) -> bool:
@@ -160,19 +167,14 @@ class LLCResult:
         width = self.total_error * float(stats.t.ppf((1 + level) / 2, max(self.ess_mean - 1, 1.0)))
         return self.llc - width, self.llc + width
 
-    def judged(self, thresholds: Thresholds) -> LLCResult:
-        """The same estimate with its verdict under other thresholds."""
-        unjudged = replace(self, thresholds=thresholds, reasons=(), notes=())
-        return replace(unjudged, reasons=reasons_against(unjudged, thresholds), notes=notes_on(unjudged))
-
     def to_dict(self) -> dict[str, Any]:
         """Everything but the traces, as JSON types (NaN for what could not be computed)."""
         plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TRACES}
         plain |= {
             "failed_chains": [asdict(failed) for failed in self.failed_chains],
             "thresholds": asdict(self.thresholds),
-            "reasons": list(self.reasons),
-            "notes": list(self.notes),
+            "reasons": [reason.to_dict() for reason in self.reasons],
+            "notes": [note.to_dict() for note in self.notes],
             "without_gradient": list(self.without_gradient),
             "total_error": self.total_error,
             "observed": {name: list(values) for name, values in self.observed.items()},
@@ -187,8 +189,6 @@ class LLCResult:
         With `draws`, the traces instead: columns llc, distance, virial, index (chain, draw). Raises
         `MissingPackageError` without pandas.
         """
-        from llc_dynamics.llc.frames import result_to_pandas
-
         return result_to_pandas(self, draws)
 
     def to_xarray(self) -> xr.Dataset:
@@ -196,8 +196,6 @@ class LLCResult:
 
         Settings, provenance and thresholds are JSON texts in `attrs`. Raises `MissingPackageError` without xarray.
         """
-        from llc_dynamics.llc.frames import result_to_xarray
-
         return result_to_xarray(self)
 
     def to_datatree(self) -> xr.DataTree:
@@ -207,12 +205,10 @@ class LLCResult:
         chain, whose quarters `r_hat` compares. Raises `MissingPackageError` without arviz-base, `DataError` if
         no chain survived.
         """
-        from llc_dynamics.llc.frames import result_to_datatree
-
         return result_to_datatree(self)
 
     def __repr__(self) -> str:
-        verdict = "converged" if self.converged else f"NOT converged: {'; '.join(self.reasons)}"
+        verdict = "converged" if self.converged else f"NOT converged: {sentences(self.reasons)}"
         return (
             f"LLC {_short(self.llc, self.total_error)} ± {_short(self.total_error, self.total_error)} "
             f"({self.loss} loss, nbeta {self.nbeta:.4g}, gamma {self.localization:.4g}, n {self.num_samples}, "

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.calibration import Calibration, Trial
+from llc_dynamics.finding import Finding, sentences
+from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Loss
@@ -61,37 +61,6 @@ MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
 Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[LLCResult]]
 
 
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What a calibration is asked for; see `calibrate` for each. Raises `ConfigError` for one out of its range."""
-
-    gradients: int = 4000
-    target_error: float = 0.05
-    nbeta: float | None = None
-    num_chains: int = 4
-    batch_size: int | None = None
-    num_samples: int | None = None
-    trials: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
-            raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
-        if not 0 < self.target_error < math.inf:
-            raise ConfigError(
-                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
-            )
-        if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
-            raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
-
-    @property
-    def start(self) -> EstimateSettings:
-        """What is known of the settings before anything is tried."""
-        return EstimateSettings(
-            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
-        )
-
-
 class Search:
     """The state of one calibration; `estimates` makes an estimate for each (problem, settings), in their order."""
 
@@ -120,15 +89,16 @@ class Search:
         self._wanted_error = max(_PLATEAU, options.target_error)
         self._made: dict[tuple[str, EstimateSettings], LLCResult] = {}
         self._trials: list[Trial] = []
-        self._findings: list[str] = []
+        self._findings: list[Finding] = []
         self._gradients = _CURVATURE_GRADIENTS * len(problems)
 
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
         settings = self._settings(self._largest_ratio, self._options.num_chains)
-        self._findings.append(
+        self._found(
+            "untried",
             f"chosen by curvature ({self._curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
-            "nothing was tried out"
+            "nothing was tried out",
         )
         return self._result(settings, plateau=False)
 
@@ -159,19 +129,21 @@ class Search:
             chosen, plateau, before = ratio, steady, rows
         if chosen is None:
             trial = against[0]
-            self._findings.append(
+            self._found(
+                "not_explored",
                 f"NOT EXPLORED even at gamma {self._gamma(rungs[0]):.4g}, the largest that was tried: expect "
-                f"estimates with these to say so (at {trial.place}: {'; '.join(trial.reasons)}). Give more gradients, "
-                "or a larger batch"
+                f"estimates with these to say so (at {trial.place}: {sentences(trial.reasons)}). Give more "
+                "gradients, or a larger batch",
             )
             return rungs[0], False
         gamma = self._gamma(chosen)
         if plateau:
-            self._findings.append(f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g} is on it")
+            self._found("plateau", f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g} is on it")
         else:
-            self._findings.append(
+            self._found(
+                "no_plateau",
                 f"no plateau seen down to gamma {gamma:.4g}: the estimate is one at this resolution "
-                f"(nbeta {self._nbeta:.4g}, gamma {gamma:.4g}), to be kept the same wherever estimates are compared"
+                f"(nbeta {self._nbeta:.4g}, gamma {gamma:.4g}), to be kept the same wherever estimates are compared",
             )
         return chosen, plateau
 
@@ -190,10 +162,12 @@ class Search:
             if len(found) < before + 2:
                 found += self._try("batch", [(problem, pilots[before + 1])], ratio)
             if _steady(found[before], found[before + 1], _BATCH_CHANGE):
-                self._findings.append(f"batches of {size}: twice as large ones give the same estimate")
+                self._found("batch_enough", f"batches of {size}: twice as large ones give the same estimate")
                 return dataclasses.replace(settings, batch_size=size)
             size = double
-        self._findings.append(f"batches of {size}, the largest that were tried; larger ones may change the estimate")
+        self._found(
+            "batch_largest", f"batches of {size}, the largest that were tried; larger ones may change the estimate"
+        )
         return dataclasses.replace(settings, batch_size=size)
 
     def _enough_draws(self, settings: EstimateSettings) -> EstimateSettings:
@@ -213,9 +187,10 @@ class Search:
         most = _MOST_DRAWS_FACTOR * settings.num_draws
         draws = max(settings.num_draws, math.ceil(min(max(needed, effective), most)))
         expected = target_error * math.sqrt(needed / draws)
-        self._findings.append(
+        self._found(
+            "expected_error",
             f"{settings.num_chains} chains x {draws} draws: expected standard error {100 * expected:.1f}% of the "
-            "estimate"
+            "estimate",
         )
         return dataclasses.replace(settings, num_draws=draws)
 
@@ -224,7 +199,7 @@ class Search:
         problem = self._problems[-1]
         jobs = []
         for factor in _TEMPERATURE_FACTORS:
-            sampler = dataclasses.replace(settings.sampler, nbeta=self._nbeta * factor)  # type: ignore[type-var]
+            sampler = dataclasses.replace(settings.sampler, nbeta=self._nbeta * factor)
             # a passage takes as long as before, in steps that are bounded by nbeta
             longer = max(1.0, math.sqrt(factor))
             near = dataclasses.replace(
@@ -241,8 +216,8 @@ class Search:
     def _control(self, problem: Problem, gamma: float) -> Trial:
         """nbeta times the mean loss at positions from the localisation alone: what an estimate must be far below."""
         losses = self._nbeta * _losses_around(problem, gamma, self._options.start)
-        self._findings.append(
-            f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"
+        self._found(
+            "control", f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"
         )
         nan = math.nan
         return Trial(
@@ -268,7 +243,7 @@ class Search:
         for (problem, settings), result in zip(jobs, results, strict=True):
             blocks = result.virial_by_block.values()
             # few draws are no fault of the resolution
-            against = tuple(reason for reason in result.reasons if not reason.startswith("too few"))
+            against = tuple(reason for reason in result.reasons if reason.code != "too_few_draws")
             self._trials.append(
                 Trial(
                     purpose=purpose,
@@ -292,6 +267,9 @@ class Search:
                 )
             )
         return results
+
+    def _found(self, code: str, text: str) -> None:
+        self._findings.append(Finding(code, text))
 
     def _make(self, jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
         """The estimates themselves, counted; one that was made before is taken from there."""
@@ -361,9 +339,10 @@ def _times_too_short(result: LLCResult, wanted_error: float) -> float:
     """
     share = result.standard_error / abs(result.llc) if result.llc else math.nan
     times = (share / wanted_error) ** 2
-    if any(not reason.startswith(("cannot tell", "too few")) for reason in result.reasons):
+    codes = {reason.code for reason in result.reasons}
+    if codes - {"exploration_unknown", "too_few_draws"}:
         return 0.0
-    if any(reason.startswith("cannot tell") for reason in result.reasons):
+    if "exploration_unknown" in codes:
         times = max(times, (result.virial_error / result.thresholds.max_virial_error) ** 2)
     return times if math.isfinite(times) else 0.0
 

@@ -1,69 +1,92 @@
-"""The settings of an estimate: one frozen object, checked once, the same for every point of a curve."""
+"""The settings of an estimate: one frozen object, checked once, handed on whole; and as a TOML file."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict, get_type_hints
+
+import tomli_w
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling import KERNELS, SGLD, Kernel
+from llc_dynamics.sampling import KERNELS, ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
-from llc_dynamics.sampling.devinterp_engine import Engine, require_engine
-from llc_dynamics.sampling.group_model import ChainMethod
 from llc_dynamics.sampling.metric import Metric, require_metric
-from llc_dynamics.settings import converted, from_mapping, nearest, to_mapping
+from llc_dynamics.settings import converted, from_mapping, load_toml, nearest, to_mapping
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 #: Which loss an estimate is of: the one that was given, or the outputs against those at w* (`ld.behavioural`).
 Loss = Literal["given", "behavioural"]
 
-_LEAST = {"num_chains": 1, "num_draws": 4, "num_burnin": 0, "steps_per_draw": 1}
 # A run to a wanted error that has not got there ends at so many times num_draws.
 _MOST_DRAWS = 16
+# Optional features, which an estimate that does without them need not mention.
+_OPTIONAL = (
+    "control_variate", "target_error", "max_draws", "max_seconds", "bias_checks", "chain_method", "engine", "metric",
+)  # fmt: skip
+
+
+class Everyday(TypedDict, total=False):
+    """The settings that `estimate_llc`, `llc_curve` and `llc_spectrum` also take by themselves."""
+
+    sampler: Kernel | None
+    num_chains: int
+    num_draws: int
+    num_burnin: int
+    batch_size: int | None
+    num_samples: int | None
+    target_error: float | None
+    seed: int
+
+
+class HasSettings(Protocol):
+    """Such as a calibration."""
+
+    @property
+    def settings(self) -> EstimateSettings: ...
 
 
 @dataclass(frozen=True)
-class EstimateSettings:
-    """How to sample: see `estimate_llc` for what each setting means.
+class EstimateSettings(ChainSettings):
+    """How an estimate is made: how its chains are run (see `ChainSettings`), and these.
 
-    Raises `ConfigError` for a count out of its range.
+    Parameters
+    ----------
+    batch_size : B; None stands for 256, or for all the data if there is less.
+    num_samples : n of nbeta = n / log n; None stands for the length of the tensors.
+    target_error : go on until the standard error is below this share of the estimate, doubling the draws from
+        `num_draws` up to `max_draws` (16 times as many, if None). `result.stopped` says where it ended.
+    max_seconds : end with the draw at which sampling has taken so long, with as many draws as there are then (4 at
+        least), burn-in included. The result then depends on the machine's speed; its error does not suffer.
+    bias_checks : run again with half the step, and with twice the batch, each with half the draws: about three times
+        the work in all. The result's `total_error` then holds the biases, and its verdict judges them; see `llc.bias`.
+    microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
+    metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*). gamma is then compared
+        with nbeta itself (a tenth of nbeta is a mild localisation), and the estimate does not change when weights are
+        rescaled without changing the function. Needs a behavioural loss. "relative": each weight in units of the root
+        mean square of its tensor at w*, so that weights that only grow do not lower the estimate. See
+        `llc_dynamics.sampling.metric`.
+
+    Raises `ConfigError` for a setting out of its range.
     """
 
-    sampler: Kernel = field(default_factory=SGLD)
-    num_chains: int = 4
-    num_draws: int = 500
-    num_burnin: int = 200
     batch_size: int | None = None
     num_samples: int | None = None
-    seed: int = 0
-    steps_per_draw: int = 1
-    control_variate: bool = False
     target_error: float | None = None
     max_draws: int | None = None
     max_seconds: float | None = None
     bias_checks: bool = False
-    chain_method: ChainMethod = "auto"
     microbatch_size: int | None = None
-    engine: Engine = "llc_dynamics"
     metric: Metric = "euclidean"
 
     def __post_init__(self) -> None:
-        if self.sampler is None:
-            object.__setattr__(self, "sampler", SGLD())
-        if not all(hasattr(self.sampler, name) for name in ("init", "arrive", "update", "localization")):
-            raise ConfigError(f"sampler must be a kernel such as SGLD(step_size=1e-4), got {self.sampler!r}")
-        require_engine(self.engine, self.sampler)
+        super().__post_init__()
         require_metric(self.metric)
         if self.engine != "llc_dynamics" and self.metric != "euclidean":
             raise ConfigError(f'engine="{self.engine}" moves the weights themselves; leave metric out')
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ConfigError(f"seed must be a whole number, got {self.seed!r}")
         if self.target_error is not None and not (0 < self.target_error < math.inf):
             raise ConfigError(
                 f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
@@ -79,70 +102,48 @@ class EstimateSettings:
             raise ConfigError(f"microbatch_size must be 1 or more, got {self.microbatch_size}")
 
     @classmethod
-    def of(cls, **settings: Any) -> EstimateSettings:
-        """As the constructor; or those of `settings=`, settings or a calibration, with a `seed` if one is given.
+    def of(cls, settings: EstimateSettings | HasSettings | None, given: Mapping[str, Any]) -> EstimateSettings:
+        """Those of `settings`, or of a calibration, with a `seed` if one is given; without them what is given.
 
-        Raises `ConfigError` for an unknown setting, naming the nearest, and for one that is given beside `settings=`.
+        `given` are `Everyday` settings. Raises `ConfigError` for another one (saying where it belongs, or naming the
+        nearest), and for one that is given beside `settings`.
         """
-        chosen = settings.pop("settings", None)
-        known = [each.name for each in dataclasses.fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise ConfigError(f"{name}: unknown setting of an LLC estimate; {nearest(name, [*known, 'settings'])}")
-        own = cls(**settings)
-        if chosen is None:
+        fields = [each.name for each in dataclasses.fields(cls)]
+        for name in given:
+            if name in fields and name not in Everyday.__annotations__:
+                raise ConfigError(
+                    f"{name} is not an argument of its own: give settings=ld.EstimateSettings({name}=..., ...), with "
+                    "all other settings in it"
+                )
+            if name not in fields:
+                raise ConfigError(f"{name}: unknown setting of an LLC estimate; {nearest(name, [*fields, 'settings'])}")
+        own = cls(**{name: value for name, value in given.items() if not (name == "sampler" and value is None)})
+        if settings is None:
             return own
-        of_calibration = getattr(chosen, "settings", chosen)
-        if not isinstance(of_calibration, cls):
-            raise ConfigError(f"settings must be what ld.calibrate returns, or EstimateSettings; got {chosen!r}")
-        return of_calibration.in_place_of(own)
-
-    def in_place_of(self, given: EstimateSettings) -> EstimateSettings:
-        """These settings with the seed of `given`, in which nothing else may have been set.
-
-        Raises `ConfigError` that names what was given beside settings.
-        """
-        plain = EstimateSettings()
-        names = [each.name for each in dataclasses.fields(self) if each.name != "seed"]
-        both = [name for name in names if getattr(given, name) != getattr(plain, name)]
+        chosen = getattr(settings, "settings", settings)
+        if not isinstance(chosen, cls):
+            raise ConfigError(f"settings must be what ld.calibrate returns, or EstimateSettings; got {settings!r}")
+        plain = cls()
+        both = [name for name in given if name != "seed" and getattr(own, name) != getattr(plain, name)]
         if both:
             raise ConfigError(
                 f"{', '.join(both)} given beside settings=, which holds them; use dataclasses.replace(settings, ...)"
             )
-        return self if given.seed == plain.seed else dataclasses.replace(self, seed=given.seed)
-
-    def nbeta(self, num_samples: int) -> float:
-        """The inverse temperature: the sampler's own, or n / log n."""
-        return num_samples / math.log(num_samples) if self.sampler.nbeta is None else float(self.sampler.nbeta)
+        return chosen if own.seed == plain.seed else dataclasses.replace(chosen, seed=own.seed)
 
     def resolved(self, batches: Batches) -> dict[str, Any]:
-        """JSON types, with what was left open (batch size, n) as it was used; what is off or only a matter of memory
-        and speed is left out."""
-        resolved: dict[str, Any] = {
-            "sampler": sampler_to_mapping(self.sampler),
-            "num_chains": self.num_chains,
-            "num_draws": self.num_draws,
-            "num_burnin": self.num_burnin,
-            "batch_size": batches.batch_size,
-            "num_samples": batches.num_samples,
-            "seed": self.seed,
-            "steps_per_draw": self.steps_per_draw,
-        }
-        if self.control_variate:
-            resolved["control_variate"] = True
+        """JSON types, with what was left open (batch size, n) as it was used.
+
+        What is off, or only a matter of memory and speed, is left out.
+        """
+        resolved = settings_to_mapping(self) | {"batch_size": batches.batch_size, "num_samples": batches.num_samples}
         if self.target_error is not None:
-            resolved |= {"target_error": self.target_error, "max_draws": self.last_draw}
-        if self.max_seconds is not None:
-            resolved["max_seconds"] = self.max_seconds
-        if self.bias_checks:
-            resolved["bias_checks"] = True
-        if self.chain_method == "vmap":
-            resolved["chain_method"] = "vmap"
-        if self.engine != "llc_dynamics":
-            resolved["engine"] = self.engine
-        if self.metric != "euclidean":
-            resolved["metric"] = self.metric
-        return resolved
+            resolved["max_draws"] = self.last_draw
+        plain = {each.name: each.default for each in dataclasses.fields(self) if each.name in _OPTIONAL}
+        off = [name for name, default in plain.items() if resolved[name] == default]
+        if self.chain_method == "loop":  # what "auto" is on a CPU; "vmap" sums in another order
+            off.append("chain_method")
+        return {name: value for name, value in resolved.items() if name not in (*off, "microbatch_size")}
 
     @property
     def last_draw(self) -> int:
@@ -186,7 +187,7 @@ def sampler_to_mapping(sampler: Kernel) -> dict[str, Any]:
 
     A None that is not the default is the text "none", because None itself stands for what is not set.
     """
-    defaults = {each.name: each.default for each in dataclasses.fields(sampler) if each.init}  # type: ignore[arg-type]
+    defaults = {each.name: each.default for each in dataclasses.fields(sampler) if each.init}
     values = {name: value for name, value in to_mapping(sampler).items() if name in defaults}
     values |= {name: "none" for name, value in values.items() if value is None and defaults[name] is not None}
     return {"kernel": type(sampler).__name__, **values}
@@ -206,3 +207,43 @@ def sampler_from_mapping(mapping: dict[str, Any], where: str) -> Kernel:
     except ConfigError as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return kernel
+
+
+def write_settings(
+    path: str | Path, settings: EstimateSettings, loss: str, calibration: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the settings as the table [llc] of a TOML file; what is not set is left out.
+
+    calibration : what is to be said about how they were found; a table of its own, for readers.
+    """
+    path = Path(path)
+    content: dict[str, Any] = {"llc": {"loss": loss, **_without_none(settings_to_mapping(settings))}}
+    if calibration is not None:
+        content["calibration"] = dict(calibration)
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, tomli_w.dumps(content).encode())
+    return path
+
+
+def read_settings(path: str | Path) -> tuple[EstimateSettings, Loss]:
+    """The settings, and the loss ("given" or "behavioural") they were chosen for.
+
+    Raises `ConfigError` for a missing file, bad TOML, or an unknown or mistyped setting.
+    """
+    table = load_toml(path).get("llc")
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: no [llc] table; `llc-dynamics calibrate` writes such a file")
+    values = dict(table)
+    loss = values.pop("loss", "given")
+    if loss not in ("given", "behavioural"):
+        raise ConfigError(f"{path}: loss must be 'given' or 'behavioural', got {loss!r}")
+    if not isinstance(values.get("sampler"), dict):
+        raise ConfigError(f"{path}: no [llc.sampler] table that says which kernel to use")
+    return settings_from_mapping(values, f"{path} [llc]"), loss
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value

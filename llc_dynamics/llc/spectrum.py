@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.point import llc_point
 from llc_dynamics.llc.problem import Problem, require_steps
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.thresholds import Thresholds
-from llc_dynamics.sampling import Kernel
 from llc_dynamics.sampling.batches import Data, make_batches
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
@@ -102,7 +101,7 @@ def llc_spectrum(
     thresholds: Thresholds | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **sampling: Any,
+    **everyday: Unpack[Everyday],
 ) -> LLCSpectrum:
     """Estimate lambda_hat at several localisations (and temperatures), at one model or over a run.
 
@@ -115,12 +114,12 @@ def llc_spectrum(
     nbetas : values of nbeta; None stands for the sampler's own, or n / log n.
     run, steps : checkpoints of a run (None: all); each point is stored beside the run under `<name>-...`, and read from
         there when the call is repeated.
-    settings : as from `calibrate`; or the single settings of `estimate_llc`: sampler, num_chains, ...
+    data_id : a name for the data of stored points; worth giving for a function that draws samples.
     others : as in `estimate_llc`.
 
     Raises `ConfigError` for an empty list or a value that is not positive, and what `estimate_llc` raises.
     """
-    base = EstimateSettings.of(settings=settings, **sampling)
+    base = EstimateSettings.of(settings, everyday)
     gammas = _positive(localizations, "localizations")
     temperatures = None if nbetas is None else _positive(nbetas, "nbetas")
     batches = make_batches(data, base.batch_size, base.num_samples, torch.device("cpu"))
@@ -151,9 +150,8 @@ def llc_spectrum(
 
 
 def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: float) -> EstimateSettings:
-    sampler: Kernel = dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma)  # type: ignore[type-var]
-    power = 0.5 if hasattr(base.sampler, "friction") or hasattr(base.sampler, "target_acceptance") else 1.0
-    longer = (largest / gamma) ** power
+    sampler = dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma)
+    longer = (largest / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
     return dataclasses.replace(
         base,
         sampler=sampler,

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from dataclasses import replace
 
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.summary import summarise
 from llc_dynamics.sampling import Chains
 from llc_dynamics.sampling.engine import Progress
 
@@ -23,24 +24,28 @@ _LEAST_EFFECTIVE_DRAWS = 100.0
 _LEAST_DRAWS = 4
 
 
-def run_until_done(
-    chains: Chains, settings: EstimateSettings, summarised: Callable[[], LLCResult], progress: Progress | None = None
-) -> tuple[LLCResult, str]:
-    """Advance the chains as the settings say; the result, and where it stopped (see `LLCResult.stopped`)."""
+def run_until_done(chains: Chains, settings: EstimateSettings, progress: Progress | None = None) -> LLCResult:
+    """Advance the chains as the settings say; the result, which says where it stopped, is to be judged."""
     clock = _Clock(settings.max_seconds)
     goal = settings.num_draws
     while True:
         in_time = _advance(chains, goal, settings.last_draw, clock, progress)
-        found = summarised()
-        if not in_time:
-            return found, "max_seconds"
-        if settings.target_error is None or not math.isfinite(found.llc):
-            return found, "num_draws"
-        if good_enough(found, settings.target_error):
-            return found, "target_error"
-        if chains.num_draws >= settings.last_draw:
-            return found, "max_draws"
+        found = summarise(chains, settings)
+        stopped = _stopped(found, settings, chains.num_draws, in_time)
+        if stopped is not None:
+            return replace(found, stopped=stopped)
         goal = min(2 * chains.num_draws, settings.last_draw)
+
+
+def _stopped(found: LLCResult, settings: EstimateSettings, num_draws: int, in_time: bool) -> str | None:
+    """Why to stop here (see `LLCResult.stopped`); None to go on."""
+    if not in_time:
+        return "max_seconds"
+    if settings.target_error is None or not math.isfinite(found.llc):
+        return "num_draws"
+    if good_enough(found, settings.target_error):
+        return "target_error"
+    return "max_draws" if num_draws >= settings.last_draw else None
 
 
 def good_enough(result: LLCResult, target: float) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from llc_dynamics.errors import ConfigError, CorruptRunError, LLCDynamicsError, TrajectoryError
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc.identity import Identity
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
@@ -30,8 +31,8 @@ from llc_dynamics.trajectory.sealing import write_sealed
 KIND = "llc point"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _TRACES = ("trace", "distance_trace", "virial_trace")
-_TUPLES = ("reasons", "notes", "without_gradient")
-_APART = {*_TRACES, "failed_chains", "thresholds"}
+_FINDINGS = ("reasons", "notes")
+_APART = {*_TRACES, *_FINDINGS, "failed_chains", "thresholds"}
 
 
 def curve_folder(run: Path, name: str) -> Path:
@@ -72,7 +73,7 @@ def write_point(path: Path, step: int, result: LLCResult, identity: Identity, re
     details = {
         "step": step,
         "identity": {"curve": dict(identity.curve), "weights": identity.weights},
-        "result": scalars | {name: list(getattr(result, name)) for name in _TUPLES},
+        "result": scalars | {name: [each.to_dict() for each in getattr(result, name)] for name in _FINDINGS},
         "failed_chains": [dataclasses.asdict(failed) for failed in result.failed_chains],
         "thresholds": to_mapping(result.thresholds),
     }
@@ -116,10 +117,14 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
         fields: dict[str, Any] = {
             **details["result"],
             **{name: tables[name] for name in _TRACES},
-            **{name: tuple(details["result"].get(name, ())) for name in _TUPLES},
-            "failed_chains": tuple(FailedChain(**failed) for failed in details["failed_chains"]),
+            **{name: tuple(map(Finding.from_dict, details["result"][name])) for name in _FINDINGS},
+            "without_gradient": tuple(details["result"]["without_gradient"]),
+            "failed_chains": tuple(
+                FailedChain(failed["chain"], failed["step"], Finding.from_dict(failed["reason"]))
+                for failed in details["failed_chains"]
+            ),
             "thresholds": from_mapping(Thresholds, details["thresholds"]),
-            "observed": {name: tuple(values) for name, values in details["result"].get("observed", {}).items()},
+            "observed": {name: tuple(values) for name, values in details["result"]["observed"].items()},
         }
         result = LLCResult(**fields)
         _require_types(result)

@@ -8,34 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llc_dynamics.llc.batch_gap import BatchGap, batch_gap
 from llc_dynamics.llc.diagnostics import effective_sample_size, monte_carlo_error, r_hat
-from llc_dynamics.llc.resolution import slope_gamma, slope_nbeta
+from llc_dynamics.llc.resolution import BatchGap, batch_gap, slope_gamma, slope_nbeta
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.thresholds import Thresholds
-from llc_dynamics.sampling import ChainTraces
+from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.provenance import provenance
+from llc_dynamics.sampling import SGLD, Behavioural, Chains, ChainTraces, Kernel
 
 
-def summarise(
-    traces: ChainTraces,
-    *,
-    nbeta: float,
-    num_samples: int,
-    dimension: int,
-    blocks: tuple[str, ...],
-    settings: dict[str, Any],
-    provenance: dict[str, Any],
-    thresholds: Thresholds,
-    localization: float = math.nan,
-    loss: str = "given",
-    num_gradients: int = 0,
-    sgld_step: float = math.nan,
-    without_gradient: tuple[str, ...] = (),
-) -> LLCResult:
-    """The result of the chains: averages and errors over those that survived, and the verdict.
-
-    `sgld_step` is the eps of SGLD, NaN for other kernels.
-    """
+def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
+    """The result of the chains so far: averages and errors over those that survived. It is not judged yet."""
+    traces, model, batches = chains.traces, chains.model, chains.batches
+    nbeta, localization = chains.target.nbeta, chains.target.localization
+    blocks = model.names
     alive = np.setdiff1d(np.arange(len(traces.distance)), [failed.chain for failed in traces.failed])
     trace = nbeta * traces.loss_difference
     kept, at_origin = trace[alive], traces.loss_at_origin[alive]
@@ -46,7 +31,7 @@ def summarise(
     value = float(kept.mean()) + gap.correction if any_alive else math.nan
     error = math.hypot(sampling_error, gap.correction_error)
     by_block = traces.virial_by_block[alive]
-    result = LLCResult(
+    return LLCResult(
         llc=value,
         standard_error=error,
         batch_gap=gap.gap,
@@ -69,31 +54,30 @@ def summarise(
         trace=trace,
         distance_trace=traces.distance,
         virial_trace=traces.virial,
-        num_samples=num_samples,
+        num_samples=batches.num_samples,
         nbeta=nbeta,
-        dimension=dimension,
+        dimension=model.dimension,
         initial_loss=float(at_origin.mean()) if any_alive else math.nan,
         initial_loss_error=_initial_loss_error(at_origin) if any_alive else math.nan,
         localization=localization,
-        loss=loss,
+        loss="behavioural" if isinstance(model.loss_fn, Behavioural) else "given",
         **_averages("kinetic", traces.kinetic, alive),
         **_averages("gradient_kinetic", traces.gradient_kinetic, alive),
         acceptance=_mean(traces.acceptance[alive]) if traces.acceptance.size else math.nan,
         step_size=_mean(traces.step_size[alive]) if traces.step_size.size else math.nan,
         **slopes,
         control=_mean(traces.control[alive]) if traces.control.size else math.nan,
-        num_gradients=num_gradients,
-        **_sgld_bias(traces, alive, nbeta, sgld_step),
-        without_gradient=without_gradient,
+        num_gradients=chains.num_gradients,
+        **_sgld_bias(traces, alive, nbeta, settings.sampler),
+        without_gradient=chains.blocks_without_gradient,
         share_below=_share_below(traces, alive),
         observed={
             name: (_mean(nbeta * values[alive]), nbeta * monte_carlo_error(values[alive])[0])
             for name, values in traces.observed.items()
         },
-        settings=settings,
-        provenance=provenance,
+        settings=settings.resolved(batches),
+        provenance=provenance(str(model.device)) | {"chain_method": chains.chain_method, **chains.kernel.made_by},
     )
-    return result.judged(thresholds)
 
 
 def _initial_loss_error(at_origin: NDArray[np.float64]) -> float:
@@ -102,8 +86,8 @@ def _initial_loss_error(at_origin: NDArray[np.float64]) -> float:
     return error if math.isfinite(error) else float(at_origin.std()) / math.sqrt(at_origin.size)
 
 
-def _sgld_bias(traces: ChainTraces, alive: NDArray[np.intp], nbeta: float, step: float) -> dict[str, Any]:
-    """The bias of SGLD to first order, and its error.
+def _sgld_bias(traces: ChainTraces, alive: NDArray[np.intp], nbeta: float, sampler: Kernel) -> dict[str, Any]:
+    """The bias of SGLD to first order, and its error; nothing for other kernels.
 
     With curvature h and a = nbeta h + gamma, exact gradients give the direction nbeta h / (2 a (1 - eps a / 4)), which
     is (eps/8) nbeta h / (1 - eps a / 4) more than at eps = 0; and (eps/8) nbeta^2 E[(dL/dw)^2] is that times
@@ -111,9 +95,9 @@ def _sgld_bias(traces: ChainTraces, alive: NDArray[np.intp], nbeta: float, step:
     eps^2 nbeta^2 c / 4 to the variance eps of a step, hence (eps/8) nbeta^2 c to the estimate: also in E|grad L_B|^2.
     """
     squares = traces.gradient_square
-    if not (squares.size and math.isfinite(step) and alive.size):
+    if not (squares.size and isinstance(sampler, SGLD) and alive.size):
         return {}
-    terms = step / 8 * nbeta**2 * squares[alive]
+    terms = sampler.step_size / 8 * nbeta**2 * squares[alive]
     return {"sgld_bias": _mean(terms), "sgld_bias_error": monte_carlo_error(terms)[0]}
 
 

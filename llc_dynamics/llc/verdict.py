@@ -1,34 +1,61 @@
-"""What speaks against an estimate, in words: each check gives at most one sentence or two, with what to do."""
+"""What speaks against an estimate, and what is worth knowing of it: findings with a code and a sentence.
+
+Codes of reasons, which make a result unconverged:
+
+| code | what is wrong |
+|---|---|
+| `chains_failed` | chains stopped and were left out |
+| `all_chains_failed` | no chain is left, so there is no estimate |
+| `never_moved` | chains stayed at w* throughout |
+| `no_effect` | the loss never changed |
+| `chains_disagree` | R-hat of the loss or of the distance |
+| `too_few_draws` | too small an effective sample size |
+| `drifting` | the two halves of the draws differ |
+| `not_explored`, `heated`, `exploration_unknown` | the virial ratio is low, high, or too noisy to say |
+| `block_not_explored`, `block_heated` | the virial ratio of a parameter tensor |
+| `hot_momentum` | the kinetic temperature |
+| `few_accepted` | the acceptance of a Metropolis test |
+| `biased`, `bias_unknown` | the step or the batch shifts the estimate, or that could not be measured |
+| `not_a_minimum` | a negative estimate, or many draws below w* |
+| `negative_within_error` | a negative estimate that may be zero |
+
+Codes of notes, which do not: `out_of_time`, `target_not_reached`, `control_variate_idle`, `observed_agrees`,
+`observed_differs`, `no_gradient`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc.diagnostics import change_between_halves, r_hat_by_chance, spread_of_pieces
+from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.sampling.control import HELPS
 
-if TYPE_CHECKING:
-    from llc_dynamics.llc.result import LLCResult
-
+# Two losses that differ by less than this share of the estimate agree for all purposes, however small the errors.
+_SAME = 0.02
+_ERRORS = 3.0
+# Names in a note; the rest are counted.
+_MOST_NAMES = 4
 
 # Standard errors from which an excess of the virial ratio that is small, but not against the loss's share, counts: many
 # directions that are nearly flat move slowly together, and their error is the one most easily underestimated.
 _SURE = 5.0
 
 
-def reasons_against(result: LLCResult, limits: Thresholds) -> tuple[str, ...]:
+def judge(result: LLCResult, limits: Thresholds) -> tuple[Finding, ...]:
     """Why `result` should not be believed; empty if nothing speaks against it."""
     if not math.isfinite(result.llc):
         return (*_failed(result), _no_chain_left(result))
     never_moved = tuple(_never_moved(result))
-    if len(chains_at_rest(result)) == len(alive_chains(result)):
+    if len(chains_at_rest(result)) == len(result.alive):
         return (*_failed(result), *never_moved)
-    judged = (
+    checks = (
         _chains_disagree,
         _too_few,
         _drifting,
@@ -40,96 +67,108 @@ def reasons_against(result: LLCResult, limits: Thresholds) -> tuple[str, ...]:
         _not_a_minimum,
     )
     found = [*_failed(result), *never_moved, *_without_effect(result)]
-    return (*found, *(reason for check in judged for reason in check(result, limits)))
+    return (*found, *(reason for check in checks for reason in check(result, limits)))
 
 
-def alive_chains(result: LLCResult) -> list[int]:
-    """The chains that did not die."""
-    dead = {failed.chain for failed in result.failed_chains}
-    return [chain for chain in range(len(result.trace)) if chain not in dead]
+def notes_on(result: LLCResult) -> tuple[Finding, ...]:
+    """What is worth knowing of `result` and does not speak against it; nothing of one without an estimate."""
+    if not math.isfinite(result.llc):
+        return ()
+    checks = (_stopped, _control_variate, _observed, _without_gradient)
+    return tuple(note for check in checks for note in check(result))
+
+
+def judged(result: LLCResult, limits: Thresholds | None = None) -> LLCResult:
+    """The same estimate with its verdict under these limits (None: the usual ones)."""
+    limits = Thresholds() if limits is None else limits
+    return replace(result, thresholds=limits, reasons=judge(result, limits), notes=notes_on(result))
 
 
 def chains_at_rest(result: LLCResult) -> list[int]:
     """The chains alive that stayed where they were through all of the draws (two at least)."""
     if result.distance_trace.shape[1] < 2:
         return []
-    return [chain for chain in alive_chains(result) if np.ptp(result.distance_trace[chain]) == 0]
+    return [chain for chain in result.alive if np.ptp(result.distance_trace[chain]) == 0]
 
 
-def _failed(result: LLCResult) -> Iterator[str]:
+def _failed(result: LLCResult) -> Iterator[Finding]:
     if result.failed_chains:
-        yield f"stopped and left out: {'; '.join(map(str, result.failed_chains))}"
+        yield Finding("chains_failed", f"stopped and left out: {'; '.join(map(str, result.failed_chains))}")
 
 
-def _no_chain_left(result: LLCResult) -> str:
+def _no_chain_left(result: LLCResult) -> Finding:
     # a chain that failed on its data would fail at any step
-    from_data = any("NaN in the data" in failed.reason for failed in result.failed_chains)
+    from_data = any(failed.reason.code == "data_not_finite" for failed in result.failed_chains)
     advice = "look at the data" if from_data else "try a smaller step_size"
-    return f"all chains failed, so there is no estimate: {advice}"
+    return Finding("all_chains_failed", f"all chains failed, so there is no estimate: {advice}")
 
 
-def _never_moved(result: LLCResult) -> Iterator[str]:
+def _never_moved(result: LLCResult) -> Iterator[Finding]:
     at_rest = chains_at_rest(result)
     if at_rest:
-        which = (
-            "no chain" if len(at_rest) == len(alive_chains(result)) else f"chain {', '.join(map(str, at_rest))} never"
-        )
-        yield (
+        which = "no chain" if len(at_rest) == len(result.alive) else f"chain {', '.join(map(str, at_rest))} never"
+        yield Finding(
+            "never_moved",
             f"{which} moved: {'every proposal was refused; ' if math.isfinite(result.acceptance) else ''}"
-            "the step is too large, or the chains are stuck; a smaller step_size or a longer burn-in"
+            "the step is too large, or the chains are stuck; a smaller step_size or a longer burn-in",
         )
 
 
-def _without_effect(result: LLCResult) -> Iterator[str]:
-    if np.ptp(_alive(result, result.trace)) == 0:
-        yield "the loss never changed: the sampled parameters have no effect on it"
+def _without_effect(result: LLCResult) -> Iterator[Finding]:
+    if np.ptp(result.trace[result.alive]) == 0:
+        yield Finding("no_effect", "the loss never changed: the sampled parameters have no effect on it")
 
 
-def _chains_disagree(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _chains_disagree(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     for what, value, trace, unimportant in (
         ("the loss", result.r_hat, result.trace, 0.0),
         ("|w - w*|^2", result.r_hat_distance, result.distance_trace, limits.distance_change),
     ):
         if not value > limits.r_hat:
             continue
-        draws = _alive(result, trace)
+        draws = trace[result.alive]
         chance = r_hat_by_chance(draws)
         if value > chance and spread_of_pieces(draws) > unimportant * abs(float(draws.mean())):
-            yield (
+            yield Finding(
+                "chains_disagree",
                 f"chains disagree: R-hat of {what} is {value:.3f} (limit {limits.r_hat}, noise explains {chance:.3f}); "
-                "more burn-in or more draws"
+                "more burn-in or more draws",
             )
 
 
-def _too_few(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _too_few(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     if not result.ess >= limits.min_ess:
-        yield f"too few effective draws: {result.ess:.0f} (limit {limits.min_ess:.0f}); more draws or more chains"
+        yield Finding(
+            "too_few_draws",
+            f"too few effective draws: {result.ess:.0f} (limit {limits.min_ess:.0f}); more draws or more chains",
+        )
 
 
-def _drifting(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _drifting(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     for what, trace, unimportant in (
         ("the loss difference", result.trace, 0.0),
         ("|w - w*|^2", result.distance_trace, limits.distance_change),
     ):
-        draws = _alive(result, trace)
+        draws = trace[result.alive]
         change, error = change_between_halves(draws)
         if abs(change) > limits.errors * error and abs(change) > unimportant * abs(float(draws.mean())):
             middle = float(draws.mean())
             # chains start at w*: where they still move away from it they have not been everywhere
             growing = ", not explored yet" if trace is result.distance_trace and change > 0 else ""
-            yield (
+            yield Finding(
+                "drifting",
                 f"still drifting: {what} averages {middle - change / 2:.4g} in the first half of the draws and "
-                f"{middle + change / 2:.4g} in the second (error of the change {error:.2g}){growing}; more burn-in"
+                f"{middle + change / 2:.4g} in the second (error of the change {error:.2g}){growing}; more burn-in",
             )
 
 
 def loss_share(result: LLCResult) -> float:
     """What the loss contributes to the virial ratio, nbeta E[(w - w*).grad L] / d; all of it without localisation."""
-    pull = result.localization * float(_alive(result, result.distance_trace).mean()) / result.dimension
+    pull = result.localization * float(result.distance_trace[result.alive].mean()) / result.dimension
     return result.virial - pull if math.isfinite(pull) else result.virial
 
 
-def _virial(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     value, error = result.virial, result.virial_error
     allowance = limits.virial_errors * error
     shown = f"virial ratio {value:.3f} ± {error:.3f}, 1 in equilibrium"
@@ -139,16 +178,20 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[str]:
     heat = 2 * result.sgld_bias / result.dimension if math.isfinite(result.sgld_bias) else 0.0
     if value - heat + allowance < limits.virial_low:
         of_heat = f", of which {heat:.2g} is heat" if heat > 0.01 else ""
-        yield f"not explored: {shown}{of_heat}; more steps, a larger step_size or a larger localization"
+        advice = "more steps, a larger step_size or a larger localization"
+        yield Finding("not_explored", f"not explored: {shown}{of_heat}; {advice}")
     elif excess > limits.virial_high - 1 or 0 < limits.heating * share < min(excess, value - 1 - _SURE * error):
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
-        yield f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size"
+        yield Finding("heated", f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size")
     elif not (error <= limits.max_virial_error and limits.virial_low <= value - heat <= limits.virial_high):
         # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
-        yield f"cannot tell whether the chains explored: {shown}; more draws or a larger batch_size"
+        yield Finding(
+            "exploration_unknown",
+            f"cannot tell whether the chains explored: {shown}; more draws or a larger batch_size",
+        )
 
 
-def _virial_of_blocks(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _virial_of_blocks(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     low, high = [], []
     for name, value in result.virial_by_block.items():
         allowance = limits.block_errors * result.virial_by_block_error[name]
@@ -156,34 +199,36 @@ def _virial_of_blocks(result: LLCResult, limits: Thresholds) -> Iterator[str]:
             low.append((value, name))
         elif value - allowance > limits.block_virial_high:
             high.append((-value, name))
-    for rows, what in ((low, "not explored"), (high, "heated")):
+    for rows, code, what in ((low, "block_not_explored", "not explored"), (high, "block_heated", "heated")):
         if rows:
             value, name = min(rows)
             others = f" and in {len(rows) - 1} more of {len(result.virial_by_block)} tensors" if len(rows) > 1 else ""
-            yield f"{what} in {name}: virial ratio {abs(value):.3f}{others}"
+            yield Finding(code, f"{what} in {name}: virial ratio {abs(value):.3f}{others}")
 
 
-def _kinetic(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _kinetic(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     for where, value, error in (
         ("", result.kinetic, result.kinetic_error),
         (" along the gradient of the loss", result.gradient_kinetic, result.gradient_kinetic_error),
     ):
         if value - limits.errors * error > limits.kinetic_high:
-            yield (
+            yield Finding(
+                "hot_momentum",
                 f"heated: kinetic temperature{where} {value:.3f} ± {error:.3f}, 1 in equilibrium; a smaller step_size "
-                "or a larger batch_size"
+                "or a larger batch_size",
             )
 
 
-def _acceptance(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _acceptance(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     if result.acceptance < limits.min_acceptance:
-        yield (
+        yield Finding(
+            "few_accepted",
             f"step too large: {result.acceptance:.0%} of the proposals were accepted (limit "
-            f"{limits.min_acceptance:.0%}); a smaller step_size, or a longer burn-in to adapt it in"
+            f"{limits.min_acceptance:.0%}); a smaller step_size, or a longer burn-in to adapt it in",
         )
 
 
-def _biases(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _biases(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     step, batch = "a smaller step_size", "a larger batch_size"
     for what, value, error, remedy in (
         ("the step", result.step_bias, result.step_bias_error, step),
@@ -191,26 +236,83 @@ def _biases(result: LLCResult, limits: Thresholds) -> Iterator[str]:
         ("the step and the batch, to first order", result.sgld_bias, result.sgld_bias_error, f"{step}, or {batch}"),
     ):
         if abs(value) > limits.errors * error and abs(value) > limits.bias * abs(result.llc):
-            yield f"biased by {what}: {value:+.3g} ± {error:.2g} (limit {limits.bias:.0%} of the estimate); {remedy}"
+            yield Finding(
+                "biased",
+                f"biased by {what}: {value:+.3g} ± {error:.2g} (limit {limits.bias:.0%} of the estimate); {remedy}",
+            )
     if result.settings.get("bias_checks") and math.isnan(result.step_bias + result.batch_bias):
-        yield "the bias of the step or the batch could not be measured: the chains of that run failed"
+        yield Finding(
+            "bias_unknown", "the bias of the step or the batch could not be measured: the chains of that run failed"
+        )
 
 
-def _not_a_minimum(result: LLCResult, limits: Thresholds) -> Iterator[str]:
+def _not_a_minimum(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     advice = "train further, raise localization, or use ld.behavioural(...), whose minimum is at w*"
     if result.llc < 0 and result.llc < -limits.negative_errors * result.standard_error:
-        yield (
+        yield Finding(
+            "not_a_minimum",
             f"negative estimate {result.llc:.4g}: w* is not a minimum of the loss at this resolution, so the chains "
-            f"found lower loss nearby; {advice}"
+            f"found lower loss nearby; {advice}",
         )
     elif result.share_below > limits.share_below:
-        yield (
+        yield Finding(
+            "not_a_minimum",
             f"w* is not a minimum of the loss at this resolution: {result.share_below:.0%} of the draws have a lower "
-            f"loss than w*, by more than noise; {advice}"
+            f"loss than w*, by more than noise; {advice}",
         )
     elif result.llc < 0:
-        yield "negative estimate, zero within its error: more draws or a larger batch_size"
+        yield Finding(
+            "negative_within_error", "negative estimate, zero within its error: more draws or a larger batch_size"
+        )
 
 
-def _alive(result: LLCResult, trace: NDArray[np.float64]) -> NDArray[np.float64]:
-    return trace[alive_chains(result)]
+def _stopped(result: LLCResult) -> Iterator[Finding]:
+    share = result.standard_error / abs(result.llc) if result.llc else math.inf
+    draws = result.trace.shape[1]
+    if result.stopped == "max_seconds":
+        yield Finding(
+            "out_of_time", f"stopped by max_seconds after {draws} draws, with a standard error of {share:.1%}"
+        )
+    elif result.stopped == "max_draws":
+        yield Finding(
+            "target_not_reached",
+            f"stopped at max_draws, {draws}: target_error was not reached, the standard error is {share:.1%}",
+        )
+
+
+def _control_variate(result: LLCResult) -> Iterator[Finding]:
+    if result.control < HELPS:
+        yield Finding(
+            "control_variate_idle",
+            f"the control variate has stopped helping: its coefficient fell to {result.control:.2f} (1 near w*), so "
+            "the gradients are nearly plain ones, at twice the cost; leave control_variate out, or raise localization",
+        )
+
+
+def _observed(result: LLCResult) -> Iterator[Finding]:
+    if result.loss != "behavioural":
+        return
+    for name, (value, error) in result.observed.items():
+        # the same chains and batches: with errors added as if independent, agreement is not claimed too late
+        difference, allowance = abs(value - result.llc), _ERRORS * math.hypot(error, result.standard_error)
+        agree = difference <= max(allowance, _SAME * abs(result.llc))
+        verdict = (
+            "agrees with the behavioural estimate"
+            if agree
+            else "differs from the behavioural estimate: w* is not a minimum of that loss at this resolution, or its "
+            "batches are too small"
+        )
+        code = "observed_agrees" if agree else "observed_differs"
+        yield Finding(code, f"loss '{name}' over the same draws, {value:.4g} ± {error:.2g}, {verdict}")
+
+
+def _without_gradient(result: LLCResult) -> Iterator[Finding]:
+    names = result.without_gradient
+    if names and len(chains_at_rest(result)) < len(result.alive):
+        shown = ", ".join(names[:_MOST_NAMES])
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        yield Finding(
+            "no_gradient",
+            f"no gradient at all at the last draw in {shown}{more}: the loss does not depend on them there (a dead "
+            "branch, or unused weights), so they add nothing to the estimate",
+        )

@@ -20,7 +20,7 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
 
     A checkpoint's function vector f holds the model's outputs on one fixed batch. With X the matrix of all function
     vectors of all runs [row, feature], m its column mean and X - m = U S V', the score of a vector on component i is
-    (f - m) . V_i. Reference predictors (ridge, dMMSE_M) are projected with the same m and V by `transform` and never
+    (f - m) . V_i. Reference solutions are projected with the same m and V by `transform` and never
     take part in the fit.
 
     Every stored checkpoint is one row of equal weight. A run with more checkpoints, and the part of training where
@@ -125,7 +125,7 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
             a `Trajectory` or an array [checkpoint, ...]: scores [checkpoint, component];
             a single function vector, of shape `feature_shape_` or flat: scores [component];
             a list of trajectories or arrays [checkpoint, ...]: a list of scores;
-            a dict of any of these, such as `{"ridge": ..., "dMMSE": ...}`: a dict of scores.
+            a dict of any of these, such as `{"reference": ..., "run": ...}`: a dict of scores.
 
         Raises `DataError` if the vectors do not have the fitted size or are not finite, and scikit-learn's
         `NotFittedError` before `fit`.

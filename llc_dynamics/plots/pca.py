@@ -282,6 +282,6 @@ def _legend(ax: Axes, owned: list[str], crit: bool) -> None:
 
 
 def _common_name(names: list[str]) -> str:
-    """'dMMSE' of 'dMMSE, M = 2' and 'dMMSE, M = 8': what stands before the comma, where that is one text."""
+    """'X' of 'X, M = 2' and 'X, M = 8': what stands before the comma, where that is one text."""
     stems = {name.split(",")[0] for name in names}
     return names[0] if len(names) == 1 else stems.pop() if len(stems) == 1 else "references of the runs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class RunAnalysis:
     @staticmethod
     def _llc_dict(llc: LLCCurve) -> dict[str, Any]:
         assert llc.converged is not None
-        reasons = [[as_finding(reason).to_dict() for reason in found] for found in llc.reasons]
+        reasons = [[reason.to_dict() for reason in found] for found in llc.reasons]
         return {**_curve_dict(llc), "converged": llc.converged.tolist(), "reasons": reasons}
 
 
@@ -144,7 +144,7 @@ class Analysis:
             "notes": [note.to_dict() for note in self.notes],
             "llc_name": self.llc_name,
             "seed": self.seed,
-            "calibration": None if findings is None else [as_finding(each).to_dict() for each in findings],
+            "calibration": None if findings is None else [each.to_dict() for each in findings],
         }
 
 
@@ -154,6 +154,7 @@ def analyse(
     seed: int = 0,
     notes: Sequence[Finding] = (),
     calibration: Calibration | None = None,
+    describe: Callable[[Trajectory], Description] | None = None,
 ) -> Analysis:
     """Verdicts, curves, levels and joint PCA of `runs`, from what is stored with them.
 
@@ -166,6 +167,7 @@ def analyse(
     runs : opened run folders, `find_runs(folder)`. llc_name : name of the stored LLC curves.
     seed : of the detectors' bootstrap. notes : what is to be said about the set of runs besides.
     calibration : of the LLC, to be shown with the rest; see `stored_calibration`.
+    describe : what describes a run that stores no description.
 
     Raises `DataError` without any run, and the run's own error if none can be read.
     """
@@ -178,7 +180,7 @@ def analyse(
         try:
             if len(run.steps) == 0:
                 raise TrajectoryError(f"{run.path.name}: no checkpoint is stored yet; go on with the training")
-            read.append((_analyse_run(run, llc_name, seed), run))
+            read.append((_analyse_run(run, llc_name, seed, describe), run))
         except TrajectoryError as error:
             problem = error
             found_notes.append(Finding("run_left_out", f"{run.path.name} was left out: {error}"))
@@ -198,11 +200,6 @@ def along_axis(axis: Axis | None) -> tuple[int, float, str]:
     if axis is None:
         return 2, 0.0, ""
     return (1, 0.0, axis.value) if isinstance(axis.value, str) else (0, float(axis.value), "")
-
-
-def as_finding(reason: Any) -> Finding:
-    """A reason as a finding."""
-    return reason if isinstance(reason, Finding) else Finding("", str(reason))
 
 
 def stored_calibration(folder: Path, notes: list[Finding]) -> Calibration | None:
@@ -225,9 +222,11 @@ def unique_labels(runs: Sequence[RunAnalysis]) -> list[str]:
     return names
 
 
-def _analyse_run(run: Trajectory, llc_name: str, seed: int) -> RunAnalysis:
+def _analyse_run(
+    run: Trajectory, llc_name: str, seed: int, describe: Callable[[Trajectory], Description] | None
+) -> RunAnalysis:
     notes: list[Finding] = []
-    description = read_description(run, notes)
+    description = read_description(run, notes, describe)
     arrays = read_probes(run)
     curves = {name: curve for name in run.metric_names if (curve := read_curve(run, name)) is not None}
     _note_missing(description, curves, notes)

@@ -1,11 +1,9 @@
-"""Numbers and names as people read them: with as many digits as their error allows, and nothing unprintable."""
+"""Numbers and names as people read them: with as many digits as their error allows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-_LONGEST = 300
 
 
 def with_error(value: float, error: float | None, scale: float = 1.0, unit: str = "") -> str:
@@ -55,9 +53,3 @@ def listed(items: Sequence[str]) -> str:
 def count(number: int, what: str) -> str:
     """'1 run', '3 runs'."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def printable(text: str, longest: int = _LONGEST) -> str:
-    """A text from a file for a terminal: control characters as '\\x1b', cut after `longest` characters."""
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[: longest + 1])
-    return shown if len(text) <= longest else f"{shown[:longest]}..."

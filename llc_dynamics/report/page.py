@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
@@ -20,6 +20,7 @@ from llc_dynamics.report.joint_pca import pca_sentences
 from llc_dynamics.report.reproduce import provenance_markup, reproduce_markup
 from llc_dynamics.report.tables import run_table, unconverged_table
 from llc_dynamics.report.transitions import verdict_notes
+from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
@@ -31,6 +32,7 @@ def write_report(
     llc_name: str = "llc",
     seed: int = 0,
     figures: str | Path | None = None,
+    describe: Callable[[Trajectory], Description] | None = None,
 ) -> Path:
     """Write the page and return its path. The file appears whole or not at all.
 
@@ -40,6 +42,7 @@ def write_report(
     path : the page to write; folders on the way are made.
     llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
     figures : a folder to write every figure of the page into as well, as PNG.
+    describe : what describes a run that stores no description.
 
     Raises `TrajectoryError` if there is no run, none can be read, or something cannot be written.
     """
@@ -59,7 +62,7 @@ def write_report(
         parents = {run.path.parent for run in opened}
         folder = parents.pop() if len(parents) == 1 else None
     calibration = None if folder is None else stored_calibration(folder, notes)
-    analysis = analyse(opened, llc_name, seed, notes, calibration)
+    analysis = analyse(opened, llc_name, seed, notes, calibration, describe)
     drawn = report_figures(analysis)
     if figures is not None:
         with storage_errors(Path(figures)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,15 @@ class Level:
     standard_error: float
 
 
-def read_description(run: Trajectory, notes: list[Finding]) -> Description:
-    """The stored description; the default one, with a note, where that cannot be used."""
+def read_description(
+    run: Trajectory, notes: list[Finding], describe: Callable[[Trajectory], Description] | None = None
+) -> Description:
+    """The stored description, or what `describe` says of a run that has none.
+
+    The default one, with a note, where the stored one cannot be used.
+    """
+    if describe is not None and not run.description:
+        return describe(run)
     try:
         return description_of(run)
     except ConfigError as error:

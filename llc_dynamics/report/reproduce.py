@@ -14,7 +14,7 @@ from llc_dynamics.provenance import provenance
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
 from llc_dynamics.report.numbers import listed
 from llc_dynamics.report.tables import table
-from llc_dynamics.settings import to_mapping
+from llc_dynamics.systems.registry import is_file
 
 _LONGEST = 20_000  # characters of settings that are shown
 
@@ -96,7 +96,7 @@ def reproduce_markup(folder: Path | None, analysis: Analysis) -> str:
 
 def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | None]:
     """Shell commands, and the text of the preset file where no preset of the package describes the runs."""
-    from llc_dynamics.sweeps import stored_sweep
+    from llc_dynamics.sweeps.folders import stored_settings
 
     if folder is None:
         return "# the runs come from different folders; see the settings of each above\n", None
@@ -107,18 +107,20 @@ def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | N
         f"llc-dynamics report {shown}" + ("" if llc_name == "llc" else f" --name {shlex.quote(llc_name)}"),
     ]
     try:
-        sweep = stored_sweep(folder)
+        settings = stored_settings(folder)
     except LLCDynamicsError:
         return "\n".join([*again, "", "# these runs were recorded by a training loop of their own\n"]), None
-    source, preset = _preset(sweep.name, sweep.seed, to_mapping(sweep))
-    seed = f" --seed {sweep.seed}" if preset is None else ""
-    out = f"runs/{shlex.quote(sweep.name)}-again"
+    name, number, system = settings["name"], settings["seed"], settings["system"]["name"]
+    source, preset = _preset(name, number, settings)
+    seed = f" --seed {number}" if preset is None else ""
+    out = f"runs/{shlex.quote(name)}-again"
+    own = f" --system {shlex.quote(system)}" if is_file(system) else ""
     commands = [
         *again,
         "",
         "# train, estimate and report anew",
         f"llc-dynamics train {source} --out {out}{seed}",
-        f"llc-dynamics llc {out}",
+        f"llc-dynamics llc {out}{own}",
         f"llc-dynamics report {out}",
         "",
     ]
@@ -128,6 +130,6 @@ def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | N
 def _preset(name: str, seed: int, settings: dict) -> tuple[str, str | None]:
     from llc_dynamics.sweeps import load_preset, preset_names
 
-    if name in preset_names() and to_mapping(load_preset(name).with_seed(seed)) == settings:
+    if name in preset_names() and load_preset(name).with_seed(seed).to_mapping() == settings:
         return name, None
     return "preset.toml", settings_text(settings)

@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 
+from llc_dynamics.finding import sentences
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
 from llc_dynamics.report.numbers import percent, plain, step, steps_between, with_error
 from llc_dynamics.report.reading import last_value
@@ -63,7 +64,7 @@ def unconverged_table(analysis: Analysis) -> str | None:
         for index in np.flatnonzero(~run.llc.converged):
             error = None if errors is None else float(errors[index])
             value = with_error(float(run.llc.values[index]), error)
-            reasons = "; ".join(map(str, run.llc.reasons[index])) or "no reason was stored"
+            reasons = sentences(run.llc.reasons[index]) or "no reason was stored"
             rows.append([run.label, step(run.llc.steps[index]), value, reasons])
     if not rows:
         return None

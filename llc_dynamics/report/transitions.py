@@ -142,7 +142,7 @@ def judge_specialisation(
 class Names:
     """The words for one transition in the sentences on one run.
 
-    A reference's label loses the part that only repeats the run's axis: 'dMMSE, M = 12' of the run 'M = 12' is 'dMMSE'.
+    A reference's label loses the part that only repeats the run's axis: 'X, M = 12' of the run 'M = 12' is 'X'.
     """
 
     def __init__(self, description: Description, transition: Transition) -> None:
@@ -176,7 +176,7 @@ class Names:
 
 
 def kind_of(description: Description, transition: Transition) -> str:
-    """'transient ridge': what a transition is called, the same in all runs of a sweep."""
+    """'transient' and the label of the general solution: the same in all runs of a sweep."""
     return f"transient {Names(description, transition).general}"
 
 

@@ -88,7 +88,7 @@ def introduction(analysis: Analysis) -> list[str]:
 
 
 def _without_specialised(meanings: list[str]) -> list[str]:
-    """Of 'leaves it for dMMSE: ...' and 'leaves it: ...' the first says all."""
+    """Of 'leaves it for X: ...' and 'leaves it: ...' the first says all."""
     starts = [text.partition("leaves it")[0] for text in meanings]
     return [
         text

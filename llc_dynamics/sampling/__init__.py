@@ -3,10 +3,11 @@
 from typing import Any
 
 from llc_dynamics.sampling.behavioural import Behavioural, behavioural
-from llc_dynamics.sampling.engine import Chains, run_chains
+from llc_dynamics.sampling.engine import Chains
 from llc_dynamics.sampling.kernel import Evaluation, Kernel, Noise, Target
 from llc_dynamics.sampling.metropolis import HMC, MALA, MALT
 from llc_dynamics.sampling.rmsprop import RMSpropSGLD
+from llc_dynamics.sampling.settings import ChainSettings
 from llc_dynamics.sampling.sgld import SGLD
 from llc_dynamics.sampling.traces import ChainTraces, FailedChain
 from llc_dynamics.sampling.underdamped import Underdamped
@@ -21,6 +22,7 @@ __all__ = [
     "MALT",
     "SGLD",
     "Behavioural",
+    "ChainSettings",
     "ChainTraces",
     "Chains",
     "Evaluation",
@@ -31,5 +33,4 @@ __all__ = [
     "Target",
     "Underdamped",
     "behavioural",
-    "run_chains",
 ]

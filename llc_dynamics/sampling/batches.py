@@ -29,11 +29,14 @@ class Batches(Protocol):
     Attributes
     ----------
     num_samples : n of nbeta = n / log n.
-    batch_size : B.
+    batch_size : B. whole : whether every batch is all the data.
     """
 
     num_samples: int
     batch_size: int
+
+    @property
+    def whole(self) -> bool: ...
 
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Batches from a generator of their own, seeded by `(seed, *purpose)`: never shared between chains."""
@@ -56,9 +59,14 @@ class TensorBatches:
         self.batch_size = batch_size
         self._device = device
 
+    @property
+    def whole(self) -> bool:
+        """Whether every batch is all the data."""
+        return self.batch_size == self.length
+
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Independent batches of B samples for one chain."""
-        if self.batch_size == self.length:
+        if self.whole:
             everything = Batch(self.tensors, torch.arange(self.length, device=self._device))
             while True:
                 yield everything
@@ -74,6 +82,8 @@ class TensorBatches:
 
 class SampledBatches:
     """Fresh samples in every batch, from the caller's `sample(generator, batch_size)`."""
+
+    whole = False
 
     def __init__(
         self, sample: Callable[[torch.Generator, int], Any], num_samples: int, batch_size: int, device: torch.device

@@ -31,7 +31,7 @@ from torch import nn
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.optional import optional_import
 from llc_dynamics.sampling.flat_model import FlatModel
-from llc_dynamics.sampling.kernel import Evaluate, Evaluation, Kernel, Noise, Target
+from llc_dynamics.sampling.kernel import ChainState, Evaluate, Evaluation, Kernel, Noise, Target
 from llc_dynamics.sampling.rmsprop import RMSpropSGLD
 from llc_dynamics.sampling.sgld import SGLD
 from llc_dynamics.settings import nearest
@@ -56,8 +56,24 @@ def require_engine(engine: str, kernel: Kernel) -> None:
         )
 
 
-class DevinterpKernel:
-    """A kernel in the shape of `llc_dynamics.sampling.kernel`, inside an entered `FlatModel`.
+@dataclass
+class _Chain:
+    """An optimiser, and the memory [elements of all sampled tensors] that its parameters and their `.grad` view."""
+
+    weights: torch.Tensor
+    gradient: torch.Tensor
+    optimiser: Any
+
+
+@dataclass(kw_only=True)
+class State(ChainState):
+    """Positions [g, d], and what belongs to each chain."""
+
+    chains: list[_Chain]
+
+
+class DevinterpKernel(Kernel[State]):
+    """A kernel whose updates are devinterp's, inside an entered `FlatModel`.
 
     Every chain has an optimiser of its own, which gets the tensors that the module would give it: one parameter for
     each sampled tensor, in their shapes, and a mask where only a part of a tensor is sampled.
@@ -69,17 +85,14 @@ class DevinterpKernel:
 
     Attributes
     ----------
-    version : of the installed devinterp, for the provenance.
+    made_by : the version of the installed devinterp.
 
     Raises `ConfigError` for another kernel, `MissingPackageError` if devinterp is not installed.
     """
 
-    gradients_per_update = 1
-    holds_batch = False
-    updates_per_batch = 1
-
     def __init__(self, kernel: Kernel, model: FlatModel) -> None:
         require_engine("devinterp", kernel)
+        super().__init__(kernel.step_size, kernel.nbeta, kernel.localization)
         module = optional_import(
             "devinterp.optim.sgmcmc",
             "devinterp",
@@ -89,40 +102,30 @@ class DevinterpKernel:
         )
         name, own_settings = _FACTORIES[type(kernel)]
         self._factory = getattr(module.SGMCMC, name)
-        self._settings = {"lr": kernel.step_size, **own_settings(kernel)}  # type: ignore[attr-defined]
+        self._settings = {"lr": kernel.step_size, **own_settings(kernel)}
         self._model = model
-        self.nbeta = kernel.nbeta
-        self.localization = kernel.localization
-        self.version = metadata.version("devinterp")
         # full_vectors fills in w* where nothing is sampled, which is a number
         chosen = model.full_vectors(torch.full_like(model.origin, torch.nan)).isnan()
         self._chosen = None if bool(chosen.all()) else chosen
 
-    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:  # noqa: ARG002
-        """Chains at `position` [g, d], and an optimiser for each of them, centred at w*."""
-        return State(position.clone(), [self._chain(target) for _ in position])
+    @property
+    def made_by(self) -> dict[str, str]:  # type: ignore[override]
+        return {"engine": f"devinterp {metadata.version('devinterp')}"}
 
-    def arrive(self, state: State, here: Evaluation, target: Target) -> State:  # noqa: ARG002
-        """Nothing to complete."""
-        return state
+    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:
+        """Chains at `position` [g, d], and an optimiser for each of them, centred at w*."""
+        return State(position=position.clone(), chains=[self._chain(target) for _ in position])
 
     def update(
-        self,
-        state: State,
-        here: Evaluation,
-        evaluate: Evaluate,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        noise: Noise,
-        adapting: bool,  # noqa: ARG002
-    ) -> State:
+        self, state: State, evaluation: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
+    ) -> None:
         """One step of each chain's optimiser; it knows no burn-in and adapts throughout."""
-        rows = zip(state.position, here.gradient, state.chains, noise.generators, strict=True)
+        rows = zip(state.position, evaluation.gradient, state.chains, noise.generators, strict=True)
         for position, gradient, chain, generator in rows:
             self._write(chain.weights, position)
             self._write(chain.gradient, gradient)
             chain.optimiser.step(noise_generator=generator)
             position.copy_(chain.weights if self._chosen is None else chain.weights[self._chosen])
-        return state
 
     def _chain(self, target: Target) -> _Chain:
         weights = self._model.full_vectors(target.origin).clone()
@@ -144,20 +147,3 @@ class DevinterpKernel:
             full.copy_(values)
         else:
             full[self._chosen] = values
-
-
-@dataclass
-class State:
-    """Positions [g, d], and what belongs to each chain."""
-
-    position: torch.Tensor
-    chains: list[_Chain]
-
-
-@dataclass
-class _Chain:
-    """An optimiser, and the memory [elements of all sampled tensors] that its parameters and their `.grad` view."""
-
-    weights: torch.Tensor
-    gradient: torch.Tensor
-    optimiser: Any

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.finding import Finding
 from llc_dynamics.sampling.baseline import PairedBaseline
-from llc_dynamics.sampling.batches import Batch, Batches, TensorBatches
+from llc_dynamics.sampling.batches import Batch, Batches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
-from llc_dynamics.sampling.group_model import ChainMethod, GroupModel, LoopModel, VmapModel, choose_chain_method
-from llc_dynamics.sampling.kernel import Evaluation, Kernel, Noise, Target
+from llc_dynamics.sampling.group_model import GroupModel, LoopModel, VmapModel, choose_chain_method
+from llc_dynamics.sampling.kernel import ChainState, Evaluation, Kernel, Noise, Target
+from llc_dynamics.sampling.settings import ChainSettings
 from llc_dynamics.sampling.traces import ChainTraces, FailedChain, Recorder
 from llc_dynamics.seeding import derive_seed, isolated_generators, seed_global, torch_generator
 
@@ -36,11 +38,14 @@ class Chains:
 
     Parameters
     ----------
-    nbeta : inverse temperature.
-    num_burnin, steps_per_draw : in updates of the kernel (for `MALT` and `HMC` an update is a trajectory).
-    chain_method : see `group_model`.
-    control_variate : see `control`.
+    model, batches : what is sampled (see `llc.Problem.opened`).
+    settings : how; their `num_draws` is how many draws to expect.
     observed : {name: loss_fn}, losses that are recorded along the way.
+
+    Attributes
+    ----------
+    target, kernel : the density, and what moves the chains. chain_method : "loop" or "vmap".
+    traces : all draws so far.
 
     Raises `ConfigError` for a kernel that holds its batch on minibatches of a given loss, and `DataError` if the loss
     at w* is not finite.
@@ -50,35 +55,27 @@ class Chains:
         self,
         model: FlatModel,
         batches: Batches,
-        kernel: Kernel,
-        *,
-        nbeta: float,
-        num_chains: int,
-        num_burnin: int,
-        steps_per_draw: int = 1,
-        seed: int = 0,
-        chain_method: ChainMethod = "auto",
-        control_variate: bool = False,
+        settings: ChainSettings,
         observed: Mapping[str, LossFunction] | None = None,
-        expected_draws: int = 1000,
     ) -> None:
-        _require_sound(model, batches, kernel, control_variate)
-        self.chain_method = choose_chain_method(chain_method, model, num_chains)
-        self._model, self._batches, self._kernel = model, batches, kernel
-        self._num_burnin, self._steps_per_draw, self._seed = num_burnin, steps_per_draw, seed
+        self.kernel = kernel = settings.kernel_for(model)
+        _require_sound(model, batches, kernel, settings.control_variate)
+        self.chain_method = choose_chain_method(settings.chain_method, model, settings.num_chains)
+        self.model, self.batches, self.settings = model, batches, settings
+        self.target = Target(model.origin, settings.nbeta(batches.num_samples), kernel.localization)
+        self._seed, self._num_burnin, self._steps_per_draw = settings.seed, settings.num_burnin, settings.steps_per_draw
         self._observed = dict(observed or {})
-        self._target = Target(model.origin, nbeta, kernel.localization)
-        self._recorder = Recorder(model, self._target)
+        self._recorder = Recorder(model, self.target)
         self._group_model: GroupModel = VmapModel(model) if self.chain_method == "vmap" else LoopModel(model)
-        with isolated_generators(seed):
-            self._baseline = PairedBaseline(model, batches, expected_draws, seed)
-            self._reference = float(self._baseline.losses(next(batches.stream(seed, "probe"))).mean())
-            self._control = ControlVariate(model, batches, seed) if control_variate else None
+        with isolated_generators(self._seed):
+            self._baseline = PairedBaseline(model, batches, settings.num_draws, self._seed)
+            self._reference = float(self._baseline.losses(next(batches.stream(self._seed, "probe"))).mean())
+            self._control = ControlVariate(model, batches, self._seed) if settings.control_variate else None
         # a look out of sample takes two passes without gradient: not more often than after so many gradients
-        apart = kernel.gradients_per_update * steps_per_draw
-        self._whole = _holds_all_data(batches)
-        perturbed = kernel.holds_batch and not self._whole
+        apart = kernel.gradients_per_update * self._steps_per_draw
+        perturbed = kernel.holds_batch and not batches.whole
         self._fresh_every = max(1, round(_GRADIENTS_BETWEEN_LOOKS / apart)) if perturbed else 0
+        num_chains = settings.num_chains
         size = num_chains if self.chain_method == "vmap" else 1
         self._groups = [_Group(tuple(range(at, at + size))) for at in range(0, num_chains, size)]
         self.traces = ChainTraces.empty(num_chains, 0, len(model.sizes), tuple(self._observed))
@@ -92,19 +89,19 @@ class Chains:
     def num_gradients(self) -> int:
         """Gradients of one chain so far, those for a control variate not counted."""
         updates = self._num_burnin + max(self.num_draws - 1, 0) * self._steps_per_draw + 1
-        return updates * self._kernel.gradients_per_update
+        return updates * self.kernel.gradients_per_update
 
     @property
     def blocks_without_gradient(self) -> tuple[str, ...]:
         """Parameter tensors whose gradient was exactly zero at the last draw of every chain that is alive."""
-        largest = np.zeros(len(self._model.names))
+        largest = np.zeros(len(self.model.names))
         looked = False
         for group in self._groups:
             for row, chain in enumerate(group.chains):
                 if group.pending is not None and chain in group.alive:
                     looked = True
-                    largest = np.maximum(largest, self._model.largest_by_block(group.pending.gradient[row]))
-        return tuple(name for name, size in zip(self._model.names, largest, strict=True) if looked and size == 0)
+                    largest = np.maximum(largest, self.model.largest_by_block(group.pending.gradient[row]))
+        return tuple(name for name, size in zip(self.model.names, largest, strict=True) if looked and size == 0)
 
     def advance(self, num_draws: int, progress: Progress | None = None) -> ChainTraces:
         """So many more draws of every chain; all draws so far."""
@@ -129,112 +126,113 @@ class Chains:
         return self.traces
 
     def _advance_group(self, group: _Group, first: int, num_draws: int, count: Callable[[], None]) -> None:
-        if group.state is None:
-            self._start(group)
+        state = group.state
+        if state is None:
+            state = group.state = self._start(group)
         elif group.pending is not None:
-            self._move(group, group.pending)
+            self._move(group, state, group.pending)
             group.pending = None
         last = self._num_burnin + (first + num_draws - 1) * self._steps_per_draw
         while True:
             draw, between = divmod(group.step - self._num_burnin, self._steps_per_draw)
-            seen, coming = self._arrive(group)
-            self._look(group, seen, draw if draw >= 0 and between == 0 else None)
+            seen, coming = self._evaluate(group, state)
+            self._look(group, state, seen, draw if draw >= 0 and between == 0 else None)
             if not group.alive:
                 break
             if group.step == last:
                 # kept for the update that comes if there are more draws; the memory of a gradient is shared, unless
                 # it is the kernel's own
-                own = coming is getattr(group.state, "here", None)
+                own = coming is state.evaluation
                 group.pending = coming if own else Evaluation(coming.losses, coming.gradient.clone())
                 break
-            self._move(group, coming)
+            self._move(group, state, coming)
             count()
 
-    def _start(self, group: _Group) -> None:
-        positions = self._model.origin.repeat(len(group.chains), 1)
-        group.streams = [self._batches.stream(self._seed, "batch", chain) for chain in group.chains]
-        group.fresh = [self._batches.stream(self._seed, "fresh", chain) for chain in group.chains]
-        device = self._model.device
+    def _start(self, group: _Group) -> ChainState:
+        positions = self.model.origin.repeat(len(group.chains), 1)
+        group.streams = [self.batches.stream(self._seed, "batch", chain) for chain in group.chains]
+        group.fresh = [self.batches.stream(self._seed, "fresh", chain) for chain in group.chains]
+        device = self.model.device
         group.noise = Noise([torch_generator(self._seed, "noise", chain, device=device) for chain in group.chains])
         group.coefficients = [Coefficient() for _ in group.chains]
         self._next_batches(group)
-        group.state = self._kernel.init(positions, self._evaluator(group), self._target, group.noise)
+        return self.kernel.init(positions, self._evaluator(group), self.target, group.noise)
 
-    def _arrive(self, group: _Group) -> tuple[Evaluation, Evaluation]:
+    def _evaluate(self, group: _Group, state: ChainState) -> tuple[Evaluation, Evaluation]:
         """Evaluations at the chains' positions: what a draw is read from, and on the batch of the coming update."""
-        own = getattr(group.state, "here", None) if group.step else None
-        hold = self._kernel.updates_per_batch
+        own = state.evaluation if group.step else None
+        hold = self.kernel.updates_per_batch
         if own is not None and (hold is None or group.step % hold):
             return own, own
         if group.step:
             changed = self._next_batches(group)
             if own is not None and not changed:
                 return own, own
-        coming = self._evaluator(group)(group.state.position)
-        group.state = self._kernel.arrive(group.state, coming, self._target)
+        coming = self._evaluator(group)(state.position)
+        self.kernel.on_new_batch(state, coming, self.target)
         return coming if own is None else own, coming
 
-    def _move(self, group: _Group, here: Evaluation) -> None:
-        evaluate = self._evaluator(group)
+    def _move(self, group: _Group, state: ChainState, evaluation: Evaluation) -> None:
         adapting = group.step < self._num_burnin
-        group.state = self._kernel.update(group.state, here, evaluate, self._target, group.noise, adapting)
+        self.kernel.update(state, evaluation, self._evaluator(group), self.target, group.noise, adapting)
         group.step += 1
 
-    def _look(self, group: _Group, seen: Evaluation, draw: int | None) -> None:
+    def _look(self, group: _Group, state: ChainState, seen: Evaluation, draw: int | None) -> None:
         """Record the draw, or only look whether the chains are still there; take out those that are not."""
-        state = group.state
-        momentum, acceptance = getattr(state, "momentum", None), getattr(state, "acceptance", None)
-        steps = getattr(state, "step", None)
         for row, chain in enumerate(group.chains):
             if chain not in group.alive:
                 continue
-            losses, gradient = seen.losses[row], seen.gradient[row]
             if draw is None:
-                problem = self._recorder.problem(float(losses.mean()) - self._reference)
+                problem = self._recorder.problem(float(seen.losses[row].mean()) - self._reference)
             else:
-                batch = group.batches[row]
-                at_origin = self._baseline.losses(batch)
-                velocity = None if momentum is None else momentum[row]
-                place = state.position[row]
-                problem = self._recorder.record(self.traces, chain, draw, place, losses, at_origin, gradient, velocity)
-                if problem is None and (self._whole or getattr(state, "here", None) is not None):
-                    self.traces.half_difference[chain, draw] = 0.0  # the batch's loss is the one that is sampled
-                if self._fresh_every and draw % self._fresh_every == 0 and problem is None:
-                    self.traces.fresh_difference[chain, draw] = self._out_of_sample(group.fresh[row], place)
-                if acceptance is not None and problem is None:
-                    self.traces.acceptance[chain, draw] = float(acceptance[row])
-                if problem is None and self._observed:
-                    self._observe(chain, draw, place, batch)
+                problem = self._record(group, state, seen, row, draw)
             if problem is not None:
                 group.alive.remove(chain)
-                self.traces = replace(
-                    self.traces, failed=(*self.traces.failed, FailedChain(chain, group.step, problem))
-                )
+                failed = FailedChain(chain, group.step, problem)
+                self.traces = replace(self.traces, failed=(*self.traces.failed, failed))
                 if group.alive:  # back to w*, where it harms nobody and is recorded no more
-                    state.position[row] = self._target.origin
-                    if momentum is not None:
-                        momentum[row] = 0
-            if steps is not None:
-                self.traces.step_size[chain] = float(steps[row])
+                    state.position[row] = self.target.origin
+                    if state.momentum is not None:
+                        state.momentum[row] = 0
+            if state.step is not None:
+                self.traces.step_size[chain] = float(state.step[row])
             if self._control is not None:
                 self.traces.control[chain] = group.coefficients[row].value
 
+    def _record(self, group: _Group, state: ChainState, seen: Evaluation, row: int, draw: int) -> Finding | None:
+        """Record a draw of one chain, or say why it has died."""
+        traces, chain, batch, position = self.traces, group.chains[row], group.batches[row], state.position[row]
+        momentum = None if state.momentum is None else state.momentum[row]
+        problem = self._recorder.record(
+            traces, chain, draw, position, seen.losses[row], self._baseline.losses(batch), seen.gradient[row], momentum
+        )
+        if problem is not None:
+            return problem
+        if self.batches.whole or state.evaluation is not None:
+            traces.half_difference[chain, draw] = 0.0  # the batch's loss is the one that is sampled
+        if self._fresh_every and draw % self._fresh_every == 0:
+            traces.fresh_difference[chain, draw] = self._out_of_sample(group.fresh[row], position)
+        if state.acceptance is not None:
+            traces.acceptance[chain, draw] = float(state.acceptance[row])
+        self._observe(chain, draw, position, batch)
+        return None
+
     def _out_of_sample(self, stream: Iterator[Batch], position: torch.Tensor) -> float:
         """The loss at a position on a batch that its chain has not moved on."""
-        size = self._batches.batch_size
-        content = self._model.prepare(next(stream).content, size)
-        return float(self._model.losses(position, content, size).mean(dtype=torch.float64))
+        size = self.batches.batch_size
+        content = self.model.prepare(next(stream).content, size)
+        return float(self.model.losses(position, content, size).mean(dtype=torch.float64))
 
     def _observe(self, chain: int, draw: int, position: torch.Tensor, batch: Batch) -> None:
-        size = self._batches.batch_size
+        size = self.batches.batch_size
         for name, loss_fn in self._observed.items():
-            there = self._model.other_losses(loss_fn, position, batch.content, size).double()
-            origin = self._model.other_losses(loss_fn, self._target.origin, batch.content, size).double()
+            there = self.model.other_losses(loss_fn, position, batch.content, size).double()
+            origin = self.model.other_losses(loss_fn, self.target.origin, batch.content, size).double()
             self.traces.observed[name][chain, draw] = float((there - origin).mean())
 
     def _next_batches(self, group: _Group) -> bool:
         """Take the next batch of every chain; whether they are other ones than before."""
-        size = self._batches.batch_size
+        size = self.batches.batch_size
         fresh = [next(stream) for stream in group.streams]
         unchanged = group.contents and all(
             new.indices is not None and new.indices is old.indices
@@ -243,13 +241,13 @@ class Chains:
         group.batches = fresh
         if unchanged:
             return False
-        group.contents = [self._model.prepare(batch.content, size) for batch in fresh]
+        group.contents = [self.model.prepare(batch.content, size) for batch in fresh]
         if self._control is not None:
             group.differences = [self._control.difference(content) for content in group.contents]
         return True
 
     def _evaluator(self, group: _Group) -> Callable[[torch.Tensor], Evaluation]:
-        size = self._batches.batch_size
+        size = self.batches.batch_size
         if self._control is None:
             return lambda positions: self._group_model.evaluate(positions, group.contents, size)
 
@@ -270,7 +268,7 @@ class _Group:
 
     chains: tuple[int, ...]
     alive: set[int] = field(default_factory=set)
-    state: Any = None
+    state: ChainState | None = None
     step: int = 0
     streams: list[Iterator[Batch]] = field(default_factory=list)
     fresh: list[Iterator[Batch]] = field(default_factory=list)
@@ -278,7 +276,7 @@ class _Group:
     contents: list[Any] = field(default_factory=list)
     differences: list[torch.Tensor] = field(default_factory=list)
     coefficients: list[Coefficient] = field(default_factory=list)
-    noise: Any = None
+    noise: Noise = field(default_factory=lambda: Noise(()))
     pending: Evaluation | None = None
     _globals: Any = None
 
@@ -298,23 +296,9 @@ class _Group:
         self._globals = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
 
 
-def run_chains(
-    model: FlatModel,
-    batches: Batches,
-    kernel: Kernel,
-    *,
-    num_draws: int,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> ChainTraces:
-    """`num_draws` draws of new `Chains` with these settings."""
-    chains = Chains(model, batches, kernel, expected_draws=num_draws, **settings)
-    return chains.advance(num_draws, progress)
-
-
 def _require_sound(model: FlatModel, batches: Batches, kernel: Kernel, control_variate: bool) -> None:
     own_minimum = isinstance(model.loss_fn, Behavioural)
-    if kernel.holds_batch and not own_minimum and not _holds_all_data(batches):
+    if kernel.holds_batch and not own_minimum and not batches.whole:
         raise ConfigError(
             f"{type(kernel).__name__} takes several gradients on each batch, and the minimum of a minibatch of a given "
             "loss is not at w*: the chains would fit the batch. Use a loss made by ld.behavioural(...), or batches of "
@@ -324,7 +308,3 @@ def _require_sound(model: FlatModel, batches: Batches, kernel: Kernel, control_v
         raise ConfigError(
             "control_variate: a behavioural loss has no gradient at w*, so there is nothing to take off; leave it out"
         )
-
-
-def _holds_all_data(batches: Batches) -> bool:
-    return isinstance(batches, TensorBatches) and batches.batch_size == batches.length

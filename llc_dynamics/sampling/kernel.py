@@ -1,18 +1,22 @@
 """What a kernel is: one small module that moves a group of chains.
 
-Every kernel module has the same order: a frozen dataclass of settings, a `State`, `init`, `update`. The engine
-(`llc_dynamics.sampling.engine`) owns the chains, the batches, the model and what is recorded; a kernel sees positions
-[g, d] of the g chains of a group, and a function that evaluates loss and gradient on the batch of the moment. Each
-chain has a random generator of its own, so that its path does not depend on which chains share its group.
+Every kernel module has the same order: a frozen dataclass of settings, its `State`, `init`, `on_new_batch`, `update`.
+The engine (`llc_dynamics.sampling.engine`) owns the chains, the batches, the model and what is recorded; a kernel sees
+positions [g, d] of the g chains of a group, and a function that evaluates loss and gradient on the batch of the moment.
+Each chain has a random generator of its own, so that its path does not depend on which chains share its group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
+
+from llc_dynamics.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -66,55 +70,126 @@ class Noise:
         return out
 
 
-class Kernel(Protocol):
-    """Moves chains whose target is exp(-nbeta L(w) - localization/2 |w - w*|^2).
+@dataclass(kw_only=True)
+class ChainState:
+    """What the engine reads of the state of a group; a kernel's own state adds what else it keeps.
 
     Attributes
     ----------
-    nbeta : inverse temperature n beta of the target; None stands for n / log n, n the number of samples.
-    localization : gamma of the target, the strength of the pull towards w*.
+    position : [g, d], the kernel's to overwrite.
+    momentum : [g, d], at `position`, in units in which it is standard normal in equilibrium; None without.
+    acceptance : [g], the probability with which the last proposal was accepted; None without a test.
+    step : [g], the steps that the chains have adapted to; None where the step is that of the settings.
+    evaluation : at `position` on the batch of the last update, in memory of its own; for a kernel that makes it anyway.
+    """
+
+    position: torch.Tensor
+    momentum: torch.Tensor | None = None
+    acceptance: torch.Tensor | None = None
+    step: torch.Tensor | None = None
+    evaluation: Evaluation | None = None
+
+
+S = TypeVar("S", bound=ChainState)
+
+
+@dataclass(frozen=True)
+class Kernel(ABC, Generic[S]):
+    """Moves chains whose target is exp(-nbeta L(w) - localization/2 |w - w*|^2).
+
+    Parameters
+    ----------
+    step_size : of one step; None, where a kernel allows it, to have it found.
+    nbeta : inverse temperature; None stands for n / log n with n the number of samples (never the batch size).
+    localization : gamma of the target, the strength of the pull towards w*; 0 switches it off.
+
+    Attributes
+    ----------
     gradients_per_update : gradients that one `update` costs, the one at its start included.
     holds_batch : whether an update takes more than one gradient on the same batch, so that it moves towards the
         minimum of that batch. Sound for a loss that has its minimum at w* on every batch (`behavioural`) and for
         batches that are all the data.
     updates_per_batch : updates until the engine changes the batch; None for never. Above 1 only if `holds_batch`.
+    exact : whether the law on a batch that is all the data is the target at any step size (by a Metropolis test).
+    has_momentum : whether a chain passes along a flat direction in a time of 1 / sqrt(gamma) rather than 1 / gamma.
+    finds_step : whether `step_size` may be None.
+    made_by : what else goes into the provenance of a result.
     """
 
-    @property
-    def nbeta(self) -> float | None: ...
+    step_size: float | None = None
+    nbeta: float | None = None
+    localization: float = 100.0
+
+    exact = False
+    has_momentum = False
+    finds_step = True
+    made_by: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.step_size is not None or not self.finds_step:
+            advice = "or None to have it found" if self.finds_step else "1e-4 is a usual start"
+            require_positive(name, "step_size", self.step_size, advice)
+        if self.nbeta is not None:
+            require_positive(name, "nbeta", self.nbeta, "or None for n / log n")
+        gamma = self.localization
+        if not (isinstance(gamma, int | float) and gamma >= 0 and math.isfinite(gamma)):
+            raise ConfigError(f"{name}: localization must be zero or a positive number, got {gamma!r}")
 
     @property
-    def localization(self) -> float: ...
+    def gradients_per_update(self) -> int:
+        """See the class."""
+        return 1
 
     @property
-    def gradients_per_update(self) -> int: ...
+    def holds_batch(self) -> bool:
+        """See the class."""
+        return False
 
     @property
-    def holds_batch(self) -> bool: ...
+    def updates_per_batch(self) -> int | None:
+        """See the class."""
+        return 1
 
-    @property
-    def updates_per_batch(self) -> int | None: ...
+    def with_step(self, factor: float) -> Self:
+        """The same kernel with `factor` times the step. Raises `ConfigError` where no step is given."""
+        if self.step_size is None:
+            raise ConfigError(f"{type(self).__name__}: with_step needs a step_size that is given")
+        return replace(self, step_size=self.step_size * factor)
 
-    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> Any:
-        """A state at `position` [g, d], with an attribute `position` that is the kernel's to overwrite.
+    def halved(self) -> tuple[Self, int]:
+        """The kernel with half the step, and how many times as many updates it then takes for the same time."""
+        return self.with_step(0.5), 2
 
-        A state may have a `momentum` [g, d], the momentum at `position` in units in which it is standard normal in
-        equilibrium; `acceptance` [g], the probability with which the last proposal was accepted; and, for a kernel that
-        holds its batch, `here`: the evaluation at `position` on the batch of the last update, in memory of its own.
+    @abstractmethod
+    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> S:
+        """A state at `position` [g, d]."""
+
+    def on_new_batch(self, state: S, evaluation: Evaluation, target: Target) -> None:
+        """Complete the state, in place, once the evaluation at its position on a new batch is there.
+
+        Called before the state is recorded. Most kernels have nothing to complete.
         """
-        ...
 
-    def arrive(self, state: Any, here: Evaluation, target: Target) -> Any:
-        """Complete the state once the evaluation at its position on the coming batch is there; then it is recorded."""
-        ...
-
+    @abstractmethod
     def update(
-        self, state: Any, here: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
-    ) -> Any:
-        """The next state.
+        self, state: S, evaluation: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
+    ) -> None:
+        """Move the state, in place.
 
-        `here` is the evaluation at `state.position` on the batch of this update, on which `evaluate` works, too.
+        `evaluation` is at `state.position` on the batch of this update, on which `evaluate` works, too.
         `adapting` is true in the burn-in: a kernel adapts itself there and nowhere else, so that the law of what is
         recorded is the stationary one of a fixed kernel.
         """
-        ...
+
+
+def require_positive(kernel: str, name: str, value: Any, advice: str = "") -> None:
+    """Raise `ConfigError` unless `value` is a positive finite number."""
+    if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{kernel}: {name} must be a positive number, got {value!r}{'; ' + advice if advice else ''}")
+
+
+def require_count(kernel: str, name: str, value: Any) -> None:
+    """Raise `ConfigError` unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{kernel}: {name} must be a whole number of at least 1, got {value!r}")

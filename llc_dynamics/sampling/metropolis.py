@@ -22,14 +22,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Self
 
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling.checks import require_count, require_non_negative, require_positive
 from llc_dynamics.sampling.harmonic import Rotation, largest_curvature
-from llc_dynamics.sampling.kernel import Evaluate, Evaluation, Noise, Target
+from llc_dynamics.sampling.kernel import (
+    ChainState,
+    Evaluate,
+    Evaluation,
+    Kernel,
+    Noise,
+    Target,
+    require_count,
+    require_positive,
+)
 
 # First step: this over the largest frequency at w*. The adaptation takes it from there.
 _FIRST_STEP = 0.3
@@ -38,26 +46,33 @@ _ADAPTATION_RATE = 0.6
 _LARGEST_ENERGY_ERROR = 500.0
 
 
+@dataclass(kw_only=True)
+class State(ChainState):
+    """Positions and momenta [g, d]; `step`, `acceptance` and `mean_log` [g]; `scratch` [g, d] is working memory."""
+
+    momentum: torch.Tensor
+    acceptance: torch.Tensor
+    step: torch.Tensor
+    scratch: torch.Tensor
+    mean_log: torch.Tensor
+    adaptations: int = 0
+
+
 @dataclass(frozen=True)
-class _MetropolisTrajectory:
+class _MetropolisTrajectory(Kernel[State]):
     """What MALT, HMC and MALA share; see the module."""
 
-    step_size: float | None = None
-    nbeta: float | None = None
-    localization: float = 100.0
     num_steps: int = 16
     target_acceptance: float = 0.85
     updates_per_batch: int | None = 32
 
+    exact = True
+    has_momentum = True
     holds_batch = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
-        if self.step_size is not None:
-            require_positive(name, "step_size", self.step_size, "or None to have it found")
-        if self.nbeta is not None:
-            require_positive(name, "nbeta", self.nbeta, "or None for n / log n")
-        require_non_negative(name, "localization", self.localization)
         require_count(name, "num_steps", self.num_steps)
         if self.updates_per_batch is not None:
             require_count(name, "updates_per_batch", self.updates_per_batch)
@@ -75,15 +90,19 @@ class _MetropolisTrajectory:
     def _keeps_momentum(self) -> bool:
         raise NotImplementedError
 
-    def with_step(self, factor: float) -> Any:
+    def with_step(self, factor: float) -> Self:
         """The same kernel with `factor` times the step; without one that is given, with a higher wanted acceptance.
 
         The step's error of the energy goes with its square, so that halving the step leaves a quarter of the refusals.
         """
         if self.step_size is not None:
-            return replace(self, step_size=self.step_size * factor)
+            return super().with_step(factor)
         refused = (1 - self.target_acceptance) * factor**2
         return replace(self, target_acceptance=1 - min(max(refused, 0.005), 0.5))
+
+    def halved(self) -> tuple[Self, int]:
+        """With twice as many steps in a trajectory, which then takes as long."""
+        return replace(self.with_step(0.5), num_steps=2 * self.num_steps), 1
 
     def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:
         """Chains at `position` [g, d] with momenta from equilibrium, and a first step size for each."""
@@ -96,23 +115,26 @@ class _MetropolisTrajectory:
         else:
             step = torch.full((chains,), float(self.step_size), dtype=torch.float64, device=position.device)
         zeros = torch.zeros(chains, dtype=torch.float64, device=position.device)
-        return State(position.clone(), momentum, torch.empty_like(position), step, zeros.clone(), zeros.clone())
-
-    def arrive(self, state: State, here: Evaluation, target: Target) -> State:  # noqa: ARG002
-        """Nothing to complete: position and momentum belong to the same time."""
-        return state
+        return State(
+            position=position.clone(),
+            momentum=momentum,
+            acceptance=zeros.clone(),
+            step=step,
+            scratch=torch.empty_like(position),
+            mean_log=zeros.clone(),
+        )
 
     def update(
-        self, state: State, here: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
-    ) -> State:
+        self, state: State, evaluation: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
+    ) -> None:
         """One trajectory, and its Metropolis test; in the burn-in also a change of the step size."""
         if not adapting and state.adaptations > 0:
             state.step, state.adaptations = state.mean_log.exp(), 0
         if not self._keeps_momentum():
             noise.normal(state.momentum)
-        before = here.loss
+        before = evaluation.loss
         start, start_momentum = state.position.clone(), state.momentum.clone()
-        start_losses, start_gradient = here.losses, here.gradient.clone()
+        start_losses, start_gradient = evaluation.losses, evaluation.gradient.clone()
         time = state.step.to(start.dtype)[:, None]
         rotate = Rotation(target, time / 2)
         kept = torch.exp(-self._friction() * time)
@@ -122,29 +144,28 @@ class _MetropolisTrajectory:
         # the drift conserves it and the noise is no error
         gained = torch.zeros_like(before)
         for _ in range(self.num_steps):
-            gained += _kicked(state.momentum, here.gradient, kick)
+            gained += _kicked(state.momentum, evaluation.gradient, kick)
             rotate(state.position, state.momentum)
             if self._friction() > 0:
                 noise.normal(state.scratch)
                 state.momentum.mul_(kept).addcmul_(state.scratch, fresh.expand_as(state.scratch))
             rotate(state.position, state.momentum)
-            here = evaluate(state.position)
-            gained += _kicked(state.momentum, here.gradient, kick)
-        error = target.nbeta * (here.loss - before) + gained
+            evaluation = evaluate(state.position)
+            gained += _kicked(state.momentum, evaluation.gradient, kick)
+        error = target.nbeta * (evaluation.loss - before) + gained
         error = torch.where(error.isfinite(), error, _LARGEST_ENERGY_ERROR).clamp(max=_LARGEST_ENERGY_ERROR)
         acceptance = torch.exp(-error).clamp(max=1.0)
         refused = noise.uniform(start) >= acceptance
-        losses, gradient = here.losses, start_gradient
+        losses, gradient = evaluation.losses, start_gradient
         if bool(refused.any()):
             state.position[refused] = start[refused]
             state.momentum[refused] = -start_momentum[refused]
             losses = torch.where(refused[:, None], start_losses, losses)
-        gradient[~refused] = here.gradient[~refused]
-        state.here = Evaluation(losses, gradient)
+        gradient[~refused] = evaluation.gradient[~refused]
+        state.evaluation = Evaluation(losses, gradient)
         state.acceptance = acceptance
         if adapting and self.step_size is None:
             self._adapt(state)
-        return state
 
     def _adapt(self, state: State) -> None:
         """Robbins-Monro on the logarithm of the step; what counts afterwards is an average over the later ones.
@@ -166,8 +187,7 @@ class MALT(_MetropolisTrajectory):
     Parameters
     ----------
     step_size : h of one step, in units in which the momentum is standard normal (h^2 is comparable to SGLD's eps).
-    None:
-        started from the curvature at w* and adapted in the burn-in, for each chain by itself.
+        None: started from the curvature at w* and adapted in the burn-in, for each chain by itself.
     nbeta : inverse temperature; None stands for n / log n with n the number of samples.
     localization : gamma, of the target exp(-nbeta L - gamma/2 |w - w*|^2).
     num_steps : steps, each with one gradient, in a trajectory on one batch; one more gradient starts it.
@@ -212,19 +232,9 @@ class MALA(HMC):
     num_steps: int = field(default=1, init=False)
     target_acceptance: float = 0.6
 
-
-@dataclass
-class State:
-    """Positions and momenta [g, d]; `step`, `acceptance` and `mean_log` [g]; `scratch` [g, d] is working memory."""
-
-    position: torch.Tensor
-    momentum: torch.Tensor
-    scratch: torch.Tensor
-    step: torch.Tensor
-    acceptance: torch.Tensor
-    mean_log: torch.Tensor
-    adaptations: int = 0
-    here: Evaluation | None = None
+    def halved(self) -> tuple[Self, int]:
+        """Its step is h, and its time h^2."""
+        return self.with_step(0.5), 4
 
 
 def _kicked(momentum: torch.Tensor, gradient: torch.Tensor, kick: torch.Tensor) -> torch.Tensor:

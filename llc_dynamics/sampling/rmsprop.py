@@ -16,17 +16,34 @@ this is SGLD in rescaled coordinates, whose law is right as eps -> 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling.checks import require_non_negative, require_positive
-from llc_dynamics.sampling.kernel import Evaluate, Evaluation, Noise, Target
+from llc_dynamics.sampling.kernel import (
+    ChainState,
+    Evaluate,
+    Evaluation,
+    Kernel,
+    Noise,
+    Target,
+    require_positive,
+)
+
+
+@dataclass(kw_only=True)
+class State(ChainState):
+    """Positions w and second moments v [g, d]; `noise` [g, d] is scratch memory; G once it is known."""
+
+    noise: torch.Tensor
+    moment: torch.Tensor
+    updates: int = 0
+    preconditioner: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class RMSpropSGLD:
+class RMSpropSGLD(Kernel[State]):
     """Settings of RMSprop-preconditioned SGLD.
 
     Parameters
@@ -41,69 +58,36 @@ class RMSpropSGLD:
     """
 
     step_size: float = 1e-4
-    nbeta: float | None = None
-    localization: float = 100.0
     decay: float = 0.99
     stability: float = 0.1
 
-    gradients_per_update = 1
-    holds_batch = False
-    updates_per_batch = 1
+    finds_step = False
 
     def __post_init__(self) -> None:
-        require_positive("RMSpropSGLD", "step_size", self.step_size, "1e-4 is a usual start")
-        if self.nbeta is not None:
-            require_positive("RMSpropSGLD", "nbeta", self.nbeta, "or None for n / log n")
-        require_non_negative("RMSpropSGLD", "localization", self.localization)
+        super().__post_init__()
         require_positive("RMSpropSGLD", "stability", self.stability)
         if not 0 < self.decay < 1:
             raise ConfigError(f"RMSpropSGLD: decay must be between 0 and 1, got {self.decay}")
 
-    def with_step(self, factor: float) -> RMSpropSGLD:
-        """The same kernel with `factor` times the eps."""
-        return replace(self, step_size=self.step_size * factor)
-
-    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:  # noqa: ARG002
+    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:
         """Chains at `position` [g, d] with v = 1."""
-        return State(position.clone(), torch.empty_like(position), torch.ones_like(position))
-
-    def arrive(self, state: State, here: Evaluation, target: Target) -> State:  # noqa: ARG002
-        """Nothing to complete."""
-        return state
+        return State(position=position.clone(), noise=torch.empty_like(position), moment=torch.ones_like(position))
 
     def update(
-        self,
-        state: State,
-        here: Evaluation,
-        evaluate: Evaluate,  # noqa: ARG002
-        target: Target,
-        noise: Noise,
-        adapting: bool,
-    ) -> State:
+        self, state: State, evaluation: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
+    ) -> None:
         """One step, in place."""
         if adapting:
-            state.moment.mul_(self.decay).addcmul_(here.gradient, here.gradient, value=1 - self.decay)
+            state.moment.mul_(self.decay).addcmul_(evaluation.gradient, evaluation.gradient, value=1 - self.decay)
             state.updates += 1
         if adapting or state.preconditioner is None:
             state.preconditioner = self._preconditioner(state)
         force = torch.sub(state.position, target.origin).mul_(self.localization)
-        force.add_(here.gradient, alpha=target.nbeta)
+        force.add_(evaluation.gradient, alpha=target.nbeta)
         state.position.addcmul_(force, state.preconditioner, value=-self.step_size / 2)
         noise.normal(state.noise)
         state.position.addcmul_(state.noise, state.preconditioner.sqrt(), value=math.sqrt(self.step_size))
-        return state
 
     def _preconditioner(self, state: State) -> torch.Tensor:
         correction = 1 - self.decay**state.updates if state.updates else 1.0
         return (state.moment / correction).sqrt_().add_(self.stability).reciprocal_()
-
-
-@dataclass
-class State:
-    """Positions w and second moments v [g, d]; `noise` [g, d] is scratch memory; G once it is known."""
-
-    position: torch.Tensor
-    noise: torch.Tensor
-    moment: torch.Tensor
-    updates: int = 0
-    preconditioner: torch.Tensor | None = None

@@ -14,16 +14,22 @@ which is what the tests hold it to. Moving along a direction without curvature t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from llc_dynamics.sampling.checks import require_non_negative, require_positive
-from llc_dynamics.sampling.kernel import Evaluate, Evaluation, Noise, Target
+from llc_dynamics.sampling.kernel import ChainState, Evaluate, Evaluation, Kernel, Noise, Target
+
+
+@dataclass(kw_only=True)
+class State(ChainState):
+    """Positions w [g, d]; `noise` [g, d] is scratch memory."""
+
+    noise: torch.Tensor
 
 
 @dataclass(frozen=True)
-class SGLD:
+class SGLD(Kernel[State]):
     """Settings of SGLD.
 
     Parameters
@@ -36,53 +42,20 @@ class SGLD:
     """
 
     step_size: float = 1e-4
-    nbeta: float | None = None
-    localization: float = 100.0
 
-    gradients_per_update = 1
-    holds_batch = False
-    updates_per_batch = 1
+    finds_step = False
 
-    def __post_init__(self) -> None:
-        require_positive("SGLD", "step_size", self.step_size, "1e-4 is a usual start")
-        if self.nbeta is not None:
-            require_positive("SGLD", "nbeta", self.nbeta, "or None for n / log n")
-        require_non_negative("SGLD", "localization", self.localization)
-
-    def with_step(self, factor: float) -> SGLD:
-        """The same kernel whose steps move it `factor` times as far in time: eps takes the factor itself."""
-        return replace(self, step_size=self.step_size * factor)
-
-    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:  # noqa: ARG002
+    def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:
         """Chains that start at `position` [g, d]."""
         return State(position=position.clone(), noise=torch.empty_like(position))
 
-    def arrive(self, state: State, here: Evaluation, target: Target) -> State:  # noqa: ARG002
-        """Nothing to complete."""
-        return state
-
     def update(
-        self,
-        state: State,
-        here: Evaluation,
-        evaluate: Evaluate,  # noqa: ARG002
-        target: Target,
-        noise: Noise,
-        adapting: bool,  # noqa: ARG002
-    ) -> State:
+        self, state: State, evaluation: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
+    ) -> None:
         """One step, in place: w <- w - (eps/2) (nbeta grad L_B(w) + gamma (w - w*)) + sqrt(eps) xi."""
         half_step = self.step_size / 2
         noise.normal(state.noise)
         # (1 - eps gamma / 2) w + (eps gamma / 2) w*: the pull towards w* in one pass over the vector
         state.position.lerp_(target.origin, half_step * self.localization)
-        state.position.add_(here.gradient, alpha=-half_step * target.nbeta)
+        state.position.add_(evaluation.gradient, alpha=-half_step * target.nbeta)
         state.position.add_(state.noise, alpha=math.sqrt(self.step_size))
-        return state
-
-
-@dataclass
-class State:
-    """Positions w [g, d]; `noise` [g, d] is scratch memory."""
-
-    position: torch.Tensor
-    noise: torch.Tensor

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llc_dynamics.finding import Finding
 from llc_dynamics.sampling.flat_model import SMALL, FlatModel
-from llc_dynamics.sampling.kernel import Evaluation, Target
+from llc_dynamics.sampling.kernel import Target
 
 # In equilibrium nbeta (L(w) - L(w*)) averages at most d/2; a chain this far above d has left for good.
 EXPLOSION = 1e5
@@ -19,11 +20,15 @@ EXPLOSION = 1e5
 
 @dataclass(frozen=True)
 class FailedChain:
-    """A chain that was stopped: which, after how many updates, and why."""
+    """A chain that was stopped: which, after how many updates, and why.
+
+    The codes of a reason: `data_not_finite` (the loss at w* is not finite on a batch), `weights_not_finite` (they or
+    the gradient), `loss_not_finite`, `loss_exploded`.
+    """
 
     chain: int
     step: int
-    reason: str
+    reason: Finding
 
     def __str__(self) -> str:
         return f"chain {self.chain} at step {self.step} ({self.reason})"
@@ -95,24 +100,14 @@ class ChainTraces:
 
     def extended(self, num_draws: int) -> ChainTraces:
         """The same with room for so many more draws."""
-        names = [each.name for each in fields(self) if each.name in _BY_DRAW]
-        longer: dict[str, Any] = {name: _longer(getattr(self, name), num_draws) for name in names}
+        longer: dict[str, Any] = {name: _longer(getattr(self, name), num_draws) for name in _BY_DRAW}
         observed = {name: _longer(values, num_draws) for name, values in self.observed.items()}
         return replace(self, **longer, observed=observed)
 
 
-_BY_DRAW = (
-    "loss_difference",
-    "loss_at_origin",
-    "distance",
-    "virial",
-    "virial_by_block",
-    "fresh_difference",
-    "half_difference",
-    "kinetic",
-    "gradient_kinetic",
-    "gradient_square",
-    "acceptance",
+# float64 or float32 [chain, draw, ...]
+_BY_DRAW = tuple(
+    each.name for each in fields(ChainTraces) if each.name not in ("step_size", "control", "observed", "failed")
 )
 
 
@@ -140,7 +135,7 @@ class Recorder:
         at_origin: torch.Tensor,
         gradient: torch.Tensor,
         momentum: torch.Tensor | None,
-    ) -> str | None:
+    ) -> Finding | None:
         """Record a draw of one chain (vectors [d], losses [B]), or say why the chain has died."""
         # the difference sample by sample in float64: the two losses share most of their digits
         paired = losses.double() - at_origin
@@ -149,9 +144,11 @@ class Recorder:
         distance, by_block = self._distance_and_virial(position, gradient)
         virial = float(by_block.sum()) / self._model.dimension
         if not math.isfinite(baseline):
-            return "the loss at w* is not finite on this batch: look for NaN in the data"
+            return Finding("data_not_finite", "the loss at w* is not finite on this batch: look for NaN in the data")
         if not (math.isfinite(distance) and math.isfinite(virial)):
-            return "the weights or the gradient are no longer finite: try a smaller step_size"
+            return Finding(
+                "weights_not_finite", "the weights or the gradient are no longer finite: try a smaller step_size"
+            )
         problem = self.problem(difference)
         if problem is not None:
             return problem
@@ -192,18 +189,14 @@ class Recorder:
             sums.append(float(products.sum(dtype=torch.float64)))
         return distance, np.array(sums)
 
-    def problem(self, excess: float) -> str | None:
+    def problem(self, excess: float) -> Finding | None:
         """Why a chain whose loss is this far above that of w* has died; None if it has not."""
         if not math.isfinite(excess):
-            return "the loss is no longer finite: try a smaller step_size"
+            return Finding("loss_not_finite", "the loss is no longer finite: try a smaller step_size")
         if excess > self._limit:
-            return (
+            return Finding(
+                "loss_exploded",
                 f"the loss exploded to {excess:.3g} above that of w*, beyond {EXPLOSION:.0e} d / nbeta: try a smaller "
-                "step_size"
+                "step_size",
             )
         return None
-
-
-def evaluation_rows(evaluation: Evaluation) -> zip[tuple[torch.Tensor, torch.Tensor]]:
-    """(losses [B], gradient [d]) of each chain of a group."""
-    return zip(evaluation.losses, evaluation.gradient, strict=True)

@@ -22,14 +22,22 @@ the one error that is left on a quadratic, and 2% in the stiffest direction at m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling.checks import require_count, require_non_negative, require_positive
 from llc_dynamics.sampling.harmonic import Rotation, kick_time, largest_curvature
-from llc_dynamics.sampling.kernel import Evaluate, Evaluation, Noise, Target
+from llc_dynamics.sampling.kernel import (
+    ChainState,
+    Evaluate,
+    Evaluation,
+    Kernel,
+    Noise,
+    Target,
+    require_count,
+    require_positive,
+)
 
 # A step found by itself: this over the largest frequency at w*.
 _STEP_OF_FREQUENCY = 0.3
@@ -37,15 +45,27 @@ _STEP_OF_FREQUENCY = 0.3
 _LARGEST_ANGLE = 3.0
 
 
+@dataclass(kw_only=True)
+class State(ChainState):
+    """Positions and momenta [g, d]; `scratch` [g, d] is working memory, the others [g, 1] are numbers of the step."""
+
+    momentum: torch.Tensor
+    scratch: torch.Tensor
+    kick: torch.Tensor
+    kept: torch.Tensor
+    fresh: torch.Tensor
+    rotate: Rotation
+    moved: bool = False
+
+
 @dataclass(frozen=True)
-class Underdamped:
+class Underdamped(Kernel[State]):
     """Settings of underdamped Langevin dynamics.
 
     Parameters
     ----------
     step_size : h, in units in which the momentum is standard normal (h^2 is comparable to SGLD's eps). None: .3 over
-    the
-        largest frequency sqrt(nbeta h_max + gamma) at w*.
+        the largest frequency sqrt(nbeta h_max + gamma) at w*.
     nbeta : inverse temperature; None stands for n / log n with n the number of samples.
     localization : gamma, of the target exp(-nbeta L - gamma/2 |w - w*|^2).
     friction : of the momentum, per unit of time; None stands for 2 sqrt(gamma).
@@ -55,21 +75,14 @@ class Underdamped:
     Raises `ConfigError` for a value out of its range.
     """
 
-    step_size: float | None = None
-    nbeta: float | None = None
-    localization: float = 100.0
     friction: float | None = None
     num_steps: int = 1
     thermostat: bool = False
 
-    updates_per_batch = 1
+    has_momentum = True
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            require_positive("Underdamped", "step_size", self.step_size, "or None to have it found")
-        if self.nbeta is not None:
-            require_positive("Underdamped", "nbeta", self.nbeta, "or None for n / log n")
-        require_non_negative("Underdamped", "localization", self.localization)
+        super().__post_init__()
         require_count("Underdamped", "num_steps", self.num_steps)
         if self.friction is not None:
             require_positive("Underdamped", "friction", self.friction)
@@ -92,12 +105,6 @@ class Underdamped:
         """With more than one step on a batch."""
         return self.num_steps > 1
 
-    def with_step(self, factor: float) -> Underdamped:
-        """The same kernel with `factor` times the step."""
-        if self.step_size is None:
-            raise ConfigError("Underdamped: with_step needs a step_size that is given")
-        return replace(self, step_size=self.step_size * factor)
-
     def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:
         """Chains at `position` [g, d] with momenta from equilibrium."""
         momentum = noise.normal(torch.empty_like(position))
@@ -119,51 +126,29 @@ class Underdamped:
             rotate=Rotation(target, time / 2),
         )
 
-    def arrive(self, state: State, here: Evaluation, target: Target) -> State:  # noqa: ARG002
+    def on_new_batch(self, state: State, evaluation: Evaluation, target: Target) -> None:
         """The last half kick of the update before; at the start there is none."""
         if state.moved:
-            state.momentum.addcmul_(here.gradient, state.kick.expand_as(here.gradient))
+            state.momentum.addcmul_(evaluation.gradient, state.kick.expand_as(evaluation.gradient))
             state.moved = False
-        return state
 
     def update(
-        self,
-        state: State,
-        here: Evaluation,
-        evaluate: Evaluate,
-        target: Target,  # noqa: ARG002
-        noise: Noise,
-        adapting: bool,  # noqa: ARG002
-    ) -> State:
+        self, state: State, evaluation: Evaluation, evaluate: Evaluate, target: Target, noise: Noise, adapting: bool
+    ) -> None:
         """`num_steps` steps but for the last half kick."""
         position, momentum, scratch = state.position, state.momentum, state.scratch
         for step in range(self.num_steps):
             if step:
-                here = evaluate(position)
-                momentum.addcmul_(here.gradient, state.kick.expand_as(momentum))
+                evaluation = evaluate(position)
+                momentum.addcmul_(evaluation.gradient, state.kick.expand_as(momentum))
             if self.thermostat:
-                _renew_along(here.gradient, momentum, noise)
-            momentum.addcmul_(here.gradient, state.kick.expand_as(momentum))
+                _renew_along(evaluation.gradient, momentum, noise)
+            momentum.addcmul_(evaluation.gradient, state.kick.expand_as(momentum))
             state.rotate(position, momentum)
             noise.normal(scratch)
             momentum.mul_(state.kept).addcmul_(scratch, state.fresh.expand_as(scratch))
             state.rotate(position, momentum)
         state.moved = True
-        return state
-
-
-@dataclass
-class State:
-    """Positions and momenta [g, d]; `scratch` [g, d] is working memory, the others [g, 1] are numbers of the step."""
-
-    position: torch.Tensor
-    momentum: torch.Tensor
-    scratch: torch.Tensor
-    kick: torch.Tensor
-    kept: torch.Tensor
-    fresh: torch.Tensor
-    rotate: Rotation
-    moved: bool = False
 
 
 def _renew_along(gradient: torch.Tensor, momentum: torch.Tensor, noise: Noise) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.llc import read_settings
 from llc_dynamics.llc.calibrate import Progress, calibrate_problems, spread
-from llc_dynamics.llc.calibration import Calibration
-from llc_dynamics.llc.search import CalibrationOptions
+from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.settings import Loss
 from llc_dynamics.sweeps.config import LLCConfig
 from llc_dynamics.sweeps.folders import stored_llc

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.systems.description import description_of
+from llc_dynamics.systems.registry import is_file
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.files import write_whole
@@ -64,6 +65,18 @@ def stored_sweep(folder: str | Path, system: type[System] | None = None) -> Swee
     """The settings of a sweep folder, or of the sweep that a run folder stands in; see `SweepConfig.from_mapping`."""
     place = sweep_folder(folder)
     return SweepConfig.from_mapping(read_sweep_file(place), str(place / SWEEP_FILE), system=system)
+
+
+def stored_settings(folder: str | Path) -> dict[str, Any]:
+    """The same as a mapping; of a sweep whose system is a user's file only its name and seed are checked."""
+    place = sweep_folder(folder)
+    mapping, where = read_sweep_file(place), f"{place / SWEEP_FILE}"
+    system = mapping.get("system")
+    if isinstance(system, Mapping) and is_file(str(system.get("name"))):
+        if not isinstance(mapping.get("name"), str) or type(mapping.get("seed")) is not int:
+            raise CorruptRunError(f"{where}: no name or seed of a sweep; restore it or delete it and train again")
+        return mapping
+    return SweepConfig.from_mapping(mapping, where).to_mapping()
 
 
 def stored_llc(folder: str | Path) -> LLCConfig:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import nearest
-from llc_dynamics.systems.batch import first_samples, leaves, num_samples, same
+from llc_dynamics.systems.batch import first_samples, leaves, mapped, num_samples, same
 from llc_dynamics.systems.description import Description
 from llc_dynamics.systems.measure import described, undisturbed
 from llc_dynamics.systems.registry import calling
@@ -36,7 +36,7 @@ def check_system(system: System, seed: int = 0) -> tuple[dict[str, Probe], Descr
         probes = _checked_probes(system, who, seed)
         description = _checked_description(system, who, probes)
         for name, probe in probes.items():
-            _check_probe(own, system, f"{who}: probe '{name}'", probe, name == description.function_vector)
+            check_probe(own, system, f"{who}: probe '{name}'", probe, name == description.function_vector)
     return probes, description
 
 
@@ -84,11 +84,15 @@ def _check_loss(model: nn.Module, system: System, who: str, batch: Any) -> None:
     count = num_samples(batch)
     with torch.enable_grad():
         loss = calling(f"{who}: loss(model, batch)", system.loss, model, batch)
+    _require_one_a_sample(loss, count, who)
+    if not loss.requires_grad:
+        raise DataError(f"{who}: loss(model, batch) has no gradient; leave out detach() and no_grad()")
+
+
+def _require_one_a_sample(loss: Any, count: int, where: str) -> None:
     if not isinstance(loss, Tensor):
-        raise DataError(f"{who}: loss(model, batch) must be a tensor [B], got {type(loss).__name__}")
+        raise DataError(f"{where}: loss(model, batch) must be a tensor [B], got {type(loss).__name__}")
     if list(loss.shape) == [count]:
-        if not loss.requires_grad:
-            raise DataError(f"{who}: loss(model, batch) has no gradient; leave out detach() and no_grad()")
         return
     advice = (
         "it is one number for the whole batch; take the mean over everything but the samples: "
@@ -97,7 +101,7 @@ def _check_loss(model: nn.Module, system: System, who: str, batch: Any) -> None:
         else "take the mean over all but the first dimension: .flatten(1).mean(1)"
     )
     raise DataError(
-        f"{who}: loss(model, batch) must be one value a sample, [B] = [{count}], got shape {list(loss.shape)}: {advice}"
+        f"{where}: loss(model, batch) must be one value a sample, [B] = [{count}], got {list(loss.shape)}: {advice}"
     )
 
 
@@ -105,7 +109,7 @@ def _checked_probes(system: System, who: str, seed: int) -> dict[str, Probe]:
     found, again = (calling(f"{who}: probes({seed})", system.probes, seed) for _ in range(2))
     for probes in (found, again):
         if not isinstance(probes, Mapping) or not all(isinstance(probe, Probe) for probe in probes.values()):
-            raise ConfigError(f"{who}: probes(seed) must return {{name: ld.Probe(...)}}, got {ascii(probes)[:80]}")
+            raise ConfigError(f"{who}: probes(seed) must return {{name: ld.Probe(...)}}, got {_types(probes)}")
     for name in {**found, **again}:
         if name not in found or name not in again or not _same_probe(found[name], again[name]):
             raise ConfigError(
@@ -139,12 +143,22 @@ def _checked_description(system: System, who: str, probes: Mapping[str, Probe]) 
     return description
 
 
-def _check_probe(model: nn.Module, system: System, where: str, probe: Probe, is_function_vector: bool) -> None:
+def check_probe(
+    model: nn.Module,
+    system: System,
+    where: str,
+    probe: Probe,
+    is_function_vector: bool,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Check that losses and outputs of the model on a probe have their shapes; `DataError` names the one that has not.
+
+    where : begins the messages. is_function_vector : whether the outputs are stored at every checkpoint.
+    """
     total = num_samples(probe.batch, f"{where}, batch")
-    few = first_samples(probe.batch, _FEW)
+    few = mapped(first_samples(probe.batch, _FEW), lambda leaf: leaf.to(device))
     losses = calling(f"{where}: loss(model, batch)", system.loss, model, few)
-    if losses.shape != (num_samples(few),):
-        raise DataError(f"{where}: loss(model, batch) has shape {list(losses.shape)}, not [{num_samples(few)}]")
+    _require_one_a_sample(losses, num_samples(few), where)
     if not is_function_vector and probe.target is None and not probe.references:
         return
     default = " (by default model(batch[0]))" if type(system).outputs is System.outputs else ""
@@ -161,6 +175,12 @@ def _check_probe(model: nn.Module, system: System, where: str, probe: Probe, is_
             f"{where}: the function vector would hold {torch.Size(shape).numel():,} numbers at every checkpoint; give "
             "probes(seed) with fewer samples, or describe() with another function_vector, or None"
         )
+
+
+def _types(probes: Any) -> str:
+    if not isinstance(probes, Mapping):
+        return f"a {type(probes).__name__}"
+    return ", ".join(f"'{name}': a {type(probe).__name__}" for name, probe in probes.items())
 
 
 def _named(probe: Probe) -> dict[str, Tensor]:

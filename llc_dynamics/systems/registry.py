@@ -37,7 +37,7 @@ def system_class(spec: str, folder: Path | None = None) -> type[System]:
 
     Raises `ConfigError` for an unknown name, a missing file or class, and for a file that fails to import.
     """
-    if _is_file(spec):
+    if is_file(spec):
         path, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
         return _from_file((folder or Path()) / path, name)
     if spec not in built_in():
@@ -98,7 +98,7 @@ def system_of(table: Any, where: str, given: type[System] | None = None, folder:
     if given is None:
         if name is None:
             raise ConfigError(f"{where}: system: give its name; {nearest('', built_in())}, or 'my_file.py:MySystem'")
-        if folder is None and _is_file(name):
+        if folder is None and is_file(name):
             raise TrajectoryError(
                 f"{where}: trained with the system {ascii(name)[:80]}, which is not part of this package, and a folder "
                 "loads no code by itself; name it: --system PATH/TO/FILE.py:CLASS"
@@ -139,7 +139,8 @@ def calling(what: str, function: Any, *arguments: Any) -> Any:
         own = [each for each in frames if "site-packages" not in each.filename and not each.filename.startswith(ours)]
         at = (own or frames)[-1]
         raise ConfigError(
-            f"{what} fails: {type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"
+            f"{what} fails: {type(error).__name__}: {' '.join(str(error).split())[:300]} "
+            f"({Path(at.filename).name}, line {at.lineno})"
         ) from error
 
 
@@ -154,7 +155,8 @@ def _last_name(cls: type[System]) -> str:
     return cls.name if cls.__module__.startswith(f"{systems.__name__}.") else cls.__qualname__
 
 
-def _is_file(spec: str) -> bool:
+def is_file(spec: str) -> bool:
+    """Whether a system's name is that of a class in a user's file."""
     return ":" in spec or spec.endswith(".py")
 
 

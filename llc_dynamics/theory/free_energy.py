@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.finding import sentences
 from llc_dynamics.ranges import finite_number, numbers_of, whole_number
 from llc_dynamics.settings import to_mapping
 
@@ -64,7 +65,7 @@ class Solution:
         if hasattr(llc, "total_error"):
             if not llc.converged:
                 raise ConfigError(
-                    f"{name}: the LLC estimate did not converge ({'; '.join(llc.reasons)}): estimate again with more "
+                    f"{name}: the LLC estimate did not converge ({sentences(llc.reasons)}): estimate again with more "
                     "draws or calibrated settings, or pass llc=(result.llc, result.total_error) to use it all the same"
                 )
             llc = llc.llc, llc.total_error

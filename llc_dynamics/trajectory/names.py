@@ -19,7 +19,7 @@ LOCK = "run.lock"
 VIEW = "view.h5"
 LLC = "llc"
 #: Rooms in the run folder for what other parts of the package make of a run.
-RESULTS = (LLC, "pca", "stages", "report", "figures", "report.html")
+RESULTS = (LLC, "calibration", "pca", "stages", "report", "figures", "report.html")
 KNOWN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, VIEW, *RESULTS})
 
 _SHARD = re.compile(r"shard-(\d{6,9})\.h5")

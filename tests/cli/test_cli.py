@@ -11,44 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from presets import PRESET
+from problems import squared_error
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
 from llc_dynamics.cli.main import VERBS
 from llc_dynamics.trajectory import TrajectoryWriter
-
-PRESET = """
-name = "tiny"
-[system]
-name = "in_context_regression"
-dimension = 2
-context_length = 4
-num_layers = 1
-num_heads = 2
-width = 8
-mlp_width = 8
-num_sequences = 32
-num_root_sequences = 8
-[training]
-num_steps = 60
-batch_size = 8
-warmup_steps = 5
-[checkpoints]
-linear_interval = 5
-num_log = 4
-[llc]
-num_points = 2
-num_samples = 100
-num_chains = 2
-num_draws = 20
-num_burnin = 5
-batch_size = 8
-[[runs]]
-num_tasks = 2
-num_steps = 40
-[[runs]]
-num_tasks = inf
-"""
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -253,7 +222,7 @@ def test_run_of_another_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ld.llc_curve(
         tmp_path / "own",
         model,
-        lambda given, batch: (given(batch[0]) - batch[1]).square().mean(1),
+        squared_error,
         data,
         steps=[9],
         num_draws=8,
@@ -395,7 +364,7 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert Calibration.load(folder) == found or repr(Calibration.load(folder)) == repr(found)
     captured = capsys.readouterr()
     assert "resolution" in captured.out
-    assert found.findings[0] in captured.out
+    assert found.findings[0].text in captured.out
     assert f"llc-dynamics llc {calibrated} --settings {folder / 'settings.toml'}" in captured.out
     assert captured.err == ""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import PRESET
+from presets import PRESET
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from problems import squared_outputs
 from sweep_runs import describe
 
 import llc_dynamics as ld
@@ -194,7 +195,7 @@ def test_the_latest_point_of_each_llc_curve(tmp_path):
         curve = ld.llc_curve(
             tmp_path / "run",
             torch.nn.Linear(2, 1),
-            lambda model, batch: model(batch[0]).square().sum(1),
+            squared_outputs,
             (torch.ones(8, 2),),
             steps=[step],
             sampler=ld.SGLD(step_size=1e-4, localization=10.0),

@@ -1,12 +1,17 @@
 """The check of the demo's claims: it holds on a run as claimed, and says what is wrong on any other."""
 
 import json
+import math
 import subprocess
 import sys
 from copy import deepcopy
 
 import pytest
 from scripts import EXPERIMENTS, load_script
+from stored_llc import store_llc
+from sweep_runs import record
+
+from llc_dynamics.cli import main
 
 check = load_script("transient_ridge/check_demo.py")
 
@@ -75,3 +80,17 @@ def test_as_a_command(tmp_path):
         assert done.returncode == status
         assert ("as claimed" in done.stdout) == (status == 0)
         assert ("llc.converged is 4" in done.stderr) == (status == 1)
+
+
+def test_it_reads_what_the_command_line_prints(tmp_path, capsys):
+    """On made-up runs: one leaves the general solution, one goes straight to the specialised one, one stays."""
+    for name, number in {"M-2": 2.0, "M-12": 8.0, "M-inf": math.inf}.items():
+        run = record(tmp_path / name, number)
+        store_llc(run, [5.0, 20.0, 33.0], [0.5, 1.0, 1.0], [(), (), ()])
+    assert main(["stages", str(tmp_path), "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert check.wrong_verdicts(findings) == []
+    figures = check.figures_of(findings)
+    assert (figures["llc.points"], figures["M-12.llc.converged"]) == (9, 3)
+    assert figures["M-12.t_crit_interval.low"] <= figures["M-12.t_crit"] <= figures["M-12.t_crit_interval.high"]
+    assert figures["M-2.specialisation.ratio"] > 1.5

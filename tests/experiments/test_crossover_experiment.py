@@ -6,29 +6,21 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
-from pathlib import Path
 
 import crossover_runs_made_up as made_up
 import numpy as np
 import pytest
+from scripts import EXPERIMENTS, load_together
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError, TrajectoryError
 from llc_dynamics.report import analyse
 from llc_dynamics.theory import Solution, crossover
 
-EXPERIMENT = Path(__file__).resolve().parents[2] / "experiments" / "transient_ridge"
-if not EXPERIMENT.exists():
-    pytest.skip("the experiments are part of a source checkout", allow_module_level=True)
-sys.path.insert(0, str(EXPERIMENT))
-import crossover as script  # noqa: E402
-import crossover_llc  # noqa: E402
-import crossover_predictions as predictions  # noqa: E402
-import crossover_runs  # noqa: E402
-import crossover_tables  # noqa: E402
-
-sys.path.remove(str(EXPERIMENT))
+script, crossover_llc, predictions, crossover_runs, crossover_tables = load_together(
+    "transient_ridge",
+    *("crossover", "crossover_llc", "crossover_predictions", "crossover_runs", "crossover_tables"),
+)
 END = int(made_up.STEPS[-1])
 BAD = int(made_up.LLC_STEPS[5])
 
@@ -282,7 +274,7 @@ def test_a_shorter_control_shortens_the_comparison(records) -> None:
 
 
 def test_the_script_writes_everything(folders, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(EXPERIMENT))  # figures are imported when they are drawn
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "transient_ridge"))  # figures are imported when they are drawn
     out = tmp_path / "out"
     assert script.main([*map(str, folders), "--out", str(out)]) == 0
     found = json.loads((out / "crossover.json").read_text())

@@ -6,15 +6,13 @@ import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scripts import EXPERIMENTS
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
-if not BENCHMARKS.exists():
-    pytest.skip("the benchmarks are part of a source checkout", allow_module_level=True)
+BENCHMARKS = EXPERIMENTS / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

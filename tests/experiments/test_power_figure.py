@@ -1,20 +1,13 @@
 """Power curves: what is drawn is the shares of the rows and their exact binomial intervals."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.stats import beta
+from scripts import load_script
 
 from llc_dynamics.errors import ConfigError, DataError
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "power_figure.py"
-spec = importlib.util.spec_from_file_location("power_figure", SCRIPT)
-power_figure = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(power_figure)
-plot_power = power_figure.plot_power
-
+plot_power = load_script("benchmarks/power_figure.py").plot_power
 ROWS = [
     {"strength": strength, "noise": noise, "found": found, "repetitions": 200, "points": 24}
     for noise, counts in ((2.0, (0, 40, 110)), (1.0, (8, 90, 200)))

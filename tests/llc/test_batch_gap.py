@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import llc_dynamics as ld
-from llc_dynamics.llc.batch_gap import batch_gap
+from llc_dynamics.llc.resolution import batch_gap
 
 
 class Scaled(nn.Module):

@@ -7,16 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from estimates import result_of, run_chains, texts
 from problems import NO_DATA, Vector, least_squares, quadratic, squared_error
 from scipy.signal import lfilter
 from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.llc import Thresholds
+from llc_dynamics.finding import Finding
+from llc_dynamics.llc import Thresholds, judged
 from llc_dynamics.llc.diagnostics import change_between_halves, monte_carlo_error, r_hat, r_hat_by_chance
-from llc_dynamics.llc.summary import summarise
-from llc_dynamics.sampling import ChainTraces, run_chains
+from llc_dynamics.sampling import ChainTraces
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
 
@@ -28,19 +29,6 @@ def traces_of(loss, distance=None, virial=None):
     distance = 1 + 0.1 * noise[0] if distance is None else distance
     virial = 1 + 0.1 * noise[1] if virial is None else virial
     return ChainTraces(loss, np.ones_like(loss), distance, virial, virial[..., None].astype(np.float32))
-
-
-def result_of(traces, blocks=("w",), dimension=10):
-    return summarise(
-        traces,
-        nbeta=1.0,
-        num_samples=10,
-        dimension=dimension,
-        blocks=blocks,
-        settings={},
-        provenance={},
-        thresholds=Thresholds(),
-    )
 
 
 def white(chains=4, draws=500, seed=0):
@@ -174,23 +162,25 @@ class TestVerdict:
             num_burnin=50,
         )
         assert not result.converged
-        assert any(reason.startswith("not explored: virial ratio") for reason in result.reasons)
+        assert any(reason.startswith("not explored: virial ratio") for reason in texts(result.reasons))
         assert result.virial < 0.3
 
     def test_too_large_a_step_heats(self):
         result = ld.estimate_llc(
             Vector(50), quadratic(torch.ones(50)), NO_DATA, sampler=ld.SGLD(2.0, 1.0, 0.0), num_chains=2, num_draws=200
         )
-        assert any(reason.startswith("heated: ") for reason in result.reasons)
+        assert any(reason.startswith("heated: ") for reason in texts(result.reasons))
         assert result.virial == pytest.approx(2.0, abs=4 * result.virial_error)
 
     def test_one_block_that_is_heated_or_stuck_is_named(self):
         noise = 0.05 * np.random.default_rng(0).standard_normal((2, 4, 500))
         by_block = np.stack([1 + noise[0], 0.4 + noise[1]], axis=-1).astype(np.float32)
         traces = dataclasses.replace(traces_of(5 + white()), virial_by_block=by_block)
-        assert result_of(traces, ("a", "b")).reasons == ("not explored in b: virial ratio 0.400",)
+        assert result_of(traces, ("a", "b"), dimension=10).reasons == (
+            Finding("block_not_explored", "not explored in b: virial ratio 0.400"),
+        )
         hot = dataclasses.replace(traces, virial_by_block=by_block[..., ::-1] * 2)
-        (reason,) = result_of(hot, ("a", "b")).reasons
+        (reason,) = texts(result_of(hot, ("a", "b"), dimension=10).reasons)
         assert reason.startswith("heated in b: virial ratio 1.99")
 
     def test_not_a_minimum(self):
@@ -203,19 +193,19 @@ class TestVerdict:
             num_draws=300,
         )
         assert result.llc < 0
-        assert any("w* is not a minimum of the loss" in reason for reason in result.reasons)
+        assert any("w* is not a minimum of the loss" in reason for reason in texts(result.reasons))
 
     def test_drift(self):
         drifting = result_of(traces_of(5 + white() + np.linspace(0, 1, 500)))
-        assert any(reason.startswith("still drifting: the loss") for reason in drifting.reasons)
+        assert any(reason.startswith("still drifting: the loss") for reason in texts(drifting.reasons))
         apart = result_of(traces_of(5 + white(), distance=1 + 0.01 * white(seed=1) + np.linspace(0, 0.3, 500)))
-        assert any(reason.startswith("still drifting: |w - w*|^2") for reason in apart.reasons)
+        assert any(reason.startswith("still drifting: |w - w*|^2") for reason in texts(apart.reasons))
 
     def test_disagreement(self):
         offset = np.array([0, 0, 0, 1.0])[:, None]
         assert any("R-hat of the loss" in reason for reason in result_of(traces_of(5 + white() + offset)).reasons)
         far = result_of(traces_of(5 + white(), distance=2 + 0.1 * white(seed=1) + offset))
-        assert any("R-hat of |w - w*|^2" in reason for reason in far.reasons)
+        assert any("R-hat of |w - w*|^2" in reason for reason in texts(far.reasons))
         # the same in all but size: a percent of the distance does not matter
         near = result_of(traces_of(5 + white(), distance=2 + 0.001 * white(seed=1) + 0.01 * offset))
         assert near.r_hat_distance > 1.5
@@ -223,16 +213,16 @@ class TestVerdict:
 
     def test_too_few_draws(self):
         result = result_of(traces_of(white(draws=10)))
-        assert any(reason.startswith("too few effective draws") for reason in result.reasons)
+        assert any(reason.startswith("too few effective draws") for reason in texts(result.reasons))
 
     def test_a_virial_ratio_that_is_all_noise_decides_nothing(self):
         result = result_of(traces_of(5 + white(), virial=1 + 20 * white(seed=1)))
-        assert any(reason.startswith("cannot tell whether the chains explored") for reason in result.reasons)
+        assert any(reason.startswith("cannot tell whether the chains explored") for reason in texts(result.reasons))
 
     def test_a_loss_without_effect(self):
         result = ld.estimate_llc(Vector(3), lambda m, b: (0 * m.w).sum().expand(len(b[0])), NO_DATA, num_draws=20)
         assert result.llc == 0
-        assert any("no effect" in reason for reason in result.reasons)
+        assert any("no effect" in reason for reason in texts(result.reasons))
 
     def test_false_alarms(self):
         """Of 120 sets of four autocorrelated chains in equilibrium 7 or fewer are doubted (measured: about 1%)."""
@@ -250,7 +240,7 @@ class TestVerdict:
 
     def test_thresholds_change_the_verdict_only(self):
         result = result_of(traces_of(white(draws=9) + 5))
-        relaxed = result.judged(Thresholds(min_ess=5, max_virial_error=1.0))
+        relaxed = judged(result, Thresholds(min_ess=5, max_virial_error=1.0))
         assert not result.converged
         assert relaxed.converged
         assert relaxed.llc == result.llc
@@ -285,7 +275,7 @@ class TestDeadChains:
         assert result.llc == pytest.approx(result.trace[alive].mean())
         assert result.standard_error == monte_carlo_error(result.trace[alive])[0]
         assert not result.converged
-        assert all(f"chain {chain} at step" in result.reasons[0] for chain in dead)
+        assert all(f"chain {chain} at step" in result.reasons[0].text for chain in dead)
 
     def test_all_dead(self):
         model, data = nn.Linear(3, 1), (torch.ones(10, 3), torch.ones(10, 1))
@@ -294,7 +284,7 @@ class TestDeadChains:
         assert math.isnan(result.standard_error)
         assert all(math.isnan(bound) for bound in result.interval())
         assert len(result.failed_chains) == 4
-        assert "all chains failed" in result.reasons[-1]
+        assert "all chains failed" in result.reasons[-1].text
         assert "NOT converged" in repr(result)
         json.dumps(result.to_dict())
 

@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 
+import estimates
 import numpy as np
 import pytest
 import torch
+from estimates import texts
 from problems import outputs, regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError, MissingPackageError
+from llc_dynamics.finding import Finding
 from llc_dynamics.llc.identity import Identity
 from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.sampling import FailedChain
@@ -23,6 +26,7 @@ arviz_stats = pytest.importorskip("arviz_stats")
 pytest.importorskip("arviz_base", reason='needs pip install "llc-dynamics[frames]"')
 
 TRACES = ("trace", "distance_trace", "virial_trace")
+EXPLODED = Finding("loss_exploded", "test")
 SHORT = {"num_chains": 3, "num_draws": 30, "num_burnin": 10, "batch_size": 16}
 
 
@@ -35,7 +39,7 @@ def estimate(sampler=None, loss_fn=squared_error, **changes):
     with torch.no_grad():
         model.weight.fill_(1)
         model.bias.zero_()
-    return ld.estimate_llc(model, loss_fn, regression(), sampler=sampler or ld.SGLD(1e-3), **SHORT | changes)
+    return estimates.estimate(model, loss_fn, regression(), sampler=sampler or ld.SGLD(1e-3), **SHORT | changes)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def broken():
     traces = {name: getattr(found, name).copy() for name in TRACES}
     for values in traces.values():
         values[1, 7:] = np.nan
-    return dataclasses.replace(found, failed_chains=(FailedChain(1, 17, "test"),), **traces)
+    return dataclasses.replace(found, failed_chains=(FailedChain(1, 17, EXPLODED),), **traces)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def test_a_result_is_one_row(result):
         assert row[name] == getattr(result, name), name
     assert (row["interval_low"], row["interval_high"]) == result.interval(0.95)
     assert row["converged"] == result.converged
-    assert row["reasons"] == "; ".join(result.reasons)
+    assert row["reasons"] == "; ".join(texts(result.reasons))
     assert row["failed_chains"] == 0
     assert frame.columns.is_unique
 
@@ -143,7 +147,7 @@ def test_arviz_finds_our_diagnostics_in_the_data_tree(result, broken, name):
 
 
 def test_without_a_surviving_chain_there_is_no_data_tree(broken):
-    dead = dataclasses.replace(broken, failed_chains=tuple(FailedChain(chain, 1, "test") for chain in range(3)))
+    dead = dataclasses.replace(broken, failed_chains=tuple(FailedChain(chain, 1, EXPLODED) for chain in range(3)))
     with pytest.raises(DataError, match="to_xarray"):
         dead.to_datatree()
     assert dead.to_xarray().sizes["draw"] == 30
@@ -158,7 +162,7 @@ def test_a_curve_is_one_row_for_each_step(curve):
     np.testing.assert_array_equal(frame["converged"], curve.converged)
     np.testing.assert_array_equal(frame["virial"], curve.virial.values)
     assert frame["failed_chains"].tolist() == [0, 1, 0]
-    assert frame["reasons"].tolist() == ["; ".join(reasons) for reasons in curve.reasons]
+    assert frame["reasons"].tolist() == ["; ".join(texts(reasons)) for reasons in curve.reasons]
     draws = curve.to_pandas(draws=True)
     assert draws.index.names == ["step", "chain", "draw"]
     for step, result in zip(curve.steps, curve.results, strict=True):

@@ -1,10 +1,13 @@
 """Runs that stop by themselves: at a wanted error (with an error that is still valid), or when their time is up."""
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import estimates
 import numpy as np
 import pytest
+from estimates import texts
 from problems import NO_DATA, Vector, quadratic
 from scipy import stats
 
@@ -19,7 +22,24 @@ CURVATURES = [1.0, 2.0, 5.0, 10.0]
 
 def estimate(**settings):
     loss_fn, sampler = quadratic(CURVATURES), ld.SGLD(0.15, 1.0, 1.0)
-    return ld.estimate_llc(Vector(4), loss_fn, NO_DATA, sampler=sampler, num_burnin=20, **settings)
+    return estimates.estimate(Vector(4), loss_fn, NO_DATA, sampler=sampler, num_burnin=20, **settings)
+
+
+@dataclass(frozen=True)
+class Summary:
+    llc: float
+    standard_error: float
+    ess_mean: float
+    draws: int
+    stopped: str = ""
+
+
+@pytest.fixture(autouse=True)
+def summaries(monkeypatch):
+    """Chains that are made up say themselves what a summary of them is."""
+    summarise = stopping.summarise
+    told = lambda chains, settings: chains.summary() if isinstance(chains, Recorded) else summarise(chains, settings)  # noqa: E731
+    monkeypatch.setattr(stopping, "summarise", told)
 
 
 class Recorded:
@@ -35,7 +55,7 @@ class Recorded:
     def summary(self):
         seen = self.draws[:, : self.num_draws]
         error, ess = monte_carlo_error(seen)
-        return SimpleNamespace(llc=seen.mean(), standard_error=error, ess_mean=ess, draws=self.num_draws)
+        return Summary(float(seen.mean()), error, ess, self.num_draws)
 
 
 def sgld_draws(repetitions, num_draws, step_size, seed):
@@ -57,8 +77,8 @@ def test_intervals_of_stopped_runs_hold_the_value(first, step_size, target):
     held, ended = 0, set()
     for draws in sgld_draws(200, 16 * first, step_size, seed=0):
         chains = Recorded(draws)
-        found, stopped = stopping.run_until_done(chains, settings, chains.summary)
-        ended.add(stopped)
+        found = stopping.run_until_done(chains, settings)
+        ended.add(found.stopped)
         assert chains.looks == [first * 2**look for look in range(len(chains.looks))]
         held += abs(found.llc - exact) < found.standard_error * stats.t.ppf(0.975, found.ess_mean - 1)
     assert ended == {"target_error"}
@@ -70,14 +90,14 @@ def test_stops_at_the_wanted_error():
     assert result.stopped == "target_error"
     assert result.standard_error <= 0.1 * result.llc
     assert 40 <= result.trace.shape[1] < 640
-    assert not any("stopped" in note for note in result.notes)
+    assert not any("stopped" in note for note in texts(result.notes))
 
 
 def test_says_that_the_wanted_error_was_not_reached():
     result = estimate(num_draws=20, target_error=1e-3, max_draws=50)
     assert result.stopped == "max_draws"
     assert result.trace.shape[1] == 50
-    assert any("target_error was not reached" in note for note in result.notes)
+    assert any("target_error was not reached" in note for note in texts(result.notes))
 
 
 def test_few_effective_draws_do_not_stop_a_run():
@@ -97,8 +117,8 @@ def test_stops_when_time_is_up(monkeypatch):
             super().advance(more, progress)
 
     chains = Timed(sgld_draws(1, 500, 0.15, seed=1)[0])
-    found, stopped = stopping.run_until_done(chains, EstimateSettings(num_draws=500, max_seconds=100), chains.summary)
-    assert stopped == "max_seconds"
+    found = stopping.run_until_done(chains, EstimateSettings(num_draws=500, max_seconds=100))
+    assert found.stopped == "max_seconds"
     assert found.draws == 20  # 25 updates of 4 s
     assert now[0] == 100
 
@@ -108,7 +128,7 @@ def test_a_time_that_is_too_short_still_gives_an_error():
     assert result.stopped == "max_seconds"
     assert result.trace.shape == (4, 4)
     assert math.isfinite(result.standard_error)
-    assert any("stopped by max_seconds after 4 draws" in note for note in result.notes)
+    assert any("stopped by max_seconds after 4 draws" in note for note in texts(result.notes))
     assert not result.converged
 
 

@@ -134,7 +134,7 @@ def test_a_dead_chain_is_in_no_average_and_flagged():
     assert 0 < len(dead) < 6
     assert result.llc == pytest.approx(np.delete(result.trace, dead, axis=0).mean())
     assert not result.converged
-    assert "stopped and left out" in result.reasons[0]
+    assert "stopped and left out" in result.reasons[0].text
 
 
 @pytest.mark.parametrize(

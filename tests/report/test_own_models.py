@@ -213,3 +213,38 @@ def test_findings_as_json(interrupted, capsys):
     pca = json.loads(capsys.readouterr().out)
     assert len(pca["scores"]["digits"]) == len(STEPS)
     assert all(set(note) == {"code", "text"} for note in pca["notes"])
+
+
+def test_a_system_named_on_the_command_line_describes_a_run_that_does_not(tmp_path, capsys):
+    record(tmp_path / "plain", {})
+    record(tmp_path / "described")
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\n"
+        "import llc_dynamics as ld\n"
+        "from llc_dynamics.systems.description import Axis, Description\n"
+        "from llc_dynamics.systems.system import System\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mine(System):\n"
+        "    def describe(self):\n"
+        "        return Description(axis=Axis('depth', 2, 'depth 2'))\n"
+    )
+    system = ["--system", f"{tmp_path / 'mine.py'}:Mine"]
+    assert main(["stages", str(tmp_path / "plain"), "--json", *system]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["label"] == "depth 2"
+    assert main(["stages", str(tmp_path / "described"), *system]) == 0
+    assert "depth 2" not in capsys.readouterr().out
+    assert main(["stages", str(tmp_path / "plain"), "--system", "nowhere.py:Mine"]) == 1
+    assert "nowhere.py" in capsys.readouterr().err
+
+
+def test_verification_as_json(tmp_path, capsys):
+    run = record(tmp_path / "run")
+    store_point(run, 0, 1.0, 0.1, dimension=3)
+    assert main(["verify", str(run.path), "--json"]) == 0
+    (sound,) = json.loads(capsys.readouterr().out)
+    assert (sound["checkpoints"], sound["problems"]) == (len(STEPS), [])
+    assert sound["llc"] == [{"name": "llc", "points": 1, "sound": 1, "problems": []}]
+    (run.path / "llc" / "llc" / "notes.txt").write_text("mine")
+    assert main(["verify", str(run.path), "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert [problem["code"] for problem in found["llc"][0]["problems"]] == ["foreign"]

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from estimates import estimate
 from problems import NO_DATA, Vector, network, quadratic, regression, squared_error
 from torch import nn
 
@@ -84,9 +85,9 @@ def test_given_the_same_noise_both_engines_take_the_same_steps(monkeypatch, thei
     masks, shapes, chosen = mask_of(masked)
     settings = {"num_chains": 2, "num_draws": 40, "num_burnin": 5, "batch_size": 16, "parameters": masks}
     model, data = network(dtype=dtype), regression(dtype=dtype)
-    found = ld.estimate_llc(model, squared_error, data, sampler=theirs, engine="devinterp", **settings)
+    found = estimate(model, squared_error, data, sampler=theirs, engine="devinterp", **settings)
     monkeypatch.setattr("llc_dynamics.sampling.engine.Noise", functools.partial(NoiseByTensor, shapes, chosen))
-    expected = ld.estimate_llc(model, squared_error, data, sampler=ours, **settings)
+    expected = estimate(model, squared_error, data, sampler=ours, **settings)
     for name in ("trace", "distance_trace", "virial_trace"):
         scale = np.abs(getattr(expected, name)).mean()
         assert scale > 0
@@ -99,8 +100,8 @@ def test_given_the_same_noise_both_engines_take_the_same_steps(monkeypatch, thei
 def test_one_tensor_gets_the_very_noise_of_our_kernels():
     """No injection: for a single float32 tensor both engines draw the same numbers from a chain's generator."""
     model, settings = nn.Linear(3, 1, bias=False), {"num_draws": 30, "num_burnin": 5, "batch_size": 16}
-    ours = ld.estimate_llc(model, squared_error, regression(), sampler=ld.SGLD(1e-3), **settings)
-    theirs = ld.estimate_llc(model, squared_error, regression(), sampler=ld.SGLD(1e-3), engine="devinterp", **settings)
+    ours = estimate(model, squared_error, regression(), sampler=ld.SGLD(1e-3), **settings)
+    theirs = estimate(model, squared_error, regression(), sampler=ld.SGLD(1e-3), engine="devinterp", **settings)
     np.testing.assert_allclose(theirs.distance_trace, ours.distance_trace, rtol=1e-4)
 
 
@@ -112,8 +113,8 @@ def test_one_tensor_gets_the_very_noise_of_our_kernels():
 )
 def test_both_engines_agree_on_average(sampler):
     settings = {"sampler": sampler, "num_chains": 4, "num_draws": 250, "num_burnin": 100, "batch_size": 32}
-    ours = ld.estimate_llc(fitted(), squared_error, regression(), seed=1, **settings)
-    theirs = ld.estimate_llc(fitted(), squared_error, regression(), seed=2, engine="devinterp", **settings)
+    ours = estimate(fitted(), squared_error, regression(), seed=1, **settings)
+    theirs = estimate(fitted(), squared_error, regression(), seed=2, engine="devinterp", **settings)
     assert ours.llc != theirs.llc
     error = math.hypot(ours.standard_error, theirs.standard_error)
     assert error < 0.1 * abs(ours.llc)
@@ -125,8 +126,8 @@ def test_their_moving_preconditioner_is_biased_and_ours_is_not():
     """A Gaussian in 20 dimensions, without localisation: lambda_hat is 10."""
     sampler = ld.RMSpropSGLD(0.02, nbeta=4.0, localization=0.0, decay=0.9, stability=0.1)
     settings = {"sampler": sampler, "num_chains": 4, "num_draws": 500, "num_burnin": 200}
-    ours = ld.estimate_llc(Vector(20), quadratic(1.0), NO_DATA, **settings)
-    theirs = ld.estimate_llc(Vector(20), quadratic(1.0), NO_DATA, engine="devinterp", **settings)
+    ours = estimate(Vector(20), quadratic(1.0), NO_DATA, **settings)
+    theirs = estimate(Vector(20), quadratic(1.0), NO_DATA, engine="devinterp", **settings)
     assert abs(ours.llc - 10) < 4 * ours.standard_error
     assert theirs.llc > 10 + 4 * theirs.standard_error
 
@@ -135,15 +136,14 @@ def test_their_moving_preconditioner_is_biased_and_ours_is_not():
 def test_chains_in_one_batch_of_work_take_the_same_path():
     settings = {"sampler": ld.SGLD(1e-3), "engine": "devinterp", "num_chains": 3, "num_draws": 20, "num_burnin": 2}
     one, many = (
-        ld.estimate_llc(network(), squared_error, regression(), chain_method=method, **settings)
-        for method in ("loop", "vmap")
+        estimate(network(), squared_error, regression(), chain_method=method, **settings) for method in ("loop", "vmap")
     )
     np.testing.assert_allclose(many.trace, one.trace, rtol=1e-3, atol=1e-4 * np.abs(one.trace).mean())
 
 
 @needs_devinterp
 def test_a_chain_that_dies_is_reported():
-    result = ld.estimate_llc(
+    result = estimate(
         network(), squared_error, regression(), sampler=ld.SGLD(50.0, 40.0, 3.0), engine="devinterp", num_draws=20
     )
     assert len(result.failed_chains) == 4
@@ -154,7 +154,7 @@ def test_a_chain_that_dies_is_reported():
 def test_nbeta_of_one_needs_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ld.estimate_llc(
+        estimate(
             network(),
             squared_error,
             regression(),
@@ -189,17 +189,17 @@ def test_the_engine_is_a_setting_only_where_it_is_not_ours():
 @pytest.mark.parametrize("sampler", [ld.Underdamped(0.1), ld.MALA(0.1), ld.HMC(), ld.MALT()])
 def test_a_kernel_that_devinterp_does_not_have_is_refused(sampler):
     with pytest.raises(ConfigError, match=f"no {type(sampler).__name__}; it runs SGLD and RMSpropSGLD"):
-        ld.estimate_llc(network(), squared_error, regression(), sampler=sampler, engine="devinterp")
+        estimate(network(), squared_error, regression(), sampler=sampler, engine="devinterp")
 
 
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'devinterp'"):
-        ld.estimate_llc(network(), squared_error, regression(), engine="devintrp")
+        estimate(network(), squared_error, regression(), engine="devintrp")
 
 
 def test_without_devinterp_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "devinterp.optim.sgmcmc", None)
     with pytest.raises(MissingPackageError, match=r'pip install "llc-dynamics\[devinterp\]"') as error:
-        ld.estimate_llc(network(), squared_error, regression(), engine="devinterp", num_draws=4)
+        estimate(network(), squared_error, regression(), engine="devinterp", num_draws=4)
     assert isinstance(error.value, ld.LLCDynamicsError)
     assert isinstance(error.value, ImportError)

@@ -11,6 +11,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from estimates import estimate
 from problems import least_squares, squared_error
 from torch import nn
 from torch.nn import functional
@@ -18,7 +19,7 @@ from torch.nn import functional
 import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.sampling import Chains
+from llc_dynamics.sampling import Chains, ChainSettings
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.flat_model import FlatModel, take_slice
@@ -48,10 +49,12 @@ ALL_TRACES = (*BY_DRAW, "kinetic", "gradient_kinetic", "acceptance", "step_size"
 
 def run(model, kernel, calls=(6,), *, loss_fn=BEHAVIOURAL, data=None, batch_size=8, flat=None, **changes):
     """Traces of short chains, with draws in one call of `advance` or several."""
-    settings = {"num_chains": 2, "num_burnin": 5, "steps_per_draw": 1, "seed": 4, "nbeta": 20.0, **changes}
+    observed = changes.pop("observed", None)
+    kernel = replace(kernel, nbeta=changes.pop("nbeta", 20.0))
+    settings = ChainSettings(sampler=kernel, **{"num_chains": 2, "num_burnin": 5, "seed": 4, **changes})
     batches = make_batches(regression() if data is None else data, batch_size, None, CPU)
     with flat or FlatModel(model, loss_fn) as entered:
-        chains = Chains(entered, batches, kernel, **settings)
+        chains = Chains(entered, batches, settings, observed)
         for draws in calls:
             traces = chains.advance(draws)
     return traces
@@ -230,7 +233,7 @@ class TestSelection:
         curvatures = [0.1, 30.0, 1.0, 5.0] * 12
         model, chosen = Quadratic(curvatures), torch.tensor([True, False, True, True] * 12)
         kept = [h for h, yes in zip(curvatures, chosen, strict=True) if yes]
-        result = ld.estimate_llc(
+        result = estimate(
             model,
             potential_loss,
             potential_data(model, 4),
@@ -359,8 +362,8 @@ class TestControlVariate:
             "batch_size": 20,
         }
         exact = theory.quadratic_sgld_llc(curvatures.numpy(), nbeta, gamma, eps)
-        with_it = ld.estimate_llc(model, squared_error, data, control_variate=True, **settings)
-        without = ld.estimate_llc(model, squared_error, data, **settings)
+        with_it = estimate(model, squared_error, data, control_variate=True, **settings)
+        without = estimate(model, squared_error, data, **settings)
         assert with_it.control > 0.9
         # what is left, the noise of the curvatures, heats by eps nbeta^2 (4 / B) (d + 1) / (2 nbeta h) / 4, under 2%
         assert abs(with_it.llc - exact) < 4 * with_it.standard_error + 0.02 * exact
@@ -392,11 +395,11 @@ SHORT = {"num_chains": 2, "num_draws": 30, "num_burnin": 10, "batch_size": 8}
 class TestObserve:
     def test_the_sampled_loss_is_observed_as_itself(self):
         twice = {"same": squared_error, "twice": lambda model, batch: 2 * squared_error(model, batch)}
-        result = ld.estimate_llc(network(), squared_error, regression(), observe=twice, **SHORT)
+        result = estimate(network(), squared_error, regression(), observe=twice, **SHORT)
         assert result.observed["same"][0] == pytest.approx(result.llc)
         assert result.observed["twice"][0] == pytest.approx(2 * result.llc)
         assert result.observed["twice"][1] == pytest.approx(2 * result.observed["same"][1])
-        plain = ld.estimate_llc(network(), squared_error, regression(), **SHORT)
+        plain = estimate(network(), squared_error, regression(), **SHORT)
         np.testing.assert_array_equal(plain.trace, result.trace)
         assert plain.observed == {}
 
@@ -404,7 +407,7 @@ class TestObserve:
         """At the least-squares solution both are the same quadratic: nbeta E|x.(w - w*)|^2."""
         data, model, _ = least_squares(200)
         settings = {**SHORT, "num_draws": 200, "batch_size": 200, "sampler": ld.SGLD(1e-4, 200.0, 50.0)}
-        result = ld.estimate_llc(model, BEHAVIOURAL, data, observe={"given": squared_error}, **settings)
+        result = estimate(model, BEHAVIOURAL, data, observe={"given": squared_error}, **settings)
         assert result.loss == "behavioural"
         assert result.observed["given"][0] == pytest.approx(result.llc, rel=1e-6)
 
@@ -414,7 +417,7 @@ class TestObserve:
         def elsewhere(model, batch):
             return (model(other) ** 2).mean().expand(len(batch[0]))
 
-        result = ld.estimate_llc(network(), squared_error, regression(), observe={"other": elsewhere}, **SHORT)
+        result = estimate(network(), squared_error, regression(), observe={"other": elsewhere}, **SHORT)
         assert np.isfinite(result.observed["other"]).all()
         assert result.observed["other"][0] != pytest.approx(result.llc)
 
@@ -427,7 +430,7 @@ def test_slopes_are_the_derivatives_of_the_exact_value(kernel):
     h = np.array([0.1, 1.0, 5.0] * 10)
     model = Quadratic(list(h))
     x, y = potential_data(model, 8, noise=1.0)
-    result = ld.estimate_llc(
+    result = estimate(
         model,
         potential_loss,
         (x, torch.cat([y[::2], y[1::2]])),  # y in one half, -y in the other
@@ -484,8 +487,8 @@ class TestBehavioural:
     def test_an_estimate_that_is_not_at_a_minimum_is_not_negative(self):
         """The given loss falls by moving away from random weights; what is measured against itself cannot."""
         settings = {"sampler": ld.SGLD(1e-3, 10.0, 5.0), "num_draws": 100, "num_burnin": 50, "num_chains": 2}
-        given = ld.estimate_llc(network(), squared_error, regression(), **settings)
-        own = ld.estimate_llc(network(), BEHAVIOURAL, regression(), **settings)
+        given = estimate(network(), squared_error, regression(), **settings)
+        own = estimate(network(), BEHAVIOURAL, regression(), **settings)
         assert given.llc < -2 * given.standard_error
         assert (given.loss, own.loss) == ("given", "behavioural")
         assert (own.trace >= 0).all()
@@ -495,7 +498,7 @@ class TestBehavioural:
         data, model, curvatures = least_squares(500, 20)
         nbeta, gamma = 300.0, 100.0
         kernel = ld.Underdamped(0.3 / 25, nbeta, gamma)
-        result = ld.estimate_llc(
+        result = estimate(
             model, BEHAVIOURAL, data, sampler=kernel, num_chains=2, num_draws=800, num_burnin=200, batch_size=400
         )
         exact = theory.quadratic_llc(curvatures.numpy(), nbeta, gamma)

@@ -13,6 +13,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from estimates import run_chains
 from problems import outputs, squared_error
 from scipy.linalg import expm
 from torch import nn
@@ -20,7 +21,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling import KERNELS, Evaluation, Target, run_chains
+from llc_dynamics.sampling import KERNELS, Evaluation, Target
 from llc_dynamics.sampling.batches import Batch, make_batches
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import torch_generator
@@ -270,14 +271,16 @@ def stationary(
     sums = torch.zeros(4, chains, dtype=torch.float64)
     for update in range(adapting + burnin + draws):
         here = evaluate(state.position)
-        state = kernel.arrive(state, here, target)
+        kernel.on_new_batch(state, here, target)
         if update >= adapting + burnin:
             w = state.position
             sums[0] += kernel.nbeta * here.loss
             sums[1] += (w * (kernel.nbeta * here.gradient + kernel.localization * w)).mean(1)
-            sums[2] += getattr(state, "momentum", w).square().mean(1)
-            sums[3] += getattr(state, "acceptance", sums[3])
-        state = kernel.update(state, here, evaluate, target, noise, always or update < adapting)
+            if state.momentum is not None:
+                sums[2] += state.momentum.square().mean(1)
+            if state.acceptance is not None:
+                sums[3] += state.acceptance
+        kernel.update(state, here, evaluate, target, noise, always or update < adapting)
     return Found(*(sums / draws).numpy(), state)
 
 

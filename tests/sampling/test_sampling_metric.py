@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from estimates import estimate
+from problems import squared_outputs
 from torch import nn
 from torch.func import functional_call
 
@@ -83,7 +85,7 @@ def test_a_quadratic_has_the_value_of_its_units(chain_method):
     nbeta, gamma = 30.0, 10.0
     loss = ld.behavioural(lambda m, batch: m(batch[0]))
     settings = {"sampler": ld.MALT(nbeta=nbeta, localization=gamma, num_steps=8), "num_draws": 300, "num_burnin": 60}
-    found = ld.estimate_llc(
+    found = estimate(
         model, loss, (x,), batch_size=6, num_chains=8, metric="curvature", chain_method=chain_method, **settings
     )
     flat = FlatModel(model, loss)
@@ -118,7 +120,7 @@ def test_a_quadratic_has_the_value_of_its_relative_units():
     nbeta, gamma = 30.0, 10.0
     loss = ld.behavioural(lambda m, batch: m(batch[0]))
     settings = {"sampler": ld.MALT(nbeta=nbeta, localization=gamma, num_steps=8), "num_draws": 300, "num_burnin": 60}
-    found = ld.estimate_llc(model, loss, (x,), batch_size=4, num_chains=8, metric="relative", **settings)
+    found = estimate(model, loss, (x,), batch_size=4, num_chains=8, metric="relative", **settings)
     stiffness = nbeta * 2 / 4 * x.square().mean(0) * 5.0**2
     exact = float((stiffness / (stiffness + gamma)).sum() / 2)
     assert abs(found.llc - exact) < 4 * found.standard_error
@@ -139,8 +141,8 @@ def test_an_estimate_does_not_change_when_a_network_is_rescaled(units):
     plain, same = [], []
     for factor in (1e-3, 1.0, 1e3):
         model = rescaled(base, [factor])
-        same.append(ld.estimate_llc(model, loss, data, metric=units, **settings).llc)
-        plain.append(ld.estimate_llc(model, loss, data, **settings).llc)
+        same.append(estimate(model, loss, data, metric=units, **settings).llc)
+        plain.append(estimate(model, loss, data, **settings).llc)
     # the same random numbers: equal but for rounding, which a Metropolis test may turn into another path
     assert same == pytest.approx([same[1]] * 3, rel=1e-6)
     assert abs(plain[0] / plain[1] - 1) > 0.1
@@ -159,10 +161,10 @@ def test_the_model_comes_back_and_the_next_estimate_is_plain():
     before = [p.detach().clone() for p in model.parameters()]
     loss = ld.behavioural(lambda m, batch: m(batch[0]))
     settings = {"sampler": ld.MALT(nbeta=10.0), "num_draws": 4, "num_burnin": 4, "num_chains": 1, "batch_size": 40}
-    first = ld.estimate_llc(model, loss, data, **settings)
-    with_metric = ld.estimate_llc(model, loss, data, metric="curvature", **settings)
+    first = estimate(model, loss, data, **settings)
+    with_metric = estimate(model, loss, data, metric="curvature", **settings)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert ld.estimate_llc(model, loss, data, **settings).llc == first.llc != with_metric.llc
+    assert estimate(model, loss, data, **settings).llc == first.llc != with_metric.llc
     assert with_metric.settings["metric"] == "curvature"
     assert "metric" not in first.settings
 
@@ -170,8 +172,8 @@ def test_the_model_comes_back_and_the_next_estimate_is_plain():
 def test_what_metric_does_not_go_with():
     model, data = network()
     with pytest.raises(ConfigError, match="metric must be one of euclidean, curvature, relative, got 'fisher'"):
-        ld.estimate_llc(model, ld.behavioural(lambda m, batch: m(batch[0])), data, metric="fisher")
+        estimate(model, ld.behavioural(lambda m, batch: m(batch[0])), data, metric="fisher")
     with pytest.raises(ConfigError, match=r"needs a loss made by ld\.behavioural"):
-        ld.estimate_llc(model, lambda m, batch: m(batch[0]).square().sum(1), data, metric="curvature")
+        estimate(model, squared_outputs, data, metric="curvature")
     with pytest.raises(ConfigError, match="leave metric out"):
         ld.EstimateSettings(metric="curvature", engine="devinterp")

@@ -16,8 +16,8 @@ def test_update_is_the_equation():
     sampler = ld.SGLD(step_size=0.03, localization=7.0)
     origin, position, gradient = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     target, noise = Target(origin, 11.0, 7.0), Noise([torch.Generator().manual_seed(1)])
-    start = sampler.init(position[None], None, target, noise)
-    state = sampler.update(start, Evaluation(torch.zeros(1, 3), gradient[None]), None, target, noise, False)
+    state = sampler.init(position[None], None, target, noise)
+    sampler.update(state, Evaluation(torch.zeros(1, 3), gradient[None]), None, target, noise, False)
     noise = torch.empty(5, dtype=torch.float64).normal_(generator=torch.Generator().manual_seed(1))
     expected = position - 0.03 / 2 * (11.0 * gradient + 7.0 * (position - origin)) + math.sqrt(0.03) * noise
     torch.testing.assert_close(state.position[0], expected)

@@ -12,6 +12,7 @@ import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.cli import main
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.finding import Finding
 from llc_dynamics.plots import plot_free_energy, plot_stages
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.stages import (
@@ -228,7 +229,8 @@ class Result:
     """What `Solution.measured` reads of an `ld.LLCResult`."""
 
     def __init__(self, llc, total_error, reasons=()):
-        self.llc, self.total_error, self.reasons = llc, total_error, reasons
+        self.llc, self.total_error = llc, total_error
+        self.reasons = tuple(Finding("made_up", reason) for reason in reasons)
         self.converged = not reasons
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from problems import tiny_in_context
+from problems import squared_outputs, tiny_in_context
 from trajectory_runs import new_model, read_all, train
 
 import llc_dynamics as ld
@@ -225,7 +225,7 @@ def test_an_llc_curve_goes_on_in_a_copy(tmp_path):
         return ld.llc_curve(
             path,
             model,
-            lambda model, batch: model(batch[0]).square().mean(1),
+            squared_outputs,
             (x,),
             steps=steps,
             sampler=ld.SGLD(step_size=1e-3, localization=1.0),
@@ -352,7 +352,7 @@ def test_a_refusal_is_always_an_error_of_the_package(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "replace", fail)
-            with pytest.raises(LLCDynamicsError, match=r"cannot write .*unharmed"):
+            with pytest.raises(LLCDynamicsError, match=r"cannot write.*unharmed"):
                 train(path, 8)
     train(path, 8)
     assert ld.Trajectory(path).verify().ok

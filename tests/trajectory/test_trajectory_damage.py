@@ -1,6 +1,5 @@
 """Damaged and hostile files: refused by name, or read exactly right; never read wrongly."""
 
-import json
 import random
 import shutil
 
@@ -8,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from sealed_files import sign
-from trajectory_runs import read_all, train
+from trajectory_runs import read_all, signed_manifest, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, TrajectoryError
@@ -283,16 +282,6 @@ def test_structures_that_were_made_to_harm_are_not_interpreted(run, sound, chang
         assert "shard-000001" in str(error)  # noqa: PT017
     else:
         assert found | {"metrics": None} == sound[1] | {"metrics": None}
-
-
-def signed_manifest(run, change):
-    from llc_dynamics.trajectory.manifest import write_signed
-
-    path = run / "manifest.json"
-    content = json.loads(path.read_text())
-    del content["checksum"]
-    change(content)
-    write_signed(path, content)
 
 
 @pytest.mark.parametrize(

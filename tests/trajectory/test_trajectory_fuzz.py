@@ -1,26 +1,19 @@
 """A small run of `experiments/robustness/fuzz.py`: mutants are refused by name or read exactly right."""
 
-import importlib.util
 import os
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 hypothesis = pytest.importorskip("hypothesis")
-
-SCRIPT = Path(__file__).parents[2] / "experiments" / "robustness" / "fuzz.py"
 
 
 @pytest.fixture(scope="module")
 def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("robustness/fuzz.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,17 @@
 """A small run of `experiments/robustness/crash.py`: training, estimation and export, killed at random moments."""
 
-import importlib.util
 import os
 import random
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "experiments" / "robustness" / "crash.py"
+from scripts import load_script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked jobs")
 
 
 @pytest.fixture(scope="module")
 def crash():
-    spec = importlib.util.spec_from_file_location("crash_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("robustness/crash.py")
 
 
 def test_training(crash, tmp_path):

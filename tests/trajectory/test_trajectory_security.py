@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from problems import squared_outputs
 from sealed_files import change_header, sign
-from test_trajectory_damage import signed_manifest
-from trajectory_runs import new_model, read_all, train
+from trajectory_runs import new_model, read_all, signed_manifest, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, DataError, LLCDynamicsError, TrajectoryError
@@ -584,7 +584,7 @@ def test_a_hostile_llc_point_is_refused_by_name(tmp_path):
     ld.llc_curve(
         tmp_path / "run",
         model,
-        lambda model, batch: model(batch[0]).square().mean(1),
+        squared_outputs,
         (torch.ones(8, 2),),
         sampler=ld.SGLD(step_size=1e-3, localization=1.0),
         num_chains=2,

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from problems import tiny_in_context
+from problems import squared_outputs, tiny_in_context
 from trajectory_runs import ARRAYS, CONFIG, Tied, new_model, row_of, train_step
 
 import llc_dynamics as ld
@@ -93,7 +93,7 @@ def test_a_run_without_any_weights(tmp_path):
     with pytest.raises(StepNotStoredError, match="none so far"):
         none.state_dict(3)
     with pytest.raises(ConfigError, match="no checkpoints"):
-        ld.llc_curve(none, model, lambda m, b: m(b[0]).square().sum(1), (torch.ones(4, 2),))
+        ld.llc_curve(none, model, squared_outputs, (torch.ones(4, 2),))
 
 
 def test_shards_are_filled_by_weights_or_by_rows(tmp_path):

@@ -85,7 +85,11 @@ def _row(problem: Problem, settings: Settings, seed: int) -> Row:
         peak_mb=peak_mb(),
         start_mb=before,
         converged=result.converged,
-        extra={"gamma": result.localization, "virial": result.virial, "reasons": list(result.reasons)},
+        extra={
+            "gamma": result.localization,
+            "virial": result.virial,
+            "reasons": [reason.code for reason in result.reasons],
+        },
     )
 
 
