@@ -19,16 +19,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.llc.stopping import run_until_done
-from llc_dynamics.sampling import Chains
 from llc_dynamics.sampling.batches import Batches, TensorBatches
-from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import derive_seed
 
+Run = Callable[[EstimateSettings, Batches], LLCResult]
 # Draws of a run that checks, as a share of those of the estimate; with half the step, or twice the batch, it costs as
 # much as the estimate itself.
 _SHARE_OF_DRAWS = 0.5
@@ -41,12 +40,13 @@ def require_checkable(settings: EstimateSettings) -> None:
         half_the_step(settings)
 
 
-def with_biases(found: LLCResult, settings: EstimateSettings, flat: FlatModel, batches: Batches) -> LLCResult:
+def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, run: Run) -> LLCResult:
     """The result with the biases of its step and batch, from two more runs; to be judged.
 
     Parameters
     ----------
-    found : the estimate with `settings` in an entered `FlatModel` on `batches`.
+    found : the estimate with `settings` on `batches`.
+    run : makes an estimate with other settings on other batches.
     """
     if not math.isfinite(found.llc):
         return found
@@ -61,11 +61,11 @@ def with_biases(found: LLCResult, settings: EstimateSettings, flat: FlatModel, b
         own = dataclasses.replace(plain, seed=derive_seed(settings.seed, f"{name} bias"))
         if name == "step":
             without_bias = settings.sampler.exact and batches.whole
-            again = None if without_bias else _run(flat, batches, half_the_step(own))
+            again = None if without_bias else run(half_the_step(own), batches)
             share = math.nan if again is None else _share_of_step(found, again)
         else:
             larger = larger_batches(batches)
-            again = None if larger is None else _run(flat, larger, own)
+            again = None if larger is None else run(own, larger)
             share = math.nan if larger is None else _noise(larger) / _noise(batches)
         factor = 0.0 if again is None else 1 / (1 - share)
         bias = 0.0 if again is None else factor * (found.llc - again.llc)
@@ -90,10 +90,6 @@ def half_the_step(settings: EstimateSettings) -> EstimateSettings:
         num_burnin=updates * settings.num_burnin,
         steps_per_draw=updates * settings.steps_per_draw,
     )
-
-
-def _run(flat: FlatModel, batches: Batches, settings: EstimateSettings) -> LLCResult:
-    return run_until_done(Chains(flat, batches, settings), settings)
 
 
 def larger_batches(batches: Batches) -> Batches | None:

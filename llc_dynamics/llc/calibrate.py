@@ -17,7 +17,7 @@ from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
-from llc_dynamics.llc.problem import Problem, require_steps
+from llc_dynamics.llc.problem import Problem, largest_curvature_of, require_steps
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
 from llc_dynamics.llc.settings import EstimateSettings
@@ -25,10 +25,7 @@ from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.llc.verdict import judged
 from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
-from llc_dynamics.sampling.group_model import LoopModel
-from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.selection import Selection
-from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.workers import can_fork, in_processes, require_workers
 
@@ -127,7 +124,7 @@ def calibrate_problems(
             most=len(RUNGS) * len(problems) + MOST_TRIALS_ELSEWHERE,
             progress=progress,
         )
-        measured = attempts.each(lambda problem: _curvature(problem, start), problems)
+        measured = attempts.each(lambda problem: largest_curvature_of(problem, start), problems)
         curvature = max((found for found in measured if not math.isnan(found)), default=math.nan)
         if not (curvature > 0 and math.isfinite(curvature)):
             raise ConfigError(
@@ -188,20 +185,6 @@ def _estimated(job: tuple[Problem, EstimateSettings], store: Path | None) -> LLC
     result = estimate(problem, settings)
     write_point(path, 0 if problem.checkpoint is None else problem.checkpoint[1], result, identity)
     return result
-
-
-def _curvature(problem: Problem, settings: EstimateSettings) -> float:
-    """Largest curvature of the loss of one batch at w*."""
-    seed = settings.seed
-    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
-        content = flat.prepare(next(batches.stream(seed, "curvature")).content, batches.batch_size)
-        directions = torch_generator(seed, "curvature direction")
-        start = torch.randn((1, flat.dimension), generator=directions, dtype=flat.dtype).to(flat.device)
-        loop = LoopModel(flat)
-        found = largest_curvature(
-            lambda positions: loop.evaluate(positions, [content], batches.batch_size), flat.origin[None], start
-        )
-    return float(found[0])
 
 
 def _at_checkpoints(

@@ -17,7 +17,7 @@ from llc_dynamics.llc.stopping import run_until_done
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.llc.verdict import judged
 from llc_dynamics.sampling import Chains, Kernel
-from llc_dynamics.sampling.batches import Data
+from llc_dynamics.sampling.batches import Batches, Data
 from llc_dynamics.sampling.engine import Progress
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.metric import units_of
@@ -115,5 +115,9 @@ def estimate(
         flat.measure_in(units_of(settings.metric, flat, batches))
         found = run_until_done(Chains(flat, batches, settings, observe), settings, progress)
         if settings.bias_checks:
-            found = with_biases(found, settings, flat, batches)
+
+            def run(other: EstimateSettings, on: Batches) -> LLCResult:
+                return run_until_done(Chains(flat, on, other), other)
+
+            found = with_biases(found, settings, batches, run)
     return judged(found, thresholds)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from llc_dynamics.errors import StepNotStoredError
@@ -15,8 +17,13 @@ from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
+from llc_dynamics.sampling.group_model import LoopModel
+from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.selection import Selection
+from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
+
+_DRAWS_AROUND = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,3 +109,31 @@ def require_steps(run: Trajectory, steps: Iterable[int]) -> None:
             near = f"; the nearest checkpoint is at {stored[np.abs(stored - step).argmin()]}" if stored.size else ""
             what = "no weights are stored" if step in np.asarray(run.steps) else "no checkpoint"
             raise StepNotStoredError(f"{run.path}: {what} at step {step}{near}")
+
+
+def largest_curvature_of(problem: Problem, settings: EstimateSettings) -> float:
+    """Largest curvature of the loss of one batch at w*."""
+    seed = settings.seed
+    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
+        content = flat.prepare(next(batches.stream(seed, "curvature")).content, batches.batch_size)
+        directions = torch_generator(seed, "curvature direction")
+        start = torch.randn((1, flat.dimension), generator=directions, dtype=flat.dtype).to(flat.device)
+        loop = LoopModel(flat)
+        found = largest_curvature(
+            lambda positions: loop.evaluate(positions, [content], batches.batch_size), flat.origin[None], start
+        )
+    return float(found[0])
+
+
+def losses_around(problem: Problem, gamma: float, settings: EstimateSettings) -> NDArray[np.float64]:
+    """L_B(w) - L_B(w*) at draws of w ~ N(w*, 1/gamma), [draw]."""
+    seed, found = settings.seed, []
+    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
+        size = batches.batch_size
+        generator = torch_generator(seed, "control", device=flat.device)
+        for _, batch in zip(range(_DRAWS_AROUND), batches.stream(seed, "control"), strict=False):
+            content = flat.prepare(batch.content, size)
+            noise = torch.randn(flat.dimension, generator=generator, dtype=flat.dtype, device=flat.device)
+            there = flat.losses(flat.origin + noise / math.sqrt(gamma), content, size).double()
+            found.append(float((there - flat.losses(flat.origin, content, size).double()).mean()))
+    return np.array(found)

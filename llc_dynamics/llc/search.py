@@ -14,19 +14,14 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
-from llc_dynamics.llc.problem import Problem
+from llc_dynamics.llc.problem import Problem, losses_around
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import MALT, Kernel, Underdamped
 from llc_dynamics.sampling.batches import Batches, TensorBatches
-from llc_dynamics.seeding import isolated_generators, torch_generator
 
 # Steps per radian of the stiffest direction: what the adaptation of MALT arrives at, on networks that were tried.
 _STEP = 0.35
@@ -54,7 +49,6 @@ _TEMPERATURE_FACTORS = (1 / 3, 3.0)
 # At most so many times the draws that the passages ask for, where few directions make an estimate noisy.
 _MOST_DRAWS_FACTOR = 16.0
 _SMALLEST_RATIO = 3.0
-_CONTROL_DRAWS = 16
 #: Most trials apart from those of the ladder.
 MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
 
@@ -215,7 +209,7 @@ class Search:
 
     def _control(self, problem: Problem, gamma: float) -> Trial:
         """nbeta times the mean loss at positions from the localisation alone: what an estimate must be far below."""
-        losses = self._nbeta * _losses_around(problem, gamma, self._options.start)
+        losses = self._nbeta * losses_around(problem, gamma, self._options.start)
         self._found(
             "control", f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"
         )
@@ -345,17 +339,3 @@ def _times_too_short(result: LLCResult, wanted_error: float) -> float:
     if "exploration_unknown" in codes:
         times = max(times, (result.virial_error / result.thresholds.max_virial_error) ** 2)
     return times if math.isfinite(times) else 0.0
-
-
-def _losses_around(problem: Problem, gamma: float, settings: EstimateSettings) -> NDArray[np.float64]:
-    """L_B(w) - L_B(w*) at draws of w ~ N(w*, 1/gamma), [draw]."""
-    seed, found = settings.seed, []
-    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
-        size = batches.batch_size
-        generator = torch_generator(seed, "control", device=flat.device)
-        for _, batch in zip(range(_CONTROL_DRAWS), batches.stream(seed, "control"), strict=False):
-            content = flat.prepare(batch.content, size)
-            noise = torch.randn(flat.dimension, generator=generator, dtype=flat.dtype, device=flat.device)
-            there = flat.losses(flat.origin + noise / math.sqrt(gamma), content, size).double()
-            found.append(float((there - flat.losses(flat.origin, content, size).double()).mean()))
-    return np.array(found)

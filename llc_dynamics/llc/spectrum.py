@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -126,27 +127,26 @@ def llc_spectrum(
     betas = np.array([base.nbeta(batches.num_samples)]) if temperatures is None else temperatures
     stored, places = _places(run, steps)
     problem = Problem(model, loss_fn, data, parameters, device, data_id)
-    total, done = len(places) * len(betas) * len(gammas), 0
-    tables = []
-    for step in places:
-        rows = []
-        for nbeta in betas:
-            row = []
-            for gamma in gammas:
-                own = _at_resolution(base, float(nbeta), float(gamma), float(gammas[-1]))
-                if stored is None:
-                    row.append(estimate(problem, own, thresholds))
-                else:
-                    own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
-                    row.append(
-                        llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
-                    )
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            rows.append(tuple(row))
-        tables.append(tuple(rows))
-    return LLCSpectrum(np.array(places, dtype=np.int64), betas, gammas, tuple(tables))
+    shape = (len(places), len(betas), len(gammas))
+    found: list[LLCResult] = []
+    for step, nbeta, gamma in itertools.product(places, betas.tolist(), gammas.tolist()):
+        own = _at_resolution(base, nbeta, gamma, float(gammas[-1]))
+        if stored is None:
+            found.append(estimate(problem, own, thresholds))
+        else:
+            own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
+            found.append(
+                llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
+            )
+        if progress is not None:
+            progress(len(found), math.prod(shape))
+    return LLCSpectrum(
+        np.array(places, dtype=np.int64), betas, gammas, _in_pieces(_in_pieces(found, shape[2]), shape[1])
+    )
+
+
+def _in_pieces(values: Sequence[Any], size: int) -> tuple[Any, ...]:
+    return tuple(tuple(values[start : start + size]) for start in range(0, len(values), size))
 
 
 def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: float) -> EstimateSettings:

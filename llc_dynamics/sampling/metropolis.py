@@ -69,6 +69,7 @@ class _MetropolisTrajectory(Kernel[State]):
     exact = True
     has_momentum = True
     holds_batch = True
+    keeps_momentum = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,10 +86,7 @@ class _MetropolisTrajectory(Kernel[State]):
         return self.num_steps
 
     def _friction(self) -> float:
-        raise NotImplementedError
-
-    def _keeps_momentum(self) -> bool:
-        raise NotImplementedError
+        return 0.0
 
     def with_step(self, factor: float) -> Self:
         """The same kernel with `factor` times the step; without one that is given, with a higher wanted acceptance.
@@ -130,7 +128,7 @@ class _MetropolisTrajectory(Kernel[State]):
         """One trajectory, and its Metropolis test; in the burn-in also a change of the step size."""
         if not adapting and state.adaptations > 0:
             state.step, state.adaptations = state.mean_log.exp(), 0
-        if not self._keeps_momentum():
+        if not self.keeps_momentum:
             noise.normal(state.momentum)
         before = evaluation.loss
         start, start_momentum = state.position.clone(), state.momentum.clone()
@@ -210,19 +208,12 @@ class MALT(_MetropolisTrajectory):
     def _friction(self) -> float:
         return 2 * math.sqrt(self.localization) if self.friction is None else self.friction
 
-    def _keeps_momentum(self) -> bool:
-        return True
-
 
 @dataclass(frozen=True)
 class HMC(_MetropolisTrajectory):
     """Hamiltonian Monte Carlo: a reference for small problems, exact on a full batch. Parameters as of `MALT`."""
 
-    def _friction(self) -> float:
-        return 0.0
-
-    def _keeps_momentum(self) -> bool:
-        return False
+    keeps_momentum = False
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def systems_of(runs: Sequence[Trajectory], given: type[System] | None) -> list[S
 def require_device(device: str) -> None:
     """Raise `ConfigError` for a device that torch does not know or does not have here."""
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # the device "meta" has no values
     except (RuntimeError, AssertionError) as error:
         problem = str(error).strip().splitlines()[0]
         raise ConfigError(

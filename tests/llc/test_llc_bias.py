@@ -160,7 +160,8 @@ def test_an_error_that_covers_both_biases():
         asked.append((settings.sampler.step_size, other.batch_size, settings.num_draws, settings.seed))
         return dataclasses.replace(found, llc=8.0 if other.batch_size == 8 else 9.0, standard_error=0.2)
 
-    result = with_biases(found, EstimateSettings(sampler=ld.SGLD(0.05), bias_checks=True), batches, run)
+    settings = EstimateSettings(sampler=ld.SGLD(0.05), bias_checks=True)
+    result = judged(with_biases(found, settings, batches, run))
     assert [row[:3] for row in asked] == [(0.025, 8, 50), (0.05, 16, 50)]
     assert len({0, *(row[3] for row in asked)}) == 3
     assert (result.step_bias, result.batch_bias) == (pytest.approx(4), pytest.approx(2))

@@ -15,7 +15,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
-from llc_dynamics.llc import Thresholds, judged
+from llc_dynamics.llc import Thresholds, judge, judged
 from llc_dynamics.llc.diagnostics import change_between_halves, monte_carlo_error, r_hat, r_hat_by_chance
 from llc_dynamics.sampling import ChainTraces
 from llc_dynamics.sampling.batches import make_batches
@@ -203,7 +203,9 @@ class TestVerdict:
 
     def test_disagreement(self):
         offset = np.array([0, 0, 0, 1.0])[:, None]
-        assert any("R-hat of the loss" in reason for reason in result_of(traces_of(5 + white() + offset)).reasons)
+        assert any(
+            "R-hat of the loss" in reason for reason in texts(result_of(traces_of(5 + white() + offset)).reasons)
+        )
         far = result_of(traces_of(5 + white(), distance=2 + 0.1 * white(seed=1) + offset))
         assert any("R-hat of |w - w*|^2" in reason for reason in texts(far.reasons))
         # the same in all but size: a percent of the distance does not matter
@@ -368,3 +370,23 @@ class TestBadInput:
         data, model, _ = least_squares(samples=100)
         result = ld.estimate_llc(model, squared_error, data, num_chains=1, num_draws=4, num_burnin=0)
         assert not result.converged
+
+
+def test_what_is_no_everyday_setting_goes_into_settings():
+    data, model, _ = least_squares(100)
+    for name, value in {"max_draws": 900, "metric": "relative", "engine": "devinterp", "bias_checks": True}.items():
+        said = rf"{name} is not an argument of its own: give settings=ld\.EstimateSettings\({name}=\.\.\., \.\.\.\)"
+        with pytest.raises(ConfigError, match=said):
+            ld.estimate_llc(model, squared_error, data, **{name: value})
+        with pytest.raises(ConfigError, match=said):
+            ld.llc_spectrum(model, squared_error, data, [1.0], **{name: value})
+    with pytest.raises(ConfigError, match="num_drws: unknown setting of an LLC estimate; did you mean 'num_draws'"):
+        ld.estimate_llc(model, squared_error, data, num_drws=3)
+
+
+def test_findings_are_told_by_their_codes_and_shown_by_their_texts():
+    found = result_of(traces_of(white(draws=10)))
+    assert "too_few_draws" in {reason.code for reason in found.reasons}
+    assert all(str(reason) == reason.text and reason.text in repr(found) for reason in found.reasons)
+    assert found.to_dict()["reasons"] == [{"code": each.code, "text": each.text} for each in found.reasons]
+    assert judge(found, Thresholds()) == found.reasons

@@ -480,7 +480,7 @@ def test_a_step_that_is_given_is_not_adapted():
 def test_the_first_step_fits_the_stiffest_direction(kernel):
     kernel = replace(kernel, nbeta=10.0, localization=2.0)
     state = stationary(kernel, quadratic, 3, chains=5, adapting=0, burnin=0, draws=1).state
-    steps = state.step if hasattr(state, "step") else -state.kick[:, 0] / 5  # the kick is nbeta times half the time
+    steps = state.step if state.step is not None else -state.kick[:, 0] / 5  # the kick is nbeta times half the time
     np.testing.assert_allclose(steps, 0.3 / math.sqrt(102), rtol=0.01)
 
 
