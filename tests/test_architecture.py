@@ -1,4 +1,4 @@
-"""What docs/architecture.md says of the rooms is true: their order, no circles, no paper's system outside its folder."""
+"""What docs/architecture.md says is true: the order of the rooms, no circles, one paper's system in its folder only."""
 
 import ast
 import re
