@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Key = str | float
 """What names a run in a figure: its value on the axis of a sweep (`math.inf` included), or any text."""
@@ -114,10 +114,11 @@ def axes_or_new(ax: Axes | None, width: float = 5.2, height: float = 3.3) -> Axe
     return ax
 
 
-def draw_mark(ax: Axes, place: Sequence[float], *, color: str, marker: str, size: float, **look: Any) -> None:
+def draw_mark(ax: Axes, place: ArrayLike, *, color: str, marker: str, size: float, **look: Any) -> None:
     """One point with a rim of paper, which stands out from the lines that it lies on."""
     rim: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.9, "linestyle": "none"}
-    ax.plot([place[0]], [place[1]], color=color, marker=marker, markersize=size, **rim, **look)
+    x, y = np.asarray(place)
+    ax.plot([x], [y], color=color, marker=marker, markersize=size, **rim, **look)
 
 
 def draw_ends(ax: Axes, path: NDArray[np.float64], color: str) -> None:
