@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
 from llc_dynamics.provenance import provenance
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.arrays import listing, stored
+from llc_dynamics.trajectory.extras import listing, stored
 from llc_dynamics.trajectory.files import remove_abandoned, require_absent, storage_errors, write_whole
 from llc_dynamics.trajectory.names import LLC, RESUME, curve_folders, is_run, stored_points, to_link
 from llc_dynamics.trajectory.sealed import SealedFile

@@ -15,7 +15,7 @@ from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, TrajectoryErr
 from llc_dynamics.runs.export import KIND
 from llc_dynamics.runs.staging import require_free, staged_run
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.arrays import restored
+from llc_dynamics.trajectory.extras import restored
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 from llc_dynamics.trajectory.manifest import LARGEST_JSON, Manifest, parsed
 from llc_dynamics.trajectory.names import RESUME, from_link, require_own_folder

@@ -8,11 +8,11 @@ import numpy as np
 
 from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.extras import read_resume
 from llc_dynamics.trajectory.files import RunLock, fsync_folder, storage_errors
 from llc_dynamics.trajectory.manifest import remove_complete
 from llc_dynamics.trajectory.names import LOCK, RESUME, SHARDS, require_own_folder, shard_name
 from llc_dynamics.trajectory.pending import RowBuffer
-from llc_dynamics.trajectory.resume import read_resume
 from llc_dynamics.trajectory.shards import ShardList
 
 

@@ -18,9 +18,9 @@ from llc_dynamics.errors import ConfigError, RunLockedError, TrajectoryError
 from llc_dynamics.runs.info import curve_steps
 from llc_dynamics.runs.staging import StagedRun, copy_through, remove, require_free, staged_run, staging_folder
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.trajectory.extras import read_resume
 from llc_dynamics.trajectory.files import RunLock, is_locked, is_temporary, storage_errors
 from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LLC, LOCK, MANIFEST, RESUME, SHARDS, VIEW
-from llc_dynamics.trajectory.resume import read_resume
 
 #: What `thin_run` writes itself, or what does not outlast it.
 _REWRITTEN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, VIEW})

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
 from llc_dynamics.settings import nearest
-from llc_dynamics.trajectory import arrays as array_sets
+from llc_dynamics.trajectory import extras as array_sets
+from llc_dynamics.trajectory.extras import read_resume
 from llc_dynamics.trajectory.formats import restore
 from llc_dynamics.trajectory.lazy import LazyRows, TensorRows
 from llc_dynamics.trajectory.manifest import Manifest, read_complete, same_run
-from llc_dynamics.trajectory.names import RESUME, classify, to_link
-from llc_dynamics.trajectory.resume import read_resume
+from llc_dynamics.trajectory.names import RESUME, classify, from_link, to_link
 from llc_dynamics.trajectory.shards import Shard, ShardList, WholeRow
 from llc_dynamics.trajectory.state import StateEntry, load_checked, load_problem
 
@@ -131,7 +131,8 @@ class Trajectory:
     @property
     def sample_names(self) -> list[str]:
         """The metrics of which `samples` are stored, sorted."""
-        return self._whole().sample_names()
+        links = self._whole().extra_shapes()
+        return sorted(from_link(link.removeprefix("samples/")) for link in links if link != "outputs")
 
     @property
     def array_names(self) -> list[str]:

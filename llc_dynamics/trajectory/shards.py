@@ -289,9 +289,6 @@ class ShardList:
                     )
         return shapes
 
-    def sample_names(self) -> list[str]:
-        return sorted(from_link(name.removeprefix(_SAMPLES)) for name in self.extra_shapes() if name != "outputs")
-
     def kept_rows(self, name: str, start: int, stop: int) -> NDArray:
         """Rows `start:stop` of the dataset `state/<name>` over all shards, in the format that they are kept in."""
         pieces, first = [], 0

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
 from llc_dynamics.provenance import provenance as current_provenance
-from llc_dynamics.trajectory import arrays as array_sets
+from llc_dynamics.trajectory import extras as array_sets
+from llc_dynamics.trajectory.extras import write_resume
 from llc_dynamics.trajectory.files import RunLock, fsync_folder, is_temporary, storage_errors
 from llc_dynamics.trajectory.formats import WeightStorage
 from llc_dynamics.trajectory.manifest import Manifest, plain_config, remove_complete, write_complete, write_signed
@@ -27,7 +28,6 @@ from llc_dynamics.trajectory.pending import (
     require_few_names,
     step_number,
 )
-from llc_dynamics.trajectory.resume import write_resume
 from llc_dynamics.trajectory.shards import Shard, ShardList, WholeRow, row_difference
 from llc_dynamics.trajectory.state import Model, StateLayout
 
