@@ -78,6 +78,8 @@ def test_nothing_in_a_folder_makes_a_terminal_obey(tmp_path, capsys):
         (["merge", str(tmp_path / "other"), "--out", str(tmp_path / "all")], "stray\\x1b[2J"),
         (["info", str(tmp_path / f"none{evil}")], "none\\x1b[2J"),
     ):
+        if arguments[0] == "verify":
+            shutil.rmtree(run / "llc" / f"curve{evil}")  # a name that it refuses
         main(arguments)
         captured = capsys.readouterr()
         shown = captured.out + captured.err
@@ -97,6 +99,20 @@ def test_a_merge_writes_no_points_through_a_link(tmp_path):
     with pytest.raises(ld.LLCDynamicsError, match="llc: a link"):
         ld.merge_runs([tmp_path / "a"], tmp_path / "all")
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_verify_lists_a_curve_folder_whose_name_is_none(tmp_path, capsys):
+    for name in ("a", "b"):
+        train_with_curve(tmp_path / name, 6, steps=(0, 3))
+    (tmp_path / "a" / "llc" / "no name").mkdir()
+    assert main(["verify", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "no name: not a folder of an LLC curve" in out
+    assert out.count("2 of 2 points in order") == 2
+    assert main(["verify", str(tmp_path), "--json"]) == 1
+    problems = [[each["problems"] for each in run["llc"]] for run in json.loads(capsys.readouterr().out)]
+    assert [found["code"] for curve in problems[0] for found in curve] == ["foreign"]
+    assert problems[1] == [[]]
 
 
 def test_info_and_verify_need_no_torch(tmp_path):
