@@ -6,21 +6,18 @@ import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress, TaskID
 
-from llc_dynamics.cli.show_runs import show_archive_verification
+from llc_dynamics.cli.show_runs import progress_of, show_archive_verification
 from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.plots import plot_calibration
-from llc_dynamics.progress import progress_bars
 from llc_dynamics.report import RunAnalysis, analyse
 from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
@@ -122,13 +119,12 @@ def _null_check(run: RunAnalysis, repetitions: int, seed: int) -> list[dict[str,
     if run.stages is None or not run.stages.curves:
         return []
     curve = next(iter(run.stages.curves.values()))
-    with progress_bars() as bars:
-        bar = bars.add_task(f"null check {run.name}, curves", total=None)
-        rates = null_rates(curve, repetitions, seed=seed, progress=partial(_advance, bars, bar))
-        return [
-            {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
-            for each in rates
-        ]
+    with progress_of(f"null check {run.name}, curves") as progress:
+        rates = null_rates(curve, repetitions, seed=seed, progress=progress)
+    return [
+        {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
+        for each in rates
+    ]
 
 
 def show_curves(runs: Sequence[Trajectory], name: str) -> None:
@@ -198,12 +194,12 @@ def show_pca(folder: Path, num_components: int, as_json: bool = False, system: s
 def show_verification(folder: Path, as_json: bool = False) -> int:
     """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
     if folder.is_file():
-        return show_archive_verification(folder)
+        show_archive_verification(folder)
+        return 0
     problems, rows = 0, []
     for path in run_folders(folder):
-        with progress_bars() as bars:
-            bar = bars.add_task(f"verify {path.name}", total=None)
-            report = verify_run(path, partial(_advance, bars, bar))
+        with progress_of(f"verify {path.name}") as progress:
+            report = verify_run(path, progress)
         curves = [_verified_curve(path, curve) for curve in curve_folders(path)]
         problems += len(report.problems) + sum(len(curve["problems"]) for curve in curves)
         if as_json:
@@ -240,10 +236,6 @@ def _verified_curve(run: Path, curve: Path) -> dict[str, Any]:
     ]
     sound = len(points) - len(damaged)
     return {"name": curve.name, "points": len(points), "sound": sound, "problems": [*damaged, *foreign]}
-
-
-def _advance(bars: Progress, bar: TaskID, done: int, total: int) -> None:
-    bars.update(bar, completed=done, total=total)
 
 
 def _row(label: str, values: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from llc_dynamics.trajectory.arrays import write_arrays
 from llc_dynamics.trajectory.files import fsync_folder, storage_errors
 from llc_dynamics.trajectory.lock import RunLock
 from llc_dynamics.trajectory.manifest import Manifest
-from llc_dynamics.trajectory.names import ARRAYS, LOCK, SHARDS, classify
+from llc_dynamics.trajectory.names import ARRAYS, LOCK, SHARDS, classify, is_run
 from llc_dynamics.trajectory.state import Model
 
 _AT_FDCWD = -100
@@ -35,7 +35,9 @@ def staging_folder(target: Path) -> Path:
 
 
 def require_free(target: Path) -> None:
-    """Raise `TrajectoryError` if there is anything at `target` but an empty folder."""
+    """Raise `TrajectoryError` if there is anything at `target` but an empty folder, or if it lies in a run."""
+    if is_run(target.parent):
+        raise TrajectoryError(f"{target}: lies inside a run folder, where it does not belong; give another place")
     content = classify(target)
     if content not in ("missing", "empty"):
         what = {"file": "this is a file", "run": "the folder holds a run"}.get(content, "the folder is not empty")
