@@ -40,22 +40,18 @@ class HuggingFaceCallback(TrainerRecording, _transformers.TrainerCallback):
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        del args, control
         if state.is_world_process_zero:
             self.begin(model, state.global_step, state.max_steps)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        del args, state, control
         self.flush()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        del args
         self.reach(state.global_step)
         if control.should_save:
             self.before_checkpoint()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        del args, control
         if state.global_step == self._seen:
             self.add(_numbers(logs or {}))
         if logs is not None and "train_runtime" in logs:
@@ -65,21 +61,17 @@ class HuggingFaceCallback(TrainerRecording, _transformers.TrainerCallback):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
-        del args, control
         if state.global_step == self._seen:
             self.add(_numbers(metrics or {}))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        del args, state
         if control.should_save:
             self.before_checkpoint()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        del args, state, control
         self.before_checkpoint()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        del args, state, control
         self.end()
 
 

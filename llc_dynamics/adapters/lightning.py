@@ -77,41 +77,33 @@ class LightningCallback(TrainerRecording, *_callback_classes()):  # type: ignore
             self._before = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        del pl_module, batch, batch_idx
         self._collect(trainer)
         self.flush()
         if self._before is None and self.next_is_due():
             self._before = dict(trainer.callback_metrics)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        del pl_module, outputs, batch, batch_idx
         self.reach(trainer.global_step)
         self._collect(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        del pl_module
         self._collect(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        del pl_module
         self._collect(trainer)
         # At the end of an epoch other callbacks (weight averaging) may put other weights into the module.
         self.flush()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        del trainer, pl_module, checkpoint
         self.before_checkpoint()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        del trainer, pl_module
         self.end()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        del trainer, pl_module, exception
         self.close()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        del trainer, pl_module, stage
         self.close()
 
     def flush(self) -> None:

@@ -26,7 +26,7 @@ from llc_dynamics.trajectory.state import bare
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llc_dynamics.trajectory.arrays import ArraySet
+    from llc_dynamics.trajectory.extras import ArraySet
 
 Metrics = Mapping[str, Any]
 #: From a model to its function vector, of the same shape at every step.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llc_dynamics.cli.show_runs import progress_of, show_archive_verification
-from llc_dynamics.errors import TrajectoryError
+from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
@@ -227,7 +227,11 @@ def show_verification(folder: Path, as_json: bool = False) -> int:
 
 def _verified_curve(run: Path, curve: Path) -> dict[str, Any]:
     """Points of a stored LLC curve, how many are sound, and what is wrong or does not belong there."""
-    points = stored_points(curve_folder(run, curve.name))
+    try:
+        points = stored_points(curve_folder(run, curve.name))
+    except ConfigError as error:
+        problem = Finding("foreign", f"{curve}: not a folder of an LLC curve ({error}); move it elsewhere")
+        return {"name": curve.name, "points": 0, "sound": 0, "problems": [problem]}
     damaged = [Finding("damaged", message) for message in damaged_points(points.values())]
     known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
     foreign = [

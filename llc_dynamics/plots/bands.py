@@ -44,6 +44,12 @@ def suits_log_scale(curves: Iterable[Curve]) -> bool:
     return bool(known.size and known.min() > 0 and known.max() > _DECADE * known.min())
 
 
+def trusted(curve: Curve) -> NDArray[np.bool_]:
+    """Which points have a value and were not found unconverged."""
+    finite = np.isfinite(curve.values)
+    return finite if curve.converged is None else finite & np.asarray(curve.converged, dtype=bool)
+
+
 def curve_errors(curve: Curve) -> NDArray[np.float64] | None:
     """The curve's own standard errors, or those of the mean over its samples; None where neither is known."""
     if curve.standard_errors is not None:

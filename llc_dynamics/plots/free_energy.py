@@ -15,10 +15,10 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.plots.style import (
     INK,
     MUTED,
-    PAPER,
     Key,
     SeriesStyle,
     axes_or_new,
+    draw_mark,
     panel_title,
     series_styles,
     small_legend,
@@ -146,31 +146,13 @@ def _mark(ax: Axes, crossing: Crossover, color: str, sizes: NDArray[np.float64])
         if low < high:
             ax.plot([low, high], [0, 0], color=color, linewidth=3.2, alpha=0.55, gid="interval", zorder=3)
     if crossing.n is not None:
-        ax.plot(
-            [crossing.n],
-            [0],
-            marker="o",
-            markersize=6.5,
-            color=color,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.9,
-            linestyle="none",
-            gid="crossover",
-            zorder=4,
-        )
+        draw_mark(ax, (crossing.n, 0), color=color, marker="o", size=6.5, gid="crossover", zorder=4)
 
 
 def _say_sides(ax: Axes, accurate: str, simple: str) -> None:
     for place, name, side in ((0.97, simple, "top"), (0.03, accurate, "bottom")):
-        ax.text(
-            0.015,
-            place,
-            f"{name} preferred",
-            transform=ax.transAxes,
-            va=side,
-            fontsize=small_size(ax),
-            color=MUTED,
-        )
+        look: dict[str, Any] = {"fontsize": small_size(ax), "color": MUTED}
+        ax.text(0.015, place, f"{name} preferred", transform=ax.transAxes, va=side, **look)
 
 
 def _title(crossing: Crossover) -> str:

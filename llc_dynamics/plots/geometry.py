@@ -14,7 +14,16 @@ from numpy.typing import ArrayLike
 
 from llc_dynamics.errors import DataError
 from llc_dynamics.plots.step_axis import format_step
-from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, PAPER, axes_or_new, legend_settings, small_size
+from llc_dynamics.plots.style import (
+    CATEGORICAL,
+    INK,
+    MUTED,
+    PAPER,
+    axes_or_new,
+    draw_ends,
+    small_size,
+    trajectory_legend,
+)
 from llc_dynamics.stages import TrajectoryGeometry, TurningPoint
 
 _NEAR = 0.05  # vertices nearer than this share of the trajectory's extent may share a label
@@ -64,9 +73,7 @@ def plot_osculating_circles(
         if geometry.radius[place] < extent:
             _circle(ax, geometry.center[place], geometry.radius[place], color=MUTED, linewidth=0.5, alpha=0.4)
     ax.plot(*path.T, color=color, gid="trajectory")
-    dot: dict[str, Any] = {"color": color, "marker": "o", "linestyle": "none", "zorder": 3}
-    ax.plot(*path[:1].T, markersize=4.5, markerfacecolor=PAPER, gid="start", **dot)
-    ax.plot(*path[-1:].T, markersize=6.0, markeredgecolor=PAPER, markeredgewidth=0.8, gid="end", **dot)
+    draw_ends(ax, path, color)
     drawn = [point for point in geometry.turning_points if point.probability >= min_probability]
     for point in drawn:
         vertex = point.kind == "vertex"
@@ -143,18 +150,10 @@ def _frame(ax: Axes, path: np.ndarray, circles: list[tuple[tuple[float, float], 
 
 
 def _legend(ax: Axes, kinds: set[str]) -> None:
-    dot: dict[str, Any] = {"linestyle": "none", "color": MUTED}
-    entries = [("start", Line2D([], [], marker="o", markersize=4.5, markerfacecolor=PAPER, **dot))]
-    entries.append(("end", Line2D([], [], marker="o", markersize=6, **dot)))
+    marks = []
     if "vertex" in kinds:
-        entries.append(("vertex", Line2D([], [], linestyle="none", color=INK, marker="D", markersize=6)))
+        marks.append(("vertex", Line2D([], [], linestyle="none", color=INK, marker="D", markersize=6)))
     if "reversal" in kinds:
         hollow = Line2D([], [], linestyle="none", color=INK, marker="s", markersize=5.5, markerfacecolor=PAPER)
-        entries.append(("one component\nturns back", hollow))
-    ax.legend(
-        [handle for _, handle in entries],
-        [label for label, _ in entries],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        **legend_settings(ax),
-    )
+        marks.append(("one component\nturns back", hollow))
+    trajectory_legend(ax, [], marks)

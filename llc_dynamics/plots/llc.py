@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
-from llc_dynamics.plots.bands import Z95, CurveOrCurves, as_mapping, curve_errors, draw_band, last_step
+from llc_dynamics.plots.bands import Z95, CurveOrCurves, as_mapping, curve_errors, draw_band, last_step, trusted
 from llc_dynamics.plots.step_axis import set_step_axis
 from llc_dynamics.plots.style import (
     INK,
@@ -37,7 +37,6 @@ def plot_llc_curve(
     *,
     t_crit: Mapping[Any, float] | None = None,
     styles: Mapping[Any, SeriesStyle] | None = None,
-    linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """LLC over training: filled points converged, hollow ones did not, crosses on the axis have no estimate.
@@ -50,7 +49,7 @@ def plot_llc_curve(
         `curve.converged` is False the point is hollow and its line dashed; where it is None nothing is known and points
         are filled. Steps with a NaN value are marked at the lower edge.
     t_crit : `{key: step}`, steps to mark with thin lines.
-    styles, linear_width, ax : see `plot_loss`.
+    styles, ax : see `plot_loss`.
     """
     found = as_mapping(curves, "plot_llc_curve")
     ax = axes_or_new(ax)
@@ -59,7 +58,8 @@ def plot_llc_curve(
     for key, style in series_styles(found, styles).items():
         curve = found[key]
         finite = np.isfinite(curve.values)
-        doubtful = finite & ~_converged(curve)
+        good = trusted(curve)
+        doubtful = finite & ~good
         draw_band(ax, curve, style.color)
         ax.plot(curve.steps, curve.values, color=style.color, linewidth=1.1, alpha=0.75, label="_line")
         errors = curve_errors(curve)
@@ -69,8 +69,7 @@ def plot_llc_curve(
                 curve.steps[finite], curve.values[finite], bars[finite], fmt="none", ecolor=style.color, elinewidth=1.0
             )
         common: dict[str, Any] = {"linestyle": "none", "marker": style.marker, "markersize": 4.6, "zorder": 3}
-        trusted = finite & ~doubtful
-        ax.plot(curve.steps[trusted], curve.values[trusted], color=style.color, gid="converged", **common)
+        ax.plot(curve.steps[good], curve.values[good], color=style.color, gid="converged", **common)
         ax.plot([], [], color=style.color, marker=style.marker, markersize=4.6, label=style.label)
         hollow: dict[str, Any] = {**common, "color": style.color, "markerfacecolor": PAPER, "markeredgewidth": 1.2}
         within = doubtful & (curve.values >= low) & (curve.values <= high)
@@ -89,7 +88,7 @@ def plot_llc_curve(
             _mark_failed(ax, curve.steps[~finite])
         if t_crit is not None and t_crit.get(key) is not None:
             ax.axvline(t_crit[key], color=style.color, linewidth=0.9, linestyle=":", label="_t_crit")
-    set_step_axis(ax, last_step(found), linear_width)
+    set_step_axis(ax, last_step(found))
     if drawn_off:
         ax.set_ylim(low, high)
     ax.set_ylabel(_LLC)
@@ -122,11 +121,11 @@ def plot_llc_against(
     """
     along, llc = np.asarray(places, dtype=np.float64), np.asarray(values, dtype=np.float64)
     errors = np.full(llc.shape, np.nan) if standard_errors is None else np.asarray(standard_errors, dtype=np.float64)
-    trusted = np.ones(llc.shape, dtype=bool) if converged is None else np.asarray(converged, dtype=bool)
-    if along.ndim != 1 or not along.size or not along.shape == llc.shape == errors.shape == trusted.shape:
+    good = np.ones(llc.shape, dtype=bool) if converged is None else np.asarray(converged, dtype=bool)
+    if along.ndim != 1 or not along.size or not along.shape == llc.shape == errors.shape == good.shape:
         raise DataError(
             f"plot_llc_against: places {along.shape}, values {llc.shape}, standard_errors {errors.shape} and "
-            f"converged {trusted.shape} must be lists of one length"
+            f"converged {good.shape} must be lists of one length"
         )
     if np.any(np.isnan(along)) or np.any(along == -math.inf):
         raise DataError(f"plot_llc_against: places must be numbers or infinity, got {along.tolist()}")
@@ -139,7 +138,7 @@ def plot_llc_against(
     edge = float(scaled[-1]) + room if finite.size else 0.0
     position = dict(zip(finite.tolist(), scaled.tolist(), strict=True)) | {math.inf: edge}
     by_key = series_styles(dict.fromkeys(along.tolist()), styles)
-    for place, value, error, good in zip(along.tolist(), llc, errors, trusted, strict=True):
+    for place, value, error, sound in zip(along.tolist(), llc, errors, good, strict=True):
         color = by_key[place].color
         if not math.isfinite(value):
             _mark_failed(ax, np.asarray([position[place]]))
@@ -153,12 +152,12 @@ def plot_llc_against(
             [value],
             marker="o",
             color=color,
-            markerfacecolor=color if good else PAPER,
+            markerfacecolor=color if sound else PAPER,
             markeredgewidth=1.2,
             markersize=5.5,
             linestyle="none",
             zorder=3,
-            gid="converged" if good else "unconverged",
+            gid="converged" if sound else "unconverged",
         )
     known = np.isfinite(along) & np.isfinite(llc)
     if known.any():
@@ -168,7 +167,7 @@ def plot_llc_against(
     _place_axis(ax, position, scaled, bool(np.isinf(along).any()), room)
     ax.set_xlabel(name + (" (log scale)" if log else ""))
     ax.set_ylabel(_LLC + "\nat the last checkpoint")
-    _legend(ax, 1, bool((np.isfinite(llc) & ~trusted).any()), not np.isfinite(llc).all())
+    _legend(ax, 1, bool((np.isfinite(llc) & ~good).any()), not np.isfinite(llc).all())
     return ax
 
 
@@ -217,7 +216,7 @@ def _scale(curves: Iterable[Curve]) -> tuple[float, float]:
     """The range in which points are drawn where they are: that of the converged ones and half of it on either side."""
     bounds = []
     for curve in curves:
-        good = np.isfinite(curve.values) & _converged(curve)
+        good = trusted(curve)
         errors = curve_errors(curve)
         margin = np.zeros(len(curve)) if errors is None else np.nan_to_num(Z95 * errors, posinf=0.0)
         bounds += [*(curve.values - margin)[good], *(curve.values + margin)[good]]
@@ -225,10 +224,6 @@ def _scale(curves: Iterable[Curve]) -> tuple[float, float]:
         return -math.inf, math.inf
     low, high = min(bounds), max(bounds)
     return low - (high - low) / 2, high + (high - low) / 2
-
-
-def _converged(curve: Curve) -> np.ndarray:
-    return np.ones(len(curve), dtype=bool) if curve.converged is None else np.asarray(curve.converged, dtype=bool)
 
 
 def _mark_failed(ax: Axes, places: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from llc_dynamics.plots.style import (
     MUTED,
     SeriesStyle,
     axes_or_new,
+    draw_mark,
     panel_title,
     series_styles,
     small_legend,
@@ -36,7 +37,6 @@ def plot_loss(
     verdicts: Mapping[Any, Any] | Any = None,
     log: bool | None = None,
     styles: Mapping[Any, SeriesStyle] | None = None,
-    linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Any metric over training, one line per run through the points that are known.
@@ -48,8 +48,7 @@ def plot_loss(
     verdicts : a verdict of `detect_transience`, or `{key: verdict}`. A transient one is marked with a diamond at
         (t_crit, value there) and its interval; others are not marked.
     log : whether the y axis is logarithmic; None for positive values that span more than a decade.
-    styles, linear_width : see `series_styles` and `set_step_axis`.
-    ax : where to draw; a new figure if None.
+    styles : see `series_styles`. ax : where to draw; a new figure if None.
 
     Raises `DataError` for what is no curve, and for one verdict beside several curves.
     """
@@ -64,7 +63,7 @@ def plot_loss(
         verdict = verdicts.get(key)
         if verdict is not None and verdict.transient and verdict.t_crit is not None:
             _mark_t_crit(ax, verdict, value_at(found[key], verdict.t_crit), style.color)
-    set_step_axis(ax, last_step(found), linear_width)
+    set_step_axis(ax, last_step(found))
     if suits_log_scale(found.values()) if log is None else log:
         set_log_axis(ax)
     for label, level in (levels or {}).items():
@@ -84,7 +83,6 @@ def plot_distances(
     title: str | None = None,
     log: bool | None = None,
     styles: Mapping[Any, SeriesStyle] | None = None,
-    linear_width: float | None = None,
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
@@ -95,7 +93,7 @@ def plot_distances(
     curves : `{reference: ld.Curve}` of mean squared differences; colours and line styles tell the references apart.
         Curves without any finite value are left out.
     t_crit : step to mark with a thin line. title : over the left edge. legend : whether to draw one.
-    log, styles, linear_width, ax : as in `plot_loss`.
+    log, styles, ax : as in `plot_loss`.
     """
     found = as_mapping(curves, "plot_distances")
     ax = axes_or_new(ax)
@@ -105,7 +103,7 @@ def plot_distances(
     for key, style in series_styles(found, given).items():
         if np.isfinite(found[key].values).any():
             draw_curve(ax, found[key], color=style.color, linestyle=style.linestyle, label=style.label)
-    set_step_axis(ax, last_step(found), linear_width)
+    set_step_axis(ax, last_step(found))
     if suits_log_scale(found.values()) if log is None else log:
         set_log_axis(ax)
     if t_crit is not None:
@@ -123,7 +121,6 @@ def plot_rebound(
     *,
     since: Mapping[Any, int] | None = None,
     styles: Mapping[Any, SeriesStyle] | None = None,
-    linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Paired change of a loss since its least value: how far it has rebounded, in percent of that value.
@@ -135,7 +132,7 @@ def plot_rebound(
     ----------
     curves : an `ld.Curve` with `samples` [C, S], or `{key: curve}`; without samples no band is drawn.
     since : `{key: step}`, the step to compare with, such as `verdict.minimum_step`; by default that of the least value.
-    styles, linear_width, ax : see `plot_loss`.
+    styles, ax : see `plot_loss`.
     """
     found = as_mapping(curves, "plot_rebound")
     ax = axes_or_new(ax)
@@ -144,7 +141,7 @@ def plot_rebound(
         draw_curve(ax, changes[key], color=style.color, linestyle=style.linestyle, label=style.label)
     ax.axhline(0.0, color=MUTED, linewidth=0.8)
     first = min(int(curve.steps[0]) for curve in changes.values())
-    set_step_axis(ax, last_step(found), linear_width, first_step=first)
+    set_step_axis(ax, last_step(found), first_step=first)
     ax.set_ylabel("Rise above the least loss (%)")
     small_legend(ax)
     return ax
@@ -179,15 +176,4 @@ def draw_level(ax: Axes, level: float, label: str, color: str = MUTED) -> None:
 def _mark_t_crit(ax: Axes, verdict: Any, loss: float, color: str) -> None:
     low, high = verdict.t_crit_interval if verdict.t_crit_interval is not None else (verdict.t_crit, verdict.t_crit)
     ax.plot([low, high], [loss, loss], color=color, linewidth=4.0, alpha=0.45, solid_capstyle="butt", zorder=3)
-    ax.plot(
-        [verdict.t_crit],
-        [loss],
-        marker="D",
-        markersize=6,
-        color=color,
-        markeredgecolor="white",
-        markeredgewidth=0.9,
-        linestyle="none",
-        zorder=4,
-        gid="t_crit",
-    )
+    draw_mark(ax, (verdict.t_crit, loss), color=color, marker="D", size=6, zorder=4, gid="t_crit")

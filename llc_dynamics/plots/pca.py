@@ -22,12 +22,14 @@ from llc_dynamics.plots.style import (
     Key,
     SeriesStyle,
     axes_or_new,
-    legend_settings,
+    draw_ends,
+    draw_mark,
     panel_title,
     series_styles,
     shown_text,
     small_legend,
     small_size,
+    trajectory_legend,
 )
 from llc_dynamics.systems.description import description_of
 
@@ -85,16 +87,13 @@ def plot_trajectory_pca(
     for key, style in found.items():
         x, y = points[key][:, i], points[key][:, j]
         ax.plot(x, y, color=style.color, linewidth=1.4, alpha=0.9, linestyle=style.linestyle, label=style.label)
-        dot: dict[str, Any] = {"color": style.color, "marker": "o", "linestyle": "none", "zorder": 3}
-        ax.plot(x[:1], y[:1], markersize=4.5, markerfacecolor=PAPER, gid="start", **dot)
-        ax.plot(x[-1:], y[-1:], markersize=6.0, markeredgecolor=PAPER, markeredgewidth=0.8, gid="end", **dot)
+        draw_ends(ax, points[key][:, [i, j]], style.color)
         step = None if t_crit is None else t_crit.get(key)
         if step is not None:
             if steps is None or key not in steps:
                 raise DataError(f"plot_trajectory_pca: t_crit of {key!r} was given without its steps={{...}}")
             row = int(np.abs(np.asarray(steps[key]) - step).argmin())
-            crit = {**dot, "marker": "D", "markersize": 6.5, "markeredgecolor": PAPER, "markeredgewidth": 0.9}
-            ax.plot(x[row], y[row], gid="t_crit", **{**crit, "zorder": 4})
+            draw_mark(ax, (x[row], y[row]), color=style.color, marker="D", size=6.5, gid="t_crit", zorder=4)
     owned: dict[str, Key] = {}
     places: list[NDArray[np.float64]] = []
     for name, value in (references or {}).items():
@@ -102,7 +101,8 @@ def plot_trajectory_pca(
         place = np.asarray(value, dtype=np.float64)[[i, j]]
         if owner is not None and owner in found:
             owned[name] = owner
-        _mark_reference(ax, place, found[owner].color if owner in found else INK, owner in found)
+        marker, size, color = ("s", 7, found[owned[name]].color) if name in owned else ("*", 12, INK)
+        draw_mark(ax, place, color=color, marker=marker, size=size, zorder=5, gid="reference")
         if name not in owned:
             _name_reference(ax, name, place, below=len(places) % 2 == 0)
             places.append(place)
@@ -178,7 +178,6 @@ def plot_components_over_time(
     cosine_content: Mapping[Any, ArrayLike] | None = None,
     references: Mapping[str, ArrayLike] | None = None,
     styles: Mapping[Any, SeriesStyle] | None = None,
-    linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One principal component of every run over training, with its cosine content in the legend.
@@ -192,7 +191,7 @@ def plot_components_over_time(
     explained_variance_ratio : float [component], for the axis label.
     cosine_content : `{key: float [component]}` from `ld.pca.cosine_content`, each from 0 to 1.
     references : `{name: float [component]}`, drawn as horizontal lines.
-    styles, linear_width, ax : see `plot_loss`.
+    styles, ax : see `plot_loss`.
     """
     if not scores or set(scores) - set(steps):
         raise DataError("plot_components_over_time: give scores and steps with the same keys")
@@ -203,7 +202,7 @@ def plot_components_over_time(
         if cosine_content is not None and key in cosine_content:
             label += f" (cosine content {float(np.asarray(cosine_content[key])[component]):.2f})"
         ax.plot(np.asarray(steps[key]), points[key][:, component], color=style.color, ls=style.linestyle, label=label)
-    set_step_axis(ax, max(int(np.asarray(steps[key])[-1]) for key in points), linear_width)
+    set_step_axis(ax, max(int(np.asarray(steps[key])[-1]) for key in points))
     for name, value in (references or {}).items():
         level = float(np.asarray(value, dtype=np.float64)[component])
         draw_level(ax, level, name)
@@ -232,21 +231,6 @@ def _component_label(component: int, ratio: ArrayLike | None) -> str:
     return f"PC{component + 1} ({100 * float(np.asarray(ratio)[component]):.1f}% of the variance)"
 
 
-def _mark_reference(ax: Axes, place: NDArray[np.float64], color: str, owned: bool) -> None:
-    ax.plot(
-        place[:1],
-        place[1:],
-        marker="s" if owned else "*",
-        markersize=7 if owned else 12,
-        color=color,
-        markeredgecolor=PAPER,
-        markeredgewidth=0.9,
-        linestyle="none",
-        zorder=5,
-        gid="reference",
-    )
-
-
 def _name_reference(ax: Axes, name: str, place: NDArray[np.float64], below: bool) -> None:
     ax.annotate(
         name,
@@ -264,21 +248,11 @@ def _legend(ax: Axes, owned: list[str], crit: bool) -> None:
     """Runs, marks, and the references that take the colours of runs: names beside many squares would overlap."""
     handles, labels = ax.get_legend_handles_labels()
     every = -(-len(labels) // 9)  # a long sweep's legend names every second or third run; their order tells the rest
-    handles, labels = handles[::every], labels[::every]
     dot: dict[str, Any] = {"linestyle": "none", "color": MUTED}
-    extra: list[tuple[str, Any]] = [("start", Line2D([], [], marker="o", markersize=4.5, markerfacecolor=PAPER, **dot))]
-    extra.append(("end", Line2D([], [], marker="o", markersize=6, **dot)))
-    if crit:
-        extra.append((r"$t_{\mathrm{crit}}$", Line2D([], [], marker="D", markersize=6, **dot)))
+    marks = [(r"$t_{\mathrm{crit}}$", Line2D([], [], marker="D", markersize=6, **dot))] if crit else []
     if owned:
-        extra.append((_common_name(owned), Line2D([], [], marker="s", markersize=7, **dot)))
-    ax.legend(
-        [*handles, *(handle for _, handle in extra)],
-        [*labels, *(label for label, _ in extra)],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        **legend_settings(ax),
-    )
+        marks.append((_common_name(owned), Line2D([], [], marker="s", markersize=7, **dot)))
+    trajectory_legend(ax, zip(labels[::every], handles[::every], strict=True), marks)
 
 
 def _common_name(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
-from llc_dynamics.plots.bands import Z95, curve_errors
+from llc_dynamics.plots.bands import Z95, curve_errors, trusted
 from llc_dynamics.plots.step_axis import set_step_axis
 from llc_dynamics.plots.style import (
     CATEGORICAL,
@@ -43,7 +43,6 @@ def plot_stages(
     *,
     changes: ChangePoints | Mapping[str, ChangePoints] | None = None,
     title: str | None = None,
-    linear_width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The fit of `detect_stages` with its 95% band, the boundaries with their intervals, and the stages.
@@ -58,7 +57,7 @@ def plot_stages(
         hollow where unconverged (the detector left those out).
     changes : what `change_points` found, as marks on the lower edge, filled where they agree with a resolved boundary;
         with several, `{name: changes}`, one row each (triangles, diamonds, ...) and a legend.
-    title : over the left edge. linear_width : see `plot_loss`; by default the first step after 0.
+    title : over the left edge.
     ax : where to draw; a new figure if None.
     """
     if not isinstance(report, StageReport):
@@ -76,7 +75,7 @@ def plot_stages(
     )
     ax.plot(steps, fit.mean, color=_FIT, zorder=3, gid="fit", label="_fit")
     last = float(steps[-1]) if curve is None else float(max(steps[-1], curve.steps[-1]))
-    set_step_axis(ax, last, _first_scale(steps, curve) if linear_width is None else linear_width)
+    set_step_axis(ax, last, _first_scale(steps, curve))
     low, high = _scale(report, curve)
     taken: list[tuple[float, int]] = []
     # a margin above the curve for the strip and the probabilities
@@ -134,7 +133,7 @@ def _named(changes: Any) -> Mapping[str, ChangePoints]:
 
 def _points(ax: Axes, curve: Curve) -> None:
     finite = np.isfinite(curve.values)
-    good = finite if curve.converged is None else finite & np.asarray(curve.converged, dtype=bool)
+    good = trusted(curve)
     errors = curve_errors(curve)
     if errors is not None:
         shown = good & np.isfinite(errors)
@@ -162,10 +161,7 @@ def _scale(report: StageReport, curve: Curve | None) -> tuple[float, float]:
     fit = report.fit
     values = [fit.mean - Z95 * fit.mean_error, fit.mean + Z95 * fit.mean_error]
     if curve is not None:
-        good = np.isfinite(curve.values)
-        if curve.converged is not None:
-            good &= curve.converged
-        values.append(curve.values[good])
+        values.append(curve.values[trusted(curve)])
     every: NDArray[np.float64] = np.concatenate(values)
     low, high = float(every.min()), float(every.max())
     margin = 0.04 * (high - low) or 0.5

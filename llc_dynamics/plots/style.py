@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
 
 Key = str | float
 """What names a run in a figure: its value on the axis of a sweep (`math.inf` included), or any text."""
@@ -111,6 +114,20 @@ def axes_or_new(ax: Axes | None, width: float = 5.2, height: float = 3.3) -> Axe
     return ax
 
 
+def draw_mark(ax: Axes, place: ArrayLike, *, color: str, marker: str, size: float, **look: Any) -> None:
+    """One point with a rim of paper, which stands out from the lines that it lies on."""
+    rim: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.9, "linestyle": "none"}
+    x, y = np.asarray(place)
+    ax.plot([x], [y], color=color, marker=marker, markersize=size, **rim, **look)
+
+
+def draw_ends(ax: Axes, path: NDArray[np.float64], color: str) -> None:
+    """A hollow circle where a trajectory [point, 2] starts, and a filled one where it ends."""
+    dot: dict[str, Any] = {"color": color, "marker": "o", "linestyle": "none", "zorder": 3}
+    ax.plot(*path[:1].T, markersize=4.5, markerfacecolor=PAPER, gid="start", **dot)
+    ax.plot(*path[-1:].T, markersize=6.0, markeredgecolor=PAPER, markeredgewidth=0.8, gid="end", **dot)
+
+
 def panel_title(ax: Axes, text: str) -> None:
     """A title over the left edge of `ax`, in the size of its axis labels."""
     ax.set_title(text, loc="left", fontsize=ax.xaxis.label.get_fontsize(), color=ax.xaxis.label.get_color())
@@ -125,6 +142,15 @@ def legend_settings(ax: Axes) -> dict[str, Any]:
     """Keywords of a legend that suits `ax`: no frame, its text in the colour of the axis labels."""
     color = ax.xaxis.label.get_color()
     return {"frameon": False, "fontsize": small_size(ax), "labelcolor": color, "handlelength": 1.7}
+
+
+def trajectory_legend(ax: Axes, lines: Iterable[tuple[str, Any]], marks: Iterable[tuple[str, Any]]) -> None:
+    """Lines, what `draw_ends` draws, and other marks, (label, handle) each, to the right of `ax`."""
+    dot: dict[str, Any] = {"linestyle": "none", "color": MUTED, "marker": "o"}
+    start, end = Line2D([], [], markersize=4.5, markerfacecolor=PAPER, **dot), Line2D([], [], markersize=6, **dot)
+    entries = [*lines, ("start", start), ("end", end), *marks]
+    labels, handles = [label for label, _ in entries], [handle for _, handle in entries]
+    ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0), **legend_settings(ax))
 
 
 def small_legend(ax: Axes, **settings: Any) -> Legend | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,13 @@ class RunAnalysis:
 
     Attributes
     ----------
-    label : unique among the runs: the label of its axis or its folder's name, with seed or folder name where that is
-        not enough.
-    name : folder name. description : of the run, as its system gave it. seed : of the run, or None.
+    label : unique among the runs, see `unique_labels`. name : of its folder.
     complete : whether training was marked as finished. planned_steps : the last step that was planned, or None.
     steps : int64 [C]. weight_step : the last one with weights, or None.
     curves : every metric that was measured, by name; only losses on which transitions are judged keep their samples.
     levels : losses of the references, {'loss/<probe>': {reference: level}}.
     transitions : what was found of each transition that the description declares.
-    llc : the stored LLC curve, or None.
-    notes : what is missing or was left out.
-    config, provenance : as stored.
-    stages : of the LLC and of losses, see `find_stages`.
-    geometry : of the run in the first two components of the joint PCA, see `find_geometry`; None where not to be had.
+    notes : what is missing or was left out. stages : see `find_stages`. geometry : see `find_geometry`.
     """
 
     label: str
@@ -96,23 +90,16 @@ class RunAnalysis:
             "curves": {name: _curve_dict(curve) for name, curve in self.curves.items()},
             "references": {
                 metric: {
-                    name: {"value": _plain(level.value), "standard_error": _plain(level.standard_error)}
-                    for name, level in levels.items()
+                    name: {key: _plain(value) for key, value in asdict(level).items()} for name, level in levels.items()
                 }
                 for metric, levels in self.levels.items()
             },
             "transitions": [found.to_dict() for found in self.transitions],
-            "llc": None if self.llc is None else self._llc_dict(self.llc),
+            "llc": None if self.llc is None else _llc_dict(self.llc),
             "stages": None if self.stages is None else self.stages.to_dict(),
             "geometry": None if self.geometry is None else self.geometry.to_dict(arrays=False),
             "notes": [note.to_dict() for note in self.notes],
         }
-
-    @staticmethod
-    def _llc_dict(llc: LLCCurve) -> dict[str, Any]:
-        assert llc.converged is not None
-        reasons = [[reason.to_dict() for reason in found] for found in llc.reasons]
-        return {**_curve_dict(llc), "converged": llc.converged.tolist(), "reasons": reasons}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +109,8 @@ class Analysis:
     Attributes
     ----------
     runs : in the order of their axis; those without one in the order given.
-    pca : joint trajectory PCA, or None (`notes` says why).
-    notes : about the set of runs.
+    pca : None where it cannot be had; `notes`, which are about the set of runs, say why.
     llc_name, seed : name of the stored LLC curves, and the seed of every bootstrap.
-    calibration : that of the LLC's settings, or None.
     """
 
     runs: tuple[RunAnalysis, ...]
@@ -186,20 +171,13 @@ def analyse(
             found_notes.append(Finding("run_left_out", f"{run.path.name} was left out: {error}"))
     if not read and problem is not None:
         raise problem
-    read.sort(key=lambda pair: along_axis(pair[0].axis))
+    read.sort(key=lambda pair: (1, (0.0, "")) if pair[0].axis is None else (0, pair[0].axis.order()))
     found, kept = [one for one, _ in read], [run for _, run in read]
     labels = unique_labels(found)
     found = [replace(run, label=label) for run, label in zip(found, labels, strict=True)]
     pca, pca_notes = analyse_pca(kept, labels, [run.description for run in found])
     found = [_developed(run, pca, seed) for run in found]
     return Analysis(tuple(found), pca, (*found_notes, *pca_notes), llc_name, seed, calibration)
-
-
-def along_axis(axis: Axis | None) -> tuple[int, float, str]:
-    """Order of runs: numbers by size (infinity last), then words, then runs without an axis."""
-    if axis is None:
-        return 2, 0.0, ""
-    return (1, 0.0, axis.value) if isinstance(axis.value, str) else (0, float(axis.value), "")
 
 
 def stored_calibration(folder: Path, notes: list[Finding]) -> Calibration | None:
@@ -291,9 +269,11 @@ def _plain(value: float | None) -> float | str | None:
 
 
 def _curve_dict(curve: Curve) -> dict[str, Any]:
-    errors = None if curve.standard_errors is None else [_plain(error) for error in curve.standard_errors]
-    return {
-        "steps": curve.steps.tolist(),
-        "values": [_plain(value) for value in curve.values],
-        "standard_errors": errors,
-    }
+    errors = None if curve.standard_errors is None else [*map(_plain, curve.standard_errors)]
+    return {"steps": curve.steps.tolist(), "values": [*map(_plain, curve.values)], "standard_errors": errors}
+
+
+def _llc_dict(llc: LLCCurve) -> dict[str, Any]:
+    assert llc.converged is not None
+    reasons = [[reason.to_dict() for reason in found] for found in llc.reasons]
+    return {**_curve_dict(llc), "converged": llc.converged.tolist(), "reasons": reasons}

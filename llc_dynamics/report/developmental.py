@@ -31,9 +31,8 @@ class StageFindings:
     Attributes
     ----------
     reports, curves : by name of the curve ("LLC", "loss on new tasks"), where there is enough of it.
-    changes : change points of the joint signal and of the LLC alone, by "joint signal" and "LLC alone"; empty without
-        stages of the LLC. agreements : of the LLC's boundaries with them.
-    notes : what could not be judged or was left out.
+    changes : by "joint signal" and "LLC alone"; empty without stages of the LLC.
+    agreements : of the LLC's boundaries with them. notes : what could not be judged or was left out.
     """
 
     reports: Mapping[str, StageReport] = field(default_factory=dict)
@@ -128,14 +127,14 @@ def _bare(curve: Curve, name: str) -> Curve:
 
 
 def _detect(curve: Curve, loss: Curve | None, seed: int, notes: list[Finding]) -> StageReport:
-    if loss is not None:
-        try:
-            return detect_stages(curve, loss, seed=seed)
-        except DataError as error:
-            found = detect_stages(curve, seed=seed)
-            notes.append(Finding("no_loss_for_types", f"types of stages were judged without the loss: {error}"))
-            return found
-    return detect_stages(curve, seed=seed)
+    try:
+        return detect_stages(curve, loss, seed=seed)
+    except DataError as error:
+        if loss is None:
+            raise
+        found = detect_stages(curve, seed=seed)
+        notes.append(Finding("no_loss_for_types", f"types of stages were judged without the loss: {error}"))
+        return found
 
 
 def _components(label: str, pca: PCAAnalysis | None, notes: list[Finding]) -> dict[str, Curve]:

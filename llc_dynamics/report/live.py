@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
-from llc_dynamics.finding import Finding
 from llc_dynamics.llc.storage import read_point, stored_points
 from llc_dynamics.report.reading import Level, planned_steps, read_description, read_probes, reference_gap
 from llc_dynamics.report.transitions import state_in_words
 from llc_dynamics.stages import detect_transience
 from llc_dynamics.systems.description import Transition, distance_metric, loss_metric
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.files import is_locked
 from llc_dynamics.trajectory.names import LOCK, classify, is_run
 
 #: Rows with samples that are kept for each unit of log(step + 1): some 150 over a run of 150,000 steps.
@@ -91,13 +90,12 @@ class LiveRun:
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
-        self.notes: list[Finding] = []
         if classify(path) == "foreign":
             runs = sorted(child.name for child in path.iterdir() if is_run(child))
             if runs:
                 raise TrajectoryError(f"{path}: a folder of runs; watch one of them: {', '.join(runs)}")
         self._run = Trajectory(path)
-        self._description = read_description(self._run, self.notes)
+        self._description = read_description(self._run, [])
         needed = [name for each in self._description.transitions for name in _needed(each) if name is not None]
         self._needed = tuple(dict.fromkeys(needed))
         self._last_step = planned_steps(self._run)

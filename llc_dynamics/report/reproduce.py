@@ -48,17 +48,20 @@ def provenance_markup(analysis: Analysis) -> str:
         groups.setdefault((*_origin(run.provenance), seed), []).append(run.label)
     rows = [[listed(labels), *origin] for origin, labels in groups.items()]
     rows.append(["This page", *_origin(provenance()), f"{analysis.seed} (bootstrap)"])
-    parts = [table(["", "Versions", "git commit", "Seed"], rows)]
-    return "\n".join([*parts, *map(_settings, analysis.runs)])
+    return "\n".join([table(["", "Versions", "git commit", "Seed"], rows), *map(_settings, analysis.runs)])
 
 
 def _origin(found: Mapping[str, Any]) -> tuple[str, str]:
     """Versions and commit, in words."""
-    commit = found.get("git_commit")
-    if not commit:
-        return _versions(found), "not recorded"
-    commit, _, changed = str(commit).partition("+")
-    return _versions(found), commit[:12] + (" with uncommitted changes" if changed else "")
+    versions = found.get("versions")
+    rows = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
+    if found.get("python"):
+        rows.append(f"Python {found['python']}")
+    if found.get("device"):
+        rows.append(str(found["device"]))
+    commit, _, changed = str(found.get("git_commit") or "").partition("+")
+    commit = commit[:12] + (" with uncommitted changes" if changed else "")
+    return ", ".join(rows) or "not recorded", commit or "not recorded"
 
 
 def _settings(run: RunAnalysis) -> str:
@@ -71,16 +74,6 @@ def _settings(run: RunAnalysis) -> str:
         f"<details><summary>Settings of {escape(run.label)} ({escape(run.name)})</summary>"
         f"<pre>{escape(text)}</pre>{extra}</details>"
     )
-
-
-def _versions(found: Any) -> str:
-    versions = found.get("versions")
-    rows = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    if found.get("python"):
-        rows.append(f"Python {found['python']}")
-    if found.get("device"):
-        rows.append(str(found["device"]))
-    return ", ".join(rows) or "not recorded"
 
 
 def reproduce_markup(folder: Path | None, analysis: Analysis) -> str:
@@ -96,6 +89,7 @@ def reproduce_markup(folder: Path | None, analysis: Analysis) -> str:
 
 def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | None]:
     """Shell commands, and the text of the preset file where no preset of the package describes the runs."""
+    from llc_dynamics.sweeps import load_preset, preset_names
     from llc_dynamics.sweeps.folders import stored_settings
 
     if folder is None:
@@ -111,8 +105,11 @@ def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | N
     except LLCDynamicsError:
         return "\n".join([*again, "", "# these runs were recorded by a training loop of their own\n"]), None
     name, number, system = settings["name"], settings["seed"], settings["system"]["name"]
-    source, preset = _preset(name, number, settings)
-    seed = f" --seed {number}" if preset is None else ""
+    source, seed, preset = "preset.toml", "", None
+    if name in preset_names() and load_preset(name).with_seed(number).to_mapping() == settings:
+        source, seed = name, f" --seed {number}"
+    else:
+        preset = settings_text(settings)
     out = f"runs/{shlex.quote(name)}-again"
     own = f" --system {shlex.quote(system)}" if is_file(system) else ""
     commands = [
@@ -125,11 +122,3 @@ def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | N
         "",
     ]
     return "\n".join(commands), preset
-
-
-def _preset(name: str, seed: int, settings: dict) -> tuple[str, str | None]:
-    from llc_dynamics.sweeps import load_preset, preset_names
-
-    if name in preset_names() and load_preset(name).with_seed(seed).to_mapping() == settings:
-        return name, None
-    return "preset.toml", settings_text(settings)

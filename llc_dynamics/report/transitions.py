@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,12 +18,7 @@ from llc_dynamics.finding import Finding
 from llc_dynamics.plots.bands import curve_errors
 from llc_dynamics.report.numbers import percent, plain, step, steps_between, with_error
 from llc_dynamics.report.reading import Level, known_points, last_value, reference_gap
-from llc_dynamics.stages import (
-    SpecialisationVerdict,
-    TransienceVerdict,
-    detect_specialisation,
-    detect_transience,
-)
+from llc_dynamics.stages import SpecialisationVerdict, TransienceVerdict, detect_specialisation, detect_transience
 from llc_dynamics.systems.description import Description, Transition, distance_metric, loss_metric
 
 
@@ -50,12 +45,8 @@ class TransitionFindings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
-        each = self.transition
         return {
-            "general": each.general,
-            "specialised": each.specialised,
-            "probe": each.probe,
-            "specialised_probe": each.specialised_probe,
+            **asdict(self.transition),
             "transience": None if self.transience is None else self.transience.to_dict(),
             "specialisation": None if self.specialisation is None else self.specialisation.to_dict(),
         }
@@ -70,29 +61,28 @@ def judge_transition(
 ) -> TransitionFindings:
     """Both verdicts, from metrics by name and the arrays of the probes; what could not be judged goes to `notes`."""
     notes = [] if notes is None else notes
-    where = transition.specialised_probe or transition.probe
-    gap = reference_gap(arrays, transition.probe, transition.general, transition.specialised)
-    special = reference_gap(arrays, where, transition.general, transition.specialised)
-    return TransitionFindings(
-        transition,
-        judge_transience(transition, curves, gap, seed, notes),
-        judge_specialisation(transition, curves, special, seed, notes),
-        gap,
-    )
+    pair = (transition.general, transition.specialised)
+    gap = reference_gap(arrays, transition.probe, *pair)
+    transience = _judge_transience(transition, curves, gap, seed, notes)
+    specialisation = None
+    if transition.specialised is not None:
+        where = transition.specialised_probe or transition.probe
+        distance = curves.get(distance_metric(where, transition.specialised))
+        special = reference_gap(arrays, where, *pair)
+        if distance is not None:
+            try:
+                specialisation = detect_specialisation(
+                    distance, reference_distance=None if special is None else special.value, seed=seed
+                )
+            except DataError as error:
+                notes.append(Finding("no_specialisation_verdict", f"no verdict on specialisation: {error}"))
+    return TransitionFindings(transition, transience, specialisation, gap)
 
 
-def judge_transience(
-    transition: Transition,
-    curves: Mapping[str, Curve],
-    gap: Level | None = None,
-    seed: int = 0,
-    notes: list[Finding] | None = None,
+def _judge_transience(
+    transition: Transition, curves: Mapping[str, Curve], gap: Level | None, seed: int, notes: list[Finding]
 ) -> TransienceVerdict | None:
-    """Whether the general solution was transient, by loss and distances on `transition.probe`.
-
-    None where the metrics do not allow a verdict; why is appended to `notes`.
-    """
-    notes = [] if notes is None else notes
+    """By loss and distances on `transition.probe`."""
     loss, near = loss_metric(transition.probe), distance_metric(transition.probe, transition.general)
     if loss not in curves or near not in curves:
         notes.append(Finding("no_transience_verdict", f"no verdict on transience: it needs {loss} and {near}"))
@@ -114,28 +104,6 @@ def judge_transience(
         )
     except DataError as error:
         notes.append(Finding("no_transience_verdict", f"no verdict on transience: {error}"))
-        return None
-
-
-def judge_specialisation(
-    transition: Transition,
-    curves: Mapping[str, Curve],
-    gap: Level | None = None,
-    seed: int = 0,
-    notes: list[Finding] | None = None,
-) -> SpecialisationVerdict | None:
-    """Whether the run specialised, by its distance on the specialised probe; otherwise as `judge_transience`."""
-    if transition.specialised is None:
-        return None
-    probe = transition.specialised_probe or transition.probe
-    distance = curves.get(distance_metric(probe, transition.specialised))
-    if distance is None:
-        return None
-    try:
-        return detect_specialisation(distance, reference_distance=None if gap is None else gap.value, seed=seed)
-    except DataError as error:
-        if notes is not None:
-            notes.append(Finding("no_specialisation_verdict", f"no verdict on specialisation: {error}"))
         return None
 
 

@@ -8,15 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from llc_dynamics.curve import Curve
+from llc_dynamics.plots.bands import trusted
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
 from llc_dynamics.report.numbers import count, listed, plain, step, with_error
-from llc_dynamics.report.transitions import (
-    distance_left,
-    evidence_sentences,
-    explanation,
-    kind_of,
-    verdict_sentences,
-)
+from llc_dynamics.report.transitions import distance_left, evidence_sentences, explanation, kind_of, verdict_sentences
 
 _CHANGE_ERRORS = 2.0  # standard errors from which a change of the LLC is called one
 _PEAK_ERRORS, _PEAK_SHARE = 3.0, 0.1  # an extreme between first and last is named from so many errors and such a share
@@ -60,15 +55,13 @@ def _what_there_is(analysis: Analysis) -> str:
     text = f"{count(len(runs), 'run')} with {count(checkpoints, 'checkpoint')}, up to step {step(last)}"
     points = sum(len(run.llc) for run in runs if run.llc is not None)
     if points:
-        good = sum(len(trusted_points(run.llc)) for run in runs if run.llc is not None)
+        good = sum(int(trusted(run.llc).sum()) for run in runs if run.llc is not None)
         text += f"; {good} of {count(points, 'LLC point')} converged"
-    boundaries = [
-        len(report.resolved) for run in runs if run.stages is not None for report in run.stages.reports.values()
-    ]
-    if boundaries:
-        total = sum(boundaries)
-        text += f"; {'no boundary' if not total else count(total, 'boundary').replace('boundarys', 'boundaries')}"
-        text += " between stages is resolved" if total <= 1 else " between stages are resolved"
+    reports = [report for run in runs if run.stages is not None for report in run.stages.reports.values()]
+    if reports:
+        total = sum(len(report.resolved) for report in reports)
+        what = "boundary between stages is" if total <= 1 else "boundaries between stages are"
+        text += f"; {f'{total:,}' if total else 'no'} {what} resolved"
     return text + "."
 
 
@@ -125,24 +118,24 @@ def llc_sentences(llc: Curve, t_crit: int | None = None, last_step: int | None =
 
     last_step : the last checkpoint that could have a point, to say where the curve ends before it.
     """
-    trusted = trusted_points(llc)
+    known = np.flatnonzero(trusted(llc))
     total = len(llc)
     sentences = []
-    if len(trusted) >= 2:
-        first, last = int(trusted[0]), int(trusted[-1])
-        sentences.append(f"The LLC {_change(llc, first, last)}{_between(llc, trusted)}.")
+    if len(known) >= 2:
+        first, last = int(known[0]), int(known[-1])
+        sentences.append(f"The LLC {_change(llc, first, last)}{_between(llc, known)}.")
         if t_crit is not None:
-            at = int(trusted[np.abs(llc.steps[trusted] - t_crit).argmin()])
+            at = int(known[np.abs(llc.steps[known] - t_crit).argmin()])
             if at not in (first, last):
                 place = "" if llc.steps[at] == t_crit else " (the estimated point nearest to the least loss)"
                 sentences.append(f"From step {step(llc.steps[at])}{place} on it {_change(llc, at, last)}.")
-    elif len(trusted) == 1:
-        only = int(trusted[0])
+    elif len(known) == 1:
+        only = int(known[0])
         sentences.append(f"The LLC is {_value(llc, only)} at step {step(llc.steps[only])}, the only converged point.")
     else:
         sentences.append(f"None of the {count(total, 'point')} of the LLC curve converged, so no LLC is stated.")
-    if 0 < len(trusted) < total:
-        missing = total - len(trusted)
+    if 0 < len(known) < total:
+        missing = total - len(known)
         verb = "is" if missing == 1 else "are"
         sentences.append(f"{missing} of {total} points did not converge and {verb} left out of these numbers.")
     if last_step is not None and llc.steps[-1] < last_step:
@@ -162,7 +155,7 @@ def llc_verdict(analysis: Analysis) -> list[str]:
     for run, llc in curves:
         if not reaches_the_end(run):
             early.append(f"{run.label} at step {step(llc.steps[-1])}")
-        elif len(trusted := trusted_points(llc)) and trusted[-1] == len(llc) - 1:
+        elif trusted(llc)[-1]:
             known.append(f"{_value(llc, len(llc) - 1)} for {run.label}")
         else:
             doubtful.append(run.label)
@@ -172,7 +165,7 @@ def llc_verdict(analysis: Analysis) -> list[str]:
     if early:
         sentences.append(f"The curve ends before the last checkpoint for {listed(early)}.")
     total = sum(len(llc) for _, llc in curves)
-    bad = total - sum(len(trusted_points(llc)) for _, llc in curves)
+    bad = total - sum(int(trusted(llc).sum()) for _, llc in curves)
     if bad:
         sentences.append(f"Over training {bad} of {total} points did not converge (see below).")
     return sentences
@@ -197,12 +190,6 @@ def resolution(analysis: Analysis) -> str:
     if len(shown) == 1:
         return next(iter(shown))
     return "; ".join(f"{text} for {listed(labels)}" for text, labels in shown.items())
-
-
-def trusted_points(curve: Curve) -> np.ndarray:
-    """Indices of the points that have a value and were not found unconverged."""
-    good = np.isfinite(curve.values)
-    return np.flatnonzero(good if curve.converged is None else good & curve.converged)
 
 
 def limits(analysis: Analysis) -> list[str]:
@@ -257,7 +244,7 @@ def _resolution_limit(analysis: Analysis) -> str:
 
 
 def _unconverged(curves: Sequence[tuple[str, Curve]]) -> str:
-    rows = [(label, len(curve) - len(trusted_points(curve)), len(curve)) for label, curve in curves]
+    rows = [(label, int((~trusted(curve)).sum()), len(curve)) for label, curve in curves]
     bad = sum(number for _, number, _ in rows)
     total = sum(number for *_, number in rows)
     if bad == 0:
@@ -301,12 +288,12 @@ def _change(curve: Curve, first: int, last: int) -> str:
     )
 
 
-def _between(curve: Curve, trusted: np.ndarray) -> str:
+def _between(curve: Curve, known: np.ndarray) -> str:
     """', with a peak of 39.7 at step 1,200 between', where a point lies well beyond the first and the last."""
-    first, last = int(trusted[0]), int(trusted[-1])
-    values = curve.values[trusted]
+    first, last = int(known[0]), int(known[-1])
+    values = curve.values[known]
     words = []
-    for name, sign, at in (("peak", 1, trusted[values.argmax()]), ("low", -1, trusted[values.argmin()])):
+    for name, sign, at in (("peak", 1, known[values.argmax()]), ("low", -1, known[values.argmin()])):
         end = max((first, last), key=lambda place: sign * curve.values[place])
         excess = sign * float(curve.values[at] - curve.values[end])
         least = max(_PEAK_ERRORS * _error(curve, int(at), end), _PEAK_SHARE * abs(float(curve.values[end])))

@@ -7,13 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.finding import Finding
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.files import read_at_most
+from llc_dynamics.trajectory.files import is_locked, read_at_most
 from llc_dynamics.trajectory.formats import STORAGE
-from llc_dynamics.trajectory.lock import is_locked
-from llc_dynamics.trajectory.manifest import read_complete
 from llc_dynamics.trajectory.names import (
     ARRAYS,
     COMPLETE,
@@ -24,8 +21,10 @@ from llc_dynamics.trajectory.names import (
     SHARDS,
     VIEW,
     curve_folders,
+    encoded,
     stored_points,
 )
+from llc_dynamics.trajectory.verify import finished, noting
 
 
 @dataclass(frozen=True)
@@ -82,28 +81,15 @@ def run_info(run: str | Path) -> RunInfo:
     opened = Trajectory(run, skip_damaged=True)
     path, layout = opened.path, opened.manifest.state
     problems: list[Finding] = []
-    complete = False
-    try:
+    with noting(problems):
         Trajectory(path).require_whole()
-    except LLCDynamicsError as error:
-        problems.append(Finding("damaged", str(error)))
-    try:
-        finished = read_complete(path, opened.manifest.run_id)
-        complete = finished is not None
-        if finished is not None and finished != len(opened):
-            text = f"{path}: finished with {finished} checkpoints, but {len(opened)} are there"
-            problems.append(Finding("missing_rows", text))
-    except LLCDynamicsError as error:
-        problems.append(Finding("damaged", str(error)))
+    complete = finished(path, opened.manifest.run_id, len(opened), problems)
     metrics: list[str] = []
     shapes: dict[str, list[int]] = {}
-    try:
+    with noting(problems):
         metrics = opened.metric_names
-        shapes = {name: list(opened.sample_rows(name).shape[1:]) for name in opened.sample_names}
-        if (outputs := opened.stored_outputs()) is not None:
-            shapes["outputs"] = list(outputs.shape[1:])
-    except LLCDynamicsError as error:
-        problems.append(Finding("damaged", str(error)))
+        names = {"outputs": "outputs", **{f"samples/{encoded(name)}": name for name in opened.sample_names}}
+        shapes = {names[link]: list(rows.shape[1:]) for link, rows in opened.function_rows().items()}
     tensors = {
         dtype: {
             "tensors": sum(entry.dtype == dtype for entry in layout.entries),

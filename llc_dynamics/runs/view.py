@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.files import replacing, storage_errors
 from llc_dynamics.trajectory.names import SHARDS, VIEW, encoded, shard_name
-from llc_dynamics.trajectory.sealed import SCHEMA_VERSION, Entry
+from llc_dynamics.trajectory.sealed import SCHEMA_VERSION
 from llc_dynamics.trajectory.sealing import ErrorKeepingFile
 from llc_dynamics.trajectory.shards import Shard
 
@@ -76,15 +77,15 @@ def write_view(run: str | Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
 class _Piece:
     """One dataset of one shard, and the row of the run with which it begins."""
 
-    def __init__(self, source: str, name: str, start: int, dataset: Entry) -> None:
-        self.source = source
-        self.name = name
-        self.start = start
-        self.shape: tuple[int, ...] = dataset.shape
-        self.dtype: np.dtype = dataset.dtype
+    source: str
+    name: str
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def _pieces(run: Trajectory) -> dict[str, list[_Piece]]:
@@ -97,7 +98,9 @@ def _pieces(run: Trajectory) -> dict[str, list[_Piece]]:
         for name, dataset in shard.file.datasets.items():
             if not name.startswith("checksum/"):
                 first = state_start if name.startswith("state") else start
-                found.setdefault(name, []).append(_Piece(f"{SHARDS}/{shard_name(index)}", name, first, dataset))
+                found.setdefault(name, []).append(
+                    _Piece(f"{SHARDS}/{shard_name(index)}", name, first, dataset.shape, dataset.dtype)
+                )
         start += len(shard)
         state_start += len(shard.state_steps)
         index += 1

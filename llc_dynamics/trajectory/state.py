@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Union
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError, ManifestMismatchError
@@ -126,7 +125,7 @@ class StateLayout:
             return f"the tensors of {whose} come in another order than they were stored in"
         return None
 
-    def copy_into(self, model: Model, row: Mapping[str, NDArray], storage: WeightStorage | None = None) -> None:
+    def copy_into(self, model: Model, row: Mapping[str, NDArray], storage: WeightStorage) -> None:
         """Copy the model's state into one row: a flat vector for each number format, in the format that it is kept in.
 
         Raises `ManifestMismatchError`, with nothing copied, if the model's tensors are no longer those of this layout,
@@ -134,14 +133,14 @@ class StateLayout:
         """
         import torch
 
-        tensors, kept_as = tensors_of(model), WeightStorage.of(storage)
+        tensors = tensors_of(model)
         if not self.describes(tensors):
             raise ManifestMismatchError(
                 f"the model changed while it was recorded: {self.difference(StateLayout.of(model))}. A run holds one "
                 "model; record the changed one into another folder"
             )
         for name, entries in self._by_format.items():
-            kept = kept_as.format_of(name)
+            kept = storage.format_of(name)
             target = carrier_view(row[name], kept)
             if kept == name:
                 gather([flat_bytes_like(tensors[entry.name], name) for entry in entries], target)
@@ -191,8 +190,12 @@ class StateLayout:
             found |= {entry.name: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
         return {entry.name: found[entry.name] for entry in self.entries}
 
-    def first_difference(self, stored: Mapping[str, NDArray], given: Mapping[str, NDArray]) -> StateEntry | None:
-        """The first tensor whose bytes differ between two rows, None if all are the same."""
+    def first_difference(
+        self, stored: Mapping[str, NDArray] | None, given: Mapping[str, NDArray] | None
+    ) -> StateEntry | None:
+        """The first tensor whose bytes differ between two rows, None if all are the same or there are none."""
+        if stored is None or given is None:
+            return None
         for entry in self.entries:
             part = slice(entry.offset, entry.offset + entry.size)
             if stored[entry.dtype][part].tobytes() != given[entry.dtype][part].tobytes():
@@ -288,20 +291,12 @@ def load_problem(model: torch.nn.Module, layout: StateLayout) -> str | None:
             if stored != wanted and stored.is_floating_point and torch.promote_types(stored, wanted) == wanted:
                 dtype = str(wanted).removeprefix("torch.")
         widened.append(StateEntry(entry.name, entry.kind, dtype, entry.shape, 0))
+    # Whether a tensor is a parameter or a buffer does not matter for loading.
+    kinds = {entry.name: entry.kind for entry in layout.entries}
     given = [
-        StateEntry(name, _kind(layout, name), str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0)
+        StateEntry(name, kinds.get(name, "parameter"), str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0)
         for name, tensor in own.items()
     ]
     order = {entry.name: position for position, entry in enumerate(layout.entries)}
     given.sort(key=lambda entry: order.get(entry.name, len(order)))
     return StateLayout(tuple(widened)).difference(StateLayout(tuple(given)))
-
-
-def _kind(layout: StateLayout, name: str) -> str:
-    # Whether a tensor is a parameter or a buffer does not matter for loading.
-    return next((entry.kind for entry in layout.entries if entry.name == name), "parameter")
-
-
-def empty_rows(layout: StateLayout, count: int, storage: WeightStorage) -> dict[str, NDArray]:
-    """Uninitialised room for `count` rows, as they are kept: [count, elements] for each number format."""
-    return {name: np.empty((count, size), storage.dtype_of(name)) for name, size in layout.sizes().items()}

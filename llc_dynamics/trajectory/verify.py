@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
 from llc_dynamics.finding import Finding
-from llc_dynamics.trajectory.arrays import read_arrays
-from llc_dynamics.trajectory.files import is_temporary
-from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.extras import read_arrays, read_resume
+from llc_dynamics.trajectory.files import is_locked, is_temporary
 from llc_dynamics.trajectory.manifest import Manifest, read_complete
 from llc_dynamics.trajectory.names import ARRAYS, KNOWN, LOCK, RESUME, SHARDS, classify, shard_index
-from llc_dynamics.trajectory.resume import read_resume
 from llc_dynamics.trajectory.shards import Shard, ShardList
 
 
@@ -77,29 +76,37 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
         if progress is not None:
             progress(done, len(shards.shards))
     for name, digest in manifest.arrays.items():
-        try:
+        with noting(problems):
             read_arrays(run, name, manifest.run_id, digest)
-        except LLCDynamicsError as error:
-            problems.append(_damaged(error))
-    complete = False
-    try:
+    with noting(problems):
         resume = read_resume(run, manifest.run_id, tensors=False)
         if resume is not None and resume[1] > shards.num_rows and not being_written:
             text = f"{run / RESUME}: continues after {resume[1]} checkpoints, {shards.num_rows} are there"
             problems.append(Finding("missing_rows", text))
-    except LLCDynamicsError as error:
-        problems.append(_damaged(error))
-    try:
-        finished = read_complete(run, manifest.run_id)
-        complete = finished is not None
-        if finished is not None and finished != shards.num_rows:
-            text = f"{run}: finished with {finished} checkpoints, but {shards.num_rows} are there"
-            problems.append(Finding("missing_rows", text))
-    except LLCDynamicsError as error:
-        problems.append(_damaged(error))
+    complete = finished(run, manifest.run_id, shards.num_rows, problems)
     problems += _foreign(run, manifest, being_written)
-    size = sum(shard.num_bytes for shard in shards.shards)
+    size = sum(shard.file.size for shard in shards.shards)
     return VerifyReport(run, rows, sound, size, complete, being_written, problems)
+
+
+@contextlib.contextmanager
+def noting(problems: list[Finding]) -> Iterator[None]:
+    """An error of the package in the block is one problem more."""
+    try:
+        yield
+    except LLCDynamicsError as error:
+        problems.append(_damaged(error))
+
+
+def finished(run: Path, run_id: str, rows: int, problems: list[Finding]) -> bool:
+    """Whether the run has its mark; a mark that is damaged, or that does not fit its rows, is one problem more."""
+    marked = None
+    with noting(problems):
+        marked = read_complete(run, run_id)
+    if marked is not None and marked != rows:
+        text = f"{run}: finished with {marked} checkpoints, but {rows} are there"
+        problems.append(Finding("missing_rows", text))
+    return marked is not None
 
 
 def _shard_problems(shard: Shard, manifest: Manifest, shapes: dict[str, tuple[int, ...]]) -> tuple[list[Finding], int]:

@@ -101,6 +101,20 @@ def test_a_merge_writes_no_points_through_a_link(tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_verify_lists_a_curve_folder_whose_name_is_none(tmp_path, capsys):
+    for name in ("a", "b"):
+        train_with_curve(tmp_path / name, 6, steps=(0, 3))
+    (tmp_path / "a" / "llc" / "no name").mkdir()
+    assert main(["verify", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "no name: not a folder of an LLC curve" in out
+    assert out.count("2 of 2 points in order") == 2
+    assert main(["verify", str(tmp_path), "--json"]) == 1
+    problems = [[each["problems"] for each in run["llc"]] for run in json.loads(capsys.readouterr().out)]
+    assert [found["code"] for curve in problems[0] for found in curve] == ["foreign"]
+    assert problems[1] == [[]]
+
+
 def test_info_and_verify_need_no_torch(tmp_path):
     import subprocess
 

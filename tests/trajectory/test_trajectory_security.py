@@ -547,8 +547,8 @@ def test_stored_names_that_a_terminal_would_obey_are_refused(run):
 def test_a_hostile_resume_tree_is_refused(run):
     """The tree is JSON of its own: types, names and ranges that lead nowhere."""
 
+    from llc_dynamics.trajectory.extras import read_resume
     from llc_dynamics.trajectory.manifest import Manifest
-    from llc_dynamics.trajectory.resume import read_resume
     from llc_dynamics.trajectory.sealing import write_sealed
 
     run_id = Manifest.read(run).run_id
