@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -183,16 +182,13 @@ class Calibration:
 
     def _csv(self) -> str:
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([each.name for each in fields(Trial)])
-        writer.writerows(self._rows())
-        return out.getvalue()
-
-    def _rows(self) -> Iterator[list[Any]]:
+        writer = csv.DictWriter(out, [each.name for each in fields(Trial)], lineterminator="\n")
+        writer.writeheader()
         for row in self.trials:
             reasons = json.dumps([reason.to_dict() for reason in row.reasons], ensure_ascii=False)
-            values = {each.name: getattr(row, each.name) for each in fields(row)} | {"reasons": reasons}
-            yield ["" if isinstance(value, float) and math.isnan(value) else value for value in values.values()]
+            values = {**vars(row), "reasons": reasons}
+            writer.writerow({name: "" if value != value else value for name, value in values.items()})  # NaN is empty
+        return out.getvalue()
 
 
 def _trial(row: dict[str, str]) -> Trial:
