@@ -69,7 +69,6 @@ def run_jobs(
     *,
     workers: int,
     after: Callable[[Job, Any], Sequence[Job]] | None = None,
-    show: bool | None = None,
 ) -> None:
     """Run `jobs`, and the jobs that `after(job, result)` returns as each one ends, on spawned processes.
 
@@ -78,7 +77,7 @@ def run_jobs(
     is raised. A worker that dies is an `LLCDynamicsError`. An interruption, also of this process alone, ends all
     workers at once, and so does the end of this process, however it comes.
     """
-    with progress_bars(show) as bars, _single_threaded():
+    with progress_bars() as bars, _single_threaded():
         tasks: dict[str, Any] = {}
         waiting: deque[Job] = deque()
 
@@ -108,9 +107,16 @@ def in_processes(
 ) -> list[Result]:
     """`[compute(task) for task in tasks]` on forked processes; `report(place, result)` as each one ends, in any order.
 
-    Workers inherit `compute` and `tasks`, closures included. Errors and interruptions are as in `run_jobs`.
+    Workers inherit `compute` and `tasks`, closures included. Errors and interruptions are as in `run_jobs`. 0
+    workers stand for this process itself.
     """
     results: dict[int, Result] = {}
+    if not workers:
+        for place, task in enumerate(tasks):
+            results[place] = compute(task)
+            if report is not None:
+                report(place, results[place])
+        return list(results.values())
     places = deque(range(len(tasks)))
     with closing(_completed(lambda place: compute(tasks[place]), places, workers, "fork")) as completed:
         for place, result in completed:

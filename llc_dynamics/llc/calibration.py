@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
+from llc_dynamics.seeding import derive_seed
 from llc_dynamics.settings import load_toml
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
@@ -42,6 +42,7 @@ class CalibrationOptions:
             )
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+        derive_seed(self.seed)  # says what is wrong with it before anything is tried
 
     @property
     def start(self) -> EstimateSettings:
@@ -181,16 +182,13 @@ class Calibration:
 
     def _csv(self) -> str:
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([each.name for each in fields(Trial)])
-        writer.writerows(self._rows())
-        return out.getvalue()
-
-    def _rows(self) -> Iterator[list[Any]]:
+        writer = csv.DictWriter(out, [each.name for each in fields(Trial)], lineterminator="\n")
+        writer.writeheader()
         for row in self.trials:
             reasons = json.dumps([reason.to_dict() for reason in row.reasons], ensure_ascii=False)
-            values = {each.name: getattr(row, each.name) for each in fields(row)} | {"reasons": reasons}
-            yield ["" if isinstance(value, float) and math.isnan(value) else value for value in values.values()]
+            values = {**vars(row), "reasons": reasons}
+            writer.writerow({name: "" if value != value else value for name, value in values.items()})  # NaN is empty
+        return out.getvalue()
 
 
 def _trial(row: dict[str, str]) -> Trial:

@@ -18,7 +18,7 @@ from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.frames import curve_to_datatree, curve_to_pandas, curve_to_xarray
 from llc_dynamics.llc.identity import curve_differences, curve_identity, tensor_data_id
 from llc_dynamics.llc.point import llc_point, require_same_curve
-from llc_dynamics.llc.problem import Problem, require_steps
+from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
@@ -191,12 +191,8 @@ def llc_curve(
     ------
     ConfigError, DataError, StepNotStoredError, CorruptRunError : as `llc_point`. What was stored before stays.
     """
-    run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
-    if not wanted:
-        raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
+    run, wanted = checkpoints_of(run, steps)
     require_workers(workers)
-    require_steps(run, wanted)
     chosen = EstimateSettings.of(settings, everyday)
     problem = Problem(model, loss_fn, data, parameters, device, tensor_data_id(data) if data_id is None else data_id)
     curve = curve_identity(problem, chosen)
@@ -212,13 +208,8 @@ def llc_curve(
         )
 
     with _reporting(progress, len(wanted), name) as report:
-        workers = min(workers, len(wanted))
-        if workers > 1 and can_fork(problem.computed_on, threads, "llc_curve"):
-            in_processes(compute, wanted, workers, lambda place, _: report(wanted[place]))
-        else:
-            for step in wanted:
-                compute(step)
-                report(step)
+        several = min(workers, len(wanted)) > 1 and can_fork(problem.computed_on, threads, "llc_curve")
+        in_processes(compute, wanted, workers if several else 0, lambda place, _: report(wanted[place]))
     stored = LLCCurve.load(run, name, wanted)
     results = zip(wanted, stored.results, strict=True)
     return LLCCurve({step: judged(result, thresholds) for step, result in results}, name)

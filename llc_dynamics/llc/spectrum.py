@@ -20,7 +20,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.point import llc_point
-from llc_dynamics.llc.problem import Problem, require_steps
+from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.thresholds import Thresholds
@@ -125,7 +125,9 @@ def llc_spectrum(
     temperatures = None if nbetas is None else _positive(nbetas, "nbetas")
     batches = make_batches(data, base.batch_size, base.num_samples, torch.device("cpu"))
     betas = np.array([base.nbeta(batches.num_samples)]) if temperatures is None else temperatures
-    stored, places = _places(run, steps)
+    if run is None and steps is not None:
+        raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
+    stored, places = (None, [0]) if run is None else checkpoints_of(run, steps)
     problem = Problem(model, loss_fn, data, parameters, device, data_id)
     shape = (len(places), len(betas), len(gammas))
     found: list[LLCResult] = []
@@ -158,19 +160,6 @@ def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: 
         num_burnin=math.ceil(base.num_burnin * longer),
         num_draws=math.ceil(base.num_draws * longer),
     )
-
-
-def _places(run: Trajectory | str | Path | None, steps: Iterable[int] | None) -> tuple[Trajectory | None, list[int]]:
-    if run is None:
-        if steps is not None:
-            raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
-        return None, [0]
-    run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
-    if not wanted:
-        raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
-    require_steps(run, wanted)
-    return run, wanted
 
 
 def _positive(values: Sequence[float], name: str) -> NDArray[np.float64]:

@@ -226,8 +226,8 @@ class Chains:
     def _observe(self, chain: int, draw: int, position: torch.Tensor, batch: Batch) -> None:
         size = self.batches.batch_size
         for name, loss_fn in self._observed.items():
-            there = self.model.other_losses(loss_fn, position, batch.content, size).double()
-            origin = self.model.other_losses(loss_fn, self.target.origin, batch.content, size).double()
+            there = self.model.losses(position, batch.content, size, loss_fn).double()
+            origin = self.model.losses(self.target.origin, batch.content, size, loss_fn).double()
             self.traces.observed[name][chain, draw] = float((there - origin).mean())
 
     def _next_batches(self, group: _Group) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.behavioural import Behavioural
@@ -94,8 +95,7 @@ class FlatModel:
         self.dtype = torch.float64 if wide else torch.float32
         self._full = torch.cat([p.detach().reshape(-1).to(self.device, self.dtype) for p in self._parameters])
         self.chosen = self._places_of(masks)
-        self._units: torch.Tensor | None = None
-        self.origin = self._full if self.chosen is None else self._full[self.chosen]
+        self.measure_in(None)
         self.microbatch_size = microbatch_size
         self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
         self._restore: ExitStack | None = None
@@ -165,12 +165,11 @@ class FlatModel:
             )
         return content, reference
 
-    def losses(self, position: torch.Tensor, batch: Any, batch_size: int) -> torch.Tensor:
-        """One loss per sample [B] at `position` [d], without a gradient."""
-        return self.other_losses(self._loss_fn, position, batch, batch_size)
-
-    def other_losses(self, loss_fn: LossFunction, position: torch.Tensor, batch: Any, batch_size: int) -> torch.Tensor:
-        """The same for another loss function."""
+    def losses(
+        self, position: torch.Tensor, batch: Any, batch_size: int, loss_fn: LossFunction | None = None
+    ) -> torch.Tensor:
+        """One loss per sample [B] at `position` [d], without a gradient; of another `loss_fn` if one is given."""
+        loss_fn = self._loss_fn if loss_fn is None else loss_fn
         self._place(position)
         with torch.no_grad():
             parts = [self._checked(loss_fn(self._model, part), size) for part, size in self._pieces(batch, batch_size)]
@@ -333,12 +332,6 @@ class FlatModel:
 
 def take_slice(batch: Any, start: int, stop: int, batch_size: int) -> Any:
     """Samples `start` to `stop` of a batch: of every tensor in it whose first dimension is the batch's."""
-    if isinstance(batch, torch.Tensor):
-        return batch[start:stop] if batch.ndim and len(batch) == batch_size else batch
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(take_slice(part, start, stop, batch_size) for part in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(take_slice(part, start, stop, batch_size) for part in batch)
-    if isinstance(batch, dict):
-        return {key: take_slice(part, start, stop, batch_size) for key, part in batch.items()}
-    return batch
+    return tree_map_only(
+        torch.Tensor, lambda part: part[start:stop] if part.ndim and len(part) == batch_size else part, batch
+    )

@@ -13,12 +13,13 @@ from llc_dynamics.errors import DataError
 from llc_dynamics.ranges import finite_number
 from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
-from llc_dynamics.stages.verdicts import TransienceVerdict
+from llc_dynamics.stages.verdicts import TransienceVerdict, json_ready
 
 # Seed, step, kind.
 _Event = tuple[str, float, str]
 #: Two times are the same within so many decades of t + 1.
 WITHIN = 0.1
+_TOLERANCE = "within (decades of t + 1)"
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,7 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; the distance to no change point is None."""
-        rows = [
-            asdict(each)
-            | {"interval": list(each.interval), "distance": each.distance if math.isfinite(each.distance) else None}
-            for each in self.boundaries
-        ]
-        return asdict(self) | {"boundaries": rows, "alone": list(self.alone)}
+        return dict(json_ready(asdict(self)))
 
     def __str__(self) -> str:
         if not self.boundaries:
@@ -83,7 +79,7 @@ def agreement(report: StageReport, found: ChangePoints, within: float = WITHIN) 
     Each change point stands for one boundary at most, the nearest pairs first. `within` is in decades of t + 1. Raises
     `ConfigError` if that is not above 0, `DataError` for anything but the results of these two.
     """
-    _check_within(within)
+    finite_number(_TOLERANCE, within, zero=False)
     if not isinstance(report, StageReport) or not isinstance(found, ChangePoints):
         raise DataError(
             f"agreement of a {type(report).__name__} and a {type(found).__name__}; give what ld.detect_stages and "
@@ -139,18 +135,8 @@ class SeedAgreement:
     within: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        rows = [
-            {
-                "step": each.step,
-                "spread": each.spread if math.isfinite(each.spread) else None,
-                "found_in": list(each.found_in),
-                "steps": list(each.steps),
-                "kind": each.kind,
-            }
-            for each in self.recurring
-        ]
-        return {"seeds": list(self.seeds), "recurring": rows, "within": self.within}
+        """JSON types; the spread over one seed is None."""
+        return dict(json_ready(asdict(self)))
 
     def __str__(self) -> str:
         if not self.recurring:
@@ -176,8 +162,8 @@ def seed_agreement(reports: Mapping[Any, StageReport] | Sequence[StageReport], w
     Raises `DataError` for fewer than two reports or anything else among them, `ConfigError` if `within` is not above 0.
     """
     named = _by_seed(reports, StageReport, "ld.detect_stages")
-    events = [(seed, each) for seed, report in named.items() for each in report.resolved]
-    return SeedAgreement(tuple(named), _recurring([(s, e.step, e.kind) for s, e in events], within), within)
+    events = [(seed, each.step, each.kind) for seed, report in named.items() for each in report.resolved]
+    return SeedAgreement(tuple(named), _recurring(events, within), within)
 
 
 def transience_agreement(
@@ -203,7 +189,7 @@ def _by_seed(given: Any, wanted: type, source: str) -> dict[str, Any]:
 
 
 def _recurring(events: list[_Event], within: float) -> tuple[Recurrence, ...]:
-    _check_within(within)
+    finite_number(_TOLERANCE, within, zero=False)
     left = sorted(events, key=lambda event: event[1])
     groups = []
     while left:
@@ -246,7 +232,3 @@ def _decades(step: float) -> float:
 
 def _steps(steps: Sequence[float]) -> str:
     return ", ".join(f"{step:,.0f}" for step in steps) or "none"
-
-
-def _check_within(within: float) -> None:
-    finite_number("within (decades of t + 1)", within, zero=False)

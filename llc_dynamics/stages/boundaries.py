@@ -145,7 +145,7 @@ def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes:
     else:
         kind = "plateau"
         there, places, extent = _plateaus(fit, left, right, slopes)
-    share = float(there.mean()) if there.any() else 0.0
+    share = float(there.mean())
     if not there.any():
         there = np.ones_like(there)
     middle = float(np.median(fit.grid[places[there]]))

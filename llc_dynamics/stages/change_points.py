@@ -13,8 +13,8 @@ not meet place a kink badly, so the places are then fitted again with lines that
 continuous.
 
 There is no account of random walks or smooth bends here: a turn that is round, over a decade or more, is cut at its two
-shoulders and not at its extremum (so on the published LLC curves of Hoogland et al. 2024). That a change point lies at
-a boundary of `detect_stages` speaks for it; that none does hardly speaks against it.
+shoulders and not at its extremum. A change point at a boundary of `detect_stages` speaks for it;
+that there is none hardly speaks against it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from llc_dynamics.finding import Finding
 from llc_dynamics.ranges import finite_number, whole_number
 from llc_dynamics.stages.gaussian_process import MOST_CELLS, fit_smooth
 from llc_dynamics.stages.points import MIN_POINTS, common_points
+from llc_dynamics.stages.verdicts import json_ready
 
 Array = NDArray[np.float64]
 
@@ -58,8 +59,8 @@ class ChangePoints:
 
     Attributes
     ----------
-    steps : where the joint signal changes, in steps, in order.
-    names : of the curves. noise : by name, the typical standard deviation of a cell that its curve was divided by.
+    steps : where the joint signal changes, in order. names : of the curves.
+    noise : by name, the typical standard deviation of a cell that its curve was divided by.
     cells : n, the cells that hold a point. penalty : in units of -2 log likelihood.
     notes : what was left out or estimated.
     """
@@ -73,8 +74,7 @@ class ChangePoints:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
-        fields = asdict(self)
-        return fields | {key: list(fields[key]) for key in ("steps", "names", "notes")}
+        return dict(json_ready(asdict(self)))
 
     def __str__(self) -> str:
         found = ", ".join(f"{step:,.0f}" for step in self.steps) or "none"
@@ -114,10 +114,8 @@ def change_points(
     """
     if not isinstance(curves, Mapping) or not curves:
         raise DataError("change_points: give the curves of one run by name, such as {'LLC': curve, 'OOD loss': loss}")
-    scale, least_noise = (
-        finite_number("scale", scale, zero=False),
-        finite_number("least_noise", least_noise, zero=False),
-    )
+    scale = finite_number("scale", scale, zero=False)
+    least_noise = finite_number("least_noise", least_noise, zero=False)
     if num_cells is not None:
         num_cells = whole_number("num_cells", num_cells, MIN_POINTS)
     used: dict[str, Curve] = {}

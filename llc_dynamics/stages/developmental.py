@@ -25,6 +25,7 @@ from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages.boundaries import Found, Kind, change_between, find_boundaries
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
 from llc_dynamics.stages.points import common_points
+from llc_dynamics.stages.verdicts import json_ready
 
 _PATHS = 1000
 # Boundaries with less are not worth a line.
@@ -109,13 +110,9 @@ class StageReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the fit."""
-        own = ("name", "threshold", "level", "weight", "noise")
-        return {
-            **{name: getattr(self, name) for name in own},
-            "notes": [note.to_dict() for note in self.notes],
-            "boundaries": [asdict(boundary) | {"interval": list(boundary.interval)} for boundary in self.boundaries],
-            "stages": [asdict(stage) for stage in self.stages],
-        }
+        fields = dict(json_ready(asdict(self)))
+        del fields["fit"]
+        return fields
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {len(self.resolved)} boundaries resolved of {len(self.boundaries)} candidates"]
@@ -184,7 +181,8 @@ def detect_stages(
     edges = [float(used.steps[0]), *(each.step for each in boundaries if each.resolved), float(used.steps[-1])]
     notes = (*points.notes, *_notes_on_errors(fit, errors))
     if not allowed:
-        notes += (_like_a_cosine(component, content),)
+        text = f"component {component} is nearly the cosine that PCA makes of a random walk, whose turns mean nothing"
+        notes += (Finding("cosine_like", f"cosine content {content:.2f}: {text}"),)
     if fit.weight < threshold:
         notes += (_explained_otherwise(fit),)
     return StageReport(
@@ -218,14 +216,6 @@ def _notes_on_errors(fit: SmoothFit, errors: NDArray[np.float64] | None) -> list
     return [Finding("errors_too_small", f"{beyond}; counted as noise")]
 
 
-def _like_a_cosine(component: int | None, content: float) -> Finding:
-    return Finding(
-        "cosine_like",
-        f"cosine content {content:.2f}: component {component} is nearly the cosine that PCA makes of a random walk, "
-        "whose turns mean nothing",
-    )
-
-
 def _explained_otherwise(fit: SmoothFit) -> Finding:
     best = max((name for name in fit.log_evidence if name != "smooth"), key=lambda name: fit.log_evidence[name])
     text = f"a {best} explains the points as well as a smooth curve (weight of the smooth {fit.weight:.2f})"
@@ -243,12 +233,8 @@ def _between_checkpoints(found: Found, x: NDArray[np.float64]) -> tuple[float, f
     return max(low, float(x[0])), min(high, float(x[-1]))
 
 
-def _grid_index(fit: SmoothFit, step: float) -> int:
-    return int(np.abs(fit.grid - math.log1p(step)).argmin())
-
-
 def _changes(fit: SmoothFit, values: NDArray[np.float64], edges: list[float]) -> list[tuple[float, float]]:
-    places = [_grid_index(fit, step) for step in edges]
+    places = [int(np.abs(fit.grid - math.log1p(step)).argmin()) for step in edges]
     return [change_between(values, start, stop) for start, stop in itertools.pairwise(places)]
 
 

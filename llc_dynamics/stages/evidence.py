@@ -69,7 +69,6 @@ class Evidence:
     Parameters
     ----------
     curve : finite values on the grid's steps; `samples` [C, S] give the error over evaluation sequences.
-    grid : the shared grid.
     window : index of the first checkpoint that the jitter is estimated from; by default after the first large fall.
     log : work on log(values); samples then enter by the delta method, sample / mean.
     exact_first : leave the first checkpoint as it is, value and errors: it is the model as it was made, and the

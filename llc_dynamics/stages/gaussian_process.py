@@ -121,14 +121,13 @@ def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
 
 def _accounts(x: Array, y: Array, known: Array, share: Array) -> tuple[float, float, float, dict[str, float]]:
     """s^2, l and noise variance of the smooth process, and the log evidence of every account of the points."""
-    evidence = {"constant": _constant_evidence(y, known, share)}
-    for name, clock in (
-        ("random walk in log time", x),
-        ("random walk over checkpoints", np.linspace(x[0], x[-1], len(x))),
-    ):
-        evidence[name] = _walk_evidence(clock, y, known, share)
     amplitude, length, noise, log_likelihood = _fit_matern(x, y, known, share)
-    evidence["smooth"] = log_likelihood - 1.5 * math.log(len(y))
+    evidence = {
+        "constant": _constant_evidence(y, known, share),
+        "random walk in log time": _walk_evidence(x, y, known, share),
+        "random walk over checkpoints": _walk_evidence(np.linspace(x[0], x[-1], len(x)), y, known, share),
+        "smooth": log_likelihood - 1.5 * math.log(len(y)),
+    }
     return amplitude, length, noise, evidence
 
 
@@ -213,7 +212,9 @@ def _shared_noise(share: Array) -> Any:
 
 def _constant_evidence(y: Array, known: Array, share: Array) -> float:
     def log_likelihood(noise: float) -> float:
-        return _independent(y - _weighted_mean(y, known + noise * share), known + noise * share)
+        variance = known + noise * share
+        residual = y - float((y / variance).sum() / (1 / variance).sum())
+        return float(-0.5 * (np.log(2 * math.pi * variance) + residual**2 / variance).sum())
 
     return max(log_likelihood(level) for level in np.geomspace(1e-6, 10, 60)) - math.log(len(y))
 
@@ -237,11 +238,3 @@ def _walk_evidence(clock: Array, y: Array, known: Array, share: Array) -> float:
     # the first point is given; the other accounts have it to explain, at about the spread of all points
     first = -0.5 * math.log(2 * math.pi) - 0.5 * y[0] ** 2
     return float(total.max()) + first - math.log(len(y))
-
-
-def _weighted_mean(y: Array, variance: Array) -> float:
-    return float((y / variance).sum() / (1 / variance).sum())
-
-
-def _independent(residual: Array, variance: Array) -> float:
-    return float(-0.5 * (np.log(2 * math.pi * variance) + residual**2 / variance).sum())

@@ -1,12 +1,9 @@
 """The shape of one run's way through two principal components: speed, curvature, osculating circles, turning points.
 
 Hoogland et al. (2024, arXiv 2402.02364) read developmental stages off such curves by their osculating circles and call
-places around which a trajectory turns *forms*. The definitions here and in `osculating` are ours, and chosen to be
-measurable:
-
-- The curve is a Gaussian process in x = log(t + 1) for each component (`gaussian_process`), with joint posterior
-  samples of position and slope, so everything below has an uncertainty.
-- Circles are those of `osculating`; vertices and reversals, where the curve turns, those of `turning_points`.
+places around which a trajectory turns *forms*. The definitions here, in `osculating` and in `turning_points` are ours.
+Each component is a Gaussian process in x = log(t + 1) (`gaussian_process`); joint posterior samples of position and
+slope give everything an uncertainty.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
+from llc_dynamics.ranges import between_0_and_1, whole_number
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
@@ -42,8 +40,7 @@ class TrajectoryGeometry:
 
     Attributes
     ----------
-    components : the two that were looked at, counted from 0.
-    log_time, steps : log(t + 1) and t, [G].
+    components : the two, counted from 0. log_time, steps : log(t + 1) and t, [G].
     position, position_error : posterior mean and standard deviation of the curve, [G, 2].
     velocity, velocity_error : of d curve / d log(t + 1), [G, 2].
     speed, speed_error : length of the velocity, [G].
@@ -91,12 +88,11 @@ class TrajectoryGeometry:
 
     def to_dict(self, *, arrays: bool = True) -> dict[str, Any]:
         """All fields as JSON types; NaN becomes None, infinity "inf". Without `arrays`, none that lie on the grid."""
-        fields = asdict(self)
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                del fields[name]
-                if arrays:
-                    fields[name] = value.tolist()
+        fields = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in asdict(self).items()
+            if arrays or not isinstance(value, np.ndarray)
+        }
         found: dict[str, Any] = _without_nan(to_mapping(fields))
         return {**found, "cosine_like": self.cosine_like, "sentence": self.sentence}
 
@@ -131,8 +127,6 @@ def trajectory_geometry(
 
     Raises `DataError` for fewer than 8 usable checkpoints, steps that do not increase (two runs in one table), shapes
     that do not fit, or scores that do not move, and `ConfigError` for settings out of their range.
-
-    Definitions and sources: see the module.
     """
     _check_settings(components, resolution, level, num_draws)
     first, second, notes = _curves(steps, scores, components, standard_errors)
@@ -149,6 +143,8 @@ def trajectory_geometry(
     draws = np.stack([circles(grid, p, v, chord)[0] for p, v in zip(sampled, sampled_velocity, strict=True)])
     weight = min(fit.weight for fit in fits)
     speed = np.hypot(*velocity.T)
+    with np.errstate(divide="ignore"):
+        radius = 1 / np.abs(curvature)
     low, high = _quantiles(draws, level)
     along = np.stack([first.values, second.values], axis=1)
     contents = cosine_content(along, [component + 1 for component in components]).tolist()
@@ -176,7 +172,7 @@ def trajectory_geometry(
         curvature=curvature,
         curvature_low=low,
         curvature_high=high,
-        radius=_radius(curvature),
+        radius=radius,
         center=center,
         turning_points=tuple(sorted(points, key=lambda point: point.step)),
         resolution=chord,
@@ -252,10 +248,8 @@ def _check_settings(components: tuple[int, int], resolution: float, level: float
         raise ConfigError(
             f"resolution={resolution!r}; it is a share of the curve's extent, above 0 and at most 0.5, such as 0.04"
         )
-    if not 0 < level < 1:
-        raise ConfigError(f"level={level!r}; it is a probability between 0 and 1, such as 0.9")
-    if num_draws < 20:
-        raise ConfigError(f"num_draws={num_draws!r}; intervals need 20 or more, such as 200")
+    between_0_and_1("level", level)
+    whole_number("num_draws", num_draws, 20)
 
 
 def _quantiles(draws: Array, level: float) -> tuple[Array, Array]:
@@ -265,11 +259,6 @@ def _quantiles(draws: Array, level: float) -> tuple[Array, Array]:
     if known.any():
         ends[:, known] = np.nanquantile(draws[:, known], [0.5 - level / 2, 0.5 + level / 2], axis=0)
     return ends[0], ends[1]
-
-
-def _radius(curvature: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return 1 / np.abs(curvature)
 
 
 def _without_nan(value: Any) -> Any:

@@ -74,11 +74,8 @@ class _Response:
 class JitterCalibration:
     """What is left of unit jitter at given checkpoints by a fall-and-rise fit (`shape`) and by a smoother (`smooth`).
 
-    Parameters
-    ----------
-    steps : the checkpoints that the jitter is judged on [C].
-    resolution : half width of the smoother, which also places the turn of the fit.
-    seed : seed of the paths.
+    steps : the checkpoints that the jitter is judged on [C]. resolution : half width of the smoother, which also places
+    the turn of the fit.
     """
 
     def __init__(self, steps: NDArray[np.int64], resolution: float, seed: int) -> None:

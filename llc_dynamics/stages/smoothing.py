@@ -29,14 +29,12 @@ def smoother_matrix(steps: NDArray[np.int64], resolution: float) -> NDArray[np.f
 
 
 def unimodal_fit(values: NDArray[np.float64], turn: int) -> NDArray[np.float64]:
-    """Least-squares fit that falls up to index `turn` and rises after it (two isotonic regressions)."""
+    """Least-squares fit that falls up to index `turn` and rises after it (two isotonic regressions).
+
+    With the last index as the turn it never rises.
+    """
     fitted = np.empty_like(values)
     fitted[: turn + 1] = isotonic_regression(values[: turn + 1], increasing=False).x
     if turn + 1 < len(values):
         fitted[turn + 1 :] = isotonic_regression(values[turn + 1 :]).x
     return fitted
-
-
-def falling_fit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least-squares fit that never rises (isotonic regression)."""
-    return unimodal_fit(values, len(values) - 1)

@@ -59,7 +59,8 @@ def detect_specialisation(
     quantiles = [(1 - level) / 2, (1 + level) / 2]
     draws = fall.trend[:, None] + fall.sampling_draws() + fall.jitter_draws()
     ratio_low, ratio_high = np.exp(np.quantile(draws[0] - draws[-1], quantiles))
-    z, end_error = _fall_z(fall), fall.level_error(len(fall.trend) - 1)
+    last = len(fall.trend) - 1
+    z, end_error = fall.change(last, 0).z, fall.level_error(last)
     start, end = (float(np.exp(fall.trend[place])) for place in (0, -1))
     asked = (
         _too_small(fall.trend, z, min_z, min_ratio),
@@ -93,19 +94,10 @@ def detect_specialisation(
     )
 
 
-def _fall_z(fall: Evidence) -> float:
-    """The fall from first to last over its error, infinite for a fall without noise."""
-    drop = float(fall.trend[0] - fall.trend[-1])
-    error = fall.change(0, len(fall.trend) - 1).error
-    if error > 0:
-        return drop / error
-    return float(np.sign(drop)) * float("inf") if drop else 0.0
-
-
 def _too_small(trend: NDArray[np.float64], z: float, min_z: float, min_ratio: float) -> Finding | None:
-    drop, ratio = float(trend[0] - trend[-1]), np.exp(float(trend[0] - trend[-1]))
-    if drop <= 0:
-        start, end = np.exp(trend[0]), np.exp(trend[-1])
+    start, end = np.exp(trend[0]), np.exp(trend[-1])
+    ratio = np.exp(float(trend[0] - trend[-1]))
+    if trend[0] <= trend[-1]:
         return Finding("no_fall", f"the distance did not fall: {start:.3g} at the start, {end:.3g} at the end")
     if z < min_z:
         return Finding("fall_within_errors", f"the distance fell {ratio:.3g} times: within {min_z:g} of its errors")

@@ -10,7 +10,7 @@ from llc_dynamics.errors import DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.stages.evidence import Change, Evidence, TimeGrid, check_bootstrap
 from llc_dynamics.stages.points import Points, check_reference, common_points
-from llc_dynamics.stages.smoothing import falling_fit
+from llc_dynamics.stages.smoothing import unimodal_fit
 from llc_dynamics.stages.transience_criteria import Measured, Thresholds, reasons_against, reasons_for
 from llc_dynamics.stages.verdicts import TransienceVerdict
 
@@ -59,8 +59,7 @@ def detect_transience(
     min_relative_rebound, min_z, max_false_alarm, min_nearness, min_nearness_beyond_line : thresholds, see above.
     level : probability of the interval of t_crit: percentiles over the bootstrap of sequences and jitter together.
     resolution : half width of the smoother in log(t + 1). What is shorter is taken for jitter.
-    num_bootstrap : number of bootstrap draws.
-    seed : seed of every draw.
+    num_bootstrap, seed : number of bootstrap draws; seed of every draw.
 
     Give the curves `samples` [C, S], the values on the S evaluation sequences: only then is there an error over
     sequences, paired between checkpoints. Points that are NaN or unconverged in any curve are dropped, and noted.
@@ -189,9 +188,8 @@ def _false_alarm_probability(loss: Evidence, z: float) -> float:
     The falling curve is the best non-increasing fit to the trend (isotonic regression), the nearest case without
     rebound.
     """
-    falling = falling_fit(loss.trend)
-    curves = falling[:, None] + loss.draws
-    last = len(falling) - 1
+    last = len(loss.trend) - 1
+    curves = unimodal_fit(loss.trend, last)[:, None] + loss.draws
     error = np.hypot(loss.sampling_errors(last), loss.jitter_errors(last))
     lowest = np.argmin(curves, axis=0)
     rises = curves[-1] - curves[lowest, np.arange(curves.shape[1])]
@@ -214,24 +212,12 @@ def _limits(loss: Evidence, found: Measured) -> list[Finding]:
     """What could not be known from what was given."""
     notes = []
     if loss.deviations is None and loss.standard_errors is not None:
-        notes.append(
-            Finding(
-                "errors_taken_as_independent",
-                "ood_loss has standard errors but no samples: they are taken as independent, which is too wide",
-            )
-        )
+        text = "ood_loss has standard errors but no samples: they are taken as independent, which is too wide"
+        notes.append(Finding("errors_taken_as_independent", text))
     elif loss.deviations is None:
-        notes.append(
-            Finding(
-                "no_errors",
-                "ood_loss has neither samples nor standard errors: only the jitter between checkpoints is counted",
-            )
-        )
+        text = "ood_loss has neither samples nor standard errors: only the jitter between checkpoints is counted"
+        notes.append(Finding("no_errors", text))
     if found.towards is None:
-        notes.append(
-            Finding(
-                "no_specialised_predictor",
-                "no specialised predictor was given: where the model went after the minimum is not known",
-            )
-        )
+        text = "no specialised predictor was given: where the model went after the minimum is not known"
+        notes.append(Finding("no_specialised_predictor", text))
     return notes

@@ -30,11 +30,9 @@ class TurningPoint:
     component : which component turns back, counted from 0; None for a vertex.
     step : where, in training steps. interval : the same at the level of the analysis.
     probability : share of posterior samples with such a place nearby, times the weight that a smooth curve has against
-        a constant and a random walk. It says that the curve turns, not that the turn means
-        anything: compare with the PCA of random walks.
+        a constant and a random walk. That is not to say that the turn means anything: compare with random walks.
     position : in the two components.
-    radius, center : of the circle at a vertex; NaN for a reversal.
-    radius_interval : at the level of the analysis.
+    radius, center, radius_interval : of the circle at a vertex, the interval at that level; NaN for a reversal.
     """
 
     kind: Literal["vertex", "reversal"]
@@ -70,10 +68,8 @@ def find_vertices(
     level: float,
     weight: float,
 ) -> list[TurningPoint]:
-    """Vertices of the mean curve, with a probability from how many sampled curves have one nearby.
-
-    grid : [G]. position : [G, 2]. curvature : [G]. center : [G, 2]. draws : curvatures of sampled curves, [N, G].
-    paths : their positions, [N, G, 2]. chord : resolution. weight : of a smooth curve against a constant and walks.
+    """Vertices of the mean curve (grid and curvature [G], position and center [G, 2]), with a probability from how many
+    sampled curves (curvatures `draws` [N, G], positions `paths` [N, G, 2]) have one nearby, times `weight`.
     """
     peaks, left, right = sharp_places(curvature, position, chord)
     sampled = [(draw, sharp_places(draw, path, chord)[0]) for draw, path in zip(draws, paths, strict=True)]

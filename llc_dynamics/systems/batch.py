@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -41,11 +40,3 @@ def parts(batch: Any, size: int) -> Iterator[Any]:
     """The batch in parts of at most `size` samples."""
     for start in range(0, num_samples(batch), size):
         yield mapped(batch, lambda leaf, start=start: leaf[start : start + size])  # type: ignore[misc]
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two batches hold the same numbers in the same places."""
-    first, second = leaves(one), leaves(other)
-    return len(first) == len(second) and all(
-        a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, second, strict=True)
-    )

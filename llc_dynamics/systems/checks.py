@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import nearest
-from llc_dynamics.systems.batch import first_samples, leaves, mapped, num_samples, same
+from llc_dynamics.systems.batch import first_samples, leaves, mapped, num_samples
 from llc_dynamics.systems.description import Description
 from llc_dynamics.systems.measure import described, undisturbed
 from llc_dynamics.systems.registry import calling
@@ -71,7 +71,7 @@ def _checked_model(system: System, who: str, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{who}: build(seed) must return a torch.nn.Module, got {type(model).__name__}")
     one, other = model.state_dict(), again.state_dict()
-    different = [name for name in one if name not in other or not _equal(one[name], other[name])]
+    different = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
     if different:
         raise ConfigError(
             f"{who}: build({seed}) called twice gives two models ('{different[0]}' differs); draw the initial weights "
@@ -108,8 +108,11 @@ def _require_one_a_sample(loss: Any, count: int, where: str) -> None:
 def _checked_probes(system: System, who: str, seed: int) -> dict[str, Probe]:
     found, again = (calling(f"{who}: probes({seed})", system.probes, seed) for _ in range(2))
     for probes in (found, again):
-        if not isinstance(probes, Mapping) or not all(isinstance(probe, Probe) for probe in probes.values()):
-            raise ConfigError(f"{who}: probes(seed) must return {{name: ld.Probe(...)}}, got {_types(probes)}")
+        items = probes.items() if isinstance(probes, Mapping) else ()
+        wrong = [f"'{name}': a {type(probe).__name__}" for name, probe in items if not isinstance(probe, Probe)]
+        if wrong or not isinstance(probes, Mapping):
+            got = ", ".join(wrong) or f"a {type(probes).__name__}"
+            raise ConfigError(f"{who}: probes(seed) must return {{name: ld.Probe(...)}}, got {got}")
     for name in {**found, **again}:
         if name not in found or name not in again or not _same_probe(found[name], again[name]):
             raise ConfigError(
@@ -167,7 +170,8 @@ def check_probe(
         got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise DataError(f"{where}: outputs(model, batch) must be a tensor [B, ...] with B = {_FEW}, got {got}")
     shape = [total, *outputs.shape[1:]]
-    for what, value in {"the target": probe.target, **_named(probe)}.items():
+    named = {f"reference '{name}'": value for name, value in probe.references.items()}
+    for what, value in {"the target": probe.target, **named}.items():
         if value is not None and list(value.shape) != shape:
             raise DataError(f"{where}: {what} has shape {list(value.shape)}, and the outputs have {shape}")
     if is_function_vector and torch.Size(shape).numel() > _MOST_OUTPUTS:
@@ -177,20 +181,21 @@ def check_probe(
         )
 
 
-def _types(probes: Any) -> str:
-    if not isinstance(probes, Mapping):
-        return f"a {type(probes).__name__}"
-    return ", ".join(f"'{name}': a {type(probe).__name__}" for name, probe in probes.items())
-
-
-def _named(probe: Probe) -> dict[str, Tensor]:
-    return {f"reference '{name}'": value for name, value in probe.references.items()}
-
-
 def _same_probe(one: Probe, other: Probe) -> bool:
-    first, second = ([probe.batch, probe.target, dict(probe.references)] for probe in (one, other))
-    return one.references.keys() == other.references.keys() and len(leaves(first)) > 0 and same(first, second)
+    """The same batch to the last bit, the same target and references up to the rounding of linear algebra."""
+    batch, again = leaves(one.batch), leaves(other.batch)
+    if len(batch) != len(again) or not all(map(torch.equal, batch, again)):
+        return False
+    return (
+        _close(one.target, other.target)
+        and one.references.keys() == other.references.keys()
+        and all(_close(value, other.references[name]) for name, value in one.references.items())
+    )
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
+def _close(one: Tensor | None, other: Tensor | None) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one is other
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -41,8 +41,7 @@ class Crossover:
     loss_difference, loss_difference_error : dl = loss(simple) - loss(accurate).
     llc_difference, llc_difference_error : dlambda = lambda(accurate) - lambda(simple).
     multiplicity_difference : m(accurate) - m(simple), or None where one is not known and the term is left out.
-    reason : in words, why there is a crossover or none.
-    simple, accurate : the names.
+    reason : in words, why there is a crossover or none. simple, accurate : the names.
     """
 
     kind: Literal["crosses", "never", "always"]
@@ -96,7 +95,6 @@ def crossover(
 
     Parameters
     ----------
-    simple, accurate : the solutions.
     loss_difference_error : standard error of dl where the losses are from the same samples, see `preference`.
     level : probability of the interval, between 0 and 1.
 

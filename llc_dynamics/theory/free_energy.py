@@ -102,10 +102,8 @@ class Preference:
     Attributes
     ----------
     n : sample sizes, [N].
-    difference : F(first) - F(second) in nats, [N]; below zero where the first is preferred.
-    standard_error : of the difference, [N].
-    probability : that the first has the lower free energy, [N].
-    first, second : the names.
+    difference : F(first) - F(second) in nats, [N]; below zero where the first is preferred. standard_error : its, [N].
+    probability : that the first has the lower free energy, [N]. first, second : the names.
     """
 
     n: Array
@@ -184,7 +182,6 @@ def preference(
 
     Parameters
     ----------
-    first, second : the solutions.
     n : sample sizes above 1 (e or more with multiplicities), a number or [N].
     loss_difference_error : standard error of l1 - l2 where both losses are from the same samples. It is then far
         smaller than from the two errors; by default the losses count as independent.

@@ -39,11 +39,7 @@ class DeepLinearNetwork(_Layers):
     Parameters
     ----------
     widths : H_0 (inputs), H_1, ..., H_L (outputs); two or more numbers of at least 1.
-    seed : of the initial weights, normal with variance 1 / fan-in.
-
-    Attributes
-    ----------
-    weights : W_1, ..., W_L, with W_l of shape [H_l, H_(l-1)].
+    seed : of the initial `weights` W_l, [H_l, H_(l-1)] each, normal with variance 1 / fan-in.
 
     Raises `ConfigError` for widths outside these ranges.
     """
@@ -71,15 +67,14 @@ def rank_minimal_network(
 ) -> DeepLinearNetwork:
     """A network whose product has the given rank r, and each of whose layers has no more than that rank.
 
-    There the local learning coefficient is the value of Aoyagi's formula, which is the minimum over all weights with
-    the same product. At a point where a layer has a larger rank, as it has in a network whose random layers were
-    cut to low rank one by one (the published protocol), the local value can be larger than the formula's.
+    There the local learning coefficient is the value of Aoyagi's formula, the minimum over all weights with the same
+    product. Where a layer has a larger rank, as in the published protocol, which cuts random layers to low rank one by
+    one, the local value can be larger.
 
     W_l = Q_l diag(t)^(1/L) Q_(l-1)' with orthonormal frames Q_l of shape [H_l, r], drawn independently for each layer.
-    The product Q_L diag(t) Q_0' has the singular values t_i, drawn log-uniformly from [1/c, c]; those of the layers are
-    t_i^(1/L): of order 1 at any depth. All other singular values are zero up to rounding to float32. Any other
-    rank-minimal weights with that product differ from these by an invertible linear change of the hidden units, so the
-    choice loses no generality in lambda (it does fix how stiff and how curved the valley is).
+    The product Q_L diag(t) Q_0' has the singular values t_i, drawn log-uniformly from [1/c, c]; all others are zero up
+    to rounding to float32. Any other rank-minimal weights with that product differ from these by an invertible linear
+    change of the hidden units: that changes how stiff and curved the valley is, but not lambda.
 
     Parameters
     ----------
@@ -97,13 +92,13 @@ def rank_minimal_network(
         )
     if not 1 <= largest_singular_value < math.inf:
         raise ConfigError(f"largest_singular_value must be finite and 1 or more; got {largest_singular_value}")
-    frames = [
-        torch.linalg.qr(_normal(width, int(rank), torch_generator(seed, "rank-minimal frame", place))).Q
-        for place, width in enumerate(network.widths)
-    ]
-    uniform = torch.rand(
-        int(rank), generator=torch_generator(seed, "rank-minimal singular values"), dtype=torch.float64
-    )
+    rank = int(rank)
+    frames = []
+    for place, width in enumerate(network.widths):
+        generator = torch_generator(seed, "rank-minimal frame", place)
+        frames.append(torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64)).Q)
+    generator = torch_generator(seed, "rank-minimal singular values")
+    uniform = torch.rand(rank, generator=generator, dtype=torch.float64)
     layer_values = torch.exp((2 * uniform - 1) * math.log(largest_singular_value) / len(network.weights))
     with torch.no_grad():
         for weight, (before, after) in zip(network.weights, pairwise(frames), strict=True):
@@ -169,17 +164,8 @@ class DeepLinearData:
 class ReLUNetwork(_Layers):
     """Fully connected, ReLU between the layers, linear at the end: `[B, H_L] = model(x [B, H_0])`.
 
-    Parameters
-    ----------
-    widths : H_0 (inputs), H_1, ..., H_L (outputs); two or more numbers of at least 1.
-    seed : of the initial weights, normal with variance 2 / fan-in. Biases start at zero.
-
-    Attributes
-    ----------
-    weights : W_1, ..., W_L, with W_l of shape [H_l, H_(l-1)].
-    biases : b_1, ..., b_L, with b_l of shape [H_l].
-
-    Raises `ConfigError` for widths outside these ranges.
+    Arguments, `weights` and errors are those of `DeepLinearNetwork`, with an initial variance of 2 / fan-in; the
+    `biases` b_l, [H_l] each, start at zero.
     """
 
     def __init__(self, widths: Sequence[int], seed: int = 0) -> None:
@@ -223,7 +209,3 @@ def rescaled(network: ReLUNetwork, factors: Sequence[float | Tensor]) -> ReLUNet
             copied.biases[layer].mul_(c)
             copied.weights[layer + 1].div_(c)
     return copied
-
-
-def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)

@@ -42,9 +42,8 @@ def localized_normal_crossing_llc(exponents: Sequence[int], nbeta: float, locali
 
         lambda_hat = sum_z p(z) nbeta e^z exp(-nbeta e^z) / sum_z p(z) exp(-nbeta e^z).
 
-    In log coordinates all integrands are analytic and vanish at both ends, where equally spaced sums converge
-    faster than any power of the spacing: the result is good to about nine digits. As nbeta grows it approaches
-    `normal_crossing_llc`, at a rate of 1 / log(nbeta) where the multiplicity is above 1.
+    The result is good to about nine digits: in log coordinates all integrands are analytic and vanish at both ends. As
+    nbeta grows it approaches `normal_crossing_llc`, at a rate of 1 / log(nbeta) where the multiplicity is above 1.
 
     Parameters
     ----------

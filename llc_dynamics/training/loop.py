@@ -20,7 +20,7 @@ from llc_dynamics.systems.measure import PROBES, ProbeSet
 from llc_dynamics.systems.system import System
 from llc_dynamics.training.averaging import WeightAverage
 from llc_dynamics.training.config import RunConfig
-from llc_dynamics.training.optimizers import build_optimizers, load_optimizer_state, optimizer_state, set_rate
+from llc_dynamics.training.optimizers import build_optimizers, load_optimizer_state, optimizer_state
 from llc_dynamics.training.schedules import rate_factor
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
 from llc_dynamics.trajectory.names import is_run
@@ -42,7 +42,8 @@ def train(config: RunConfig, path: str | Path, *, device: str = "cpu", progress:
     if is_run(Path(path)):
         begun = Trajectory(path)
         # Compared as settings: a later version may know settings, with defaults, that the manifest does not hold.
-        if isinstance(begun.config.get("system"), Mapping) and _same_settings(begun, config):
+        ours = isinstance(begun.config.get("system"), Mapping)
+        if ours and load_config(begun, type(config.system)).to_mapping() == resolved:
             if begun.complete:
                 return begun
             resolved = dict(begun.config)
@@ -97,10 +98,6 @@ def load_config(run: Trajectory, system: type[System] | None = None) -> RunConfi
     return RunConfig.from_mapping(run.config, str(run.path), system)
 
 
-def _same_settings(begun: Trajectory, config: RunConfig) -> bool:
-    return load_config(begun, type(config.system)).to_mapping() == config.to_mapping()
-
-
 class _Run:
     """Model, optimiser, generator and step: what changes during training."""
 
@@ -144,13 +141,14 @@ class _Run:
                 warmup_steps=settings.warmup_steps,
                 final_fraction=settings.final_fraction,
             )
-            set_rate(self.optimizers, factor)
             batch = self.draw(self.generator)
             with self.autocast:
                 loss = self.loss(self.model, batch).mean()
             self.model.zero_grad()
             loss.backward()
             for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * group["peak"]
                 optimizer.step()
             total = total.to(loss.device) + loss.detach()
             self.step += 1

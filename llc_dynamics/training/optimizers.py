@@ -42,13 +42,6 @@ def build_optimizers(model: nn.Module, system: System, settings: TrainingConfig)
     return found
 
 
-def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Set every group's rate to `factor` times its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group["peak"]
-
-
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What the optimiser has gathered, by parameter number, as tensors and numbers."""
     return {str(index): dict(values) for index, values in optimizer.state_dict()["state"].items()}

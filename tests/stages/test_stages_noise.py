@@ -6,7 +6,7 @@ import pytest
 import llc_dynamics as ld
 from llc_dynamics.stages.evidence import Evidence, TimeGrid
 from llc_dynamics.stages.jitter import JitterCalibration, estimate_jitter, jitter_paths
-from llc_dynamics.stages.smoothing import falling_fit, smoother_matrix, unimodal_fit
+from llc_dynamics.stages.smoothing import smoother_matrix, unimodal_fit
 
 STEPS = np.unique(np.concatenate([np.linspace(0, 6000, 61), 6000 ** np.linspace(0, 1, 30)]).astype(np.int64))
 
@@ -28,7 +28,7 @@ def test_smoother_matches_weighted_least_squares_and_keeps_lines():
 def test_shape_fits_are_the_least_squares_ones():
     sklearn = pytest.importorskip("sklearn.isotonic")
     values = np.random.default_rng(1).standard_normal(50)
-    np.testing.assert_allclose(falling_fit(values), sklearn.isotonic_regression(values, increasing=False))
+    np.testing.assert_allclose(unimodal_fit(values, 49), sklearn.isotonic_regression(values, increasing=False))
     fit = unimodal_fit(values, 20)
     assert np.all(np.diff(fit[:21]) <= 1e-12)
     assert np.all(np.diff(fit[21:]) >= -1e-12)

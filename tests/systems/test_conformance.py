@@ -195,6 +195,19 @@ def test_a_broken_promise_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("batch", "reference", "passes"), [(0, 3e-6, True), (0, 0.01, False), (3e-6, 0, False)])
+def test_only_references_may_differ_by_rounding(batch: float, reference: float, passes: bool, tmp_path: Path) -> None:
+    """Linear algebra need not repeat its last digits; what is measured on has to be the same to the last bit."""
+    noisy = "torch.zeros(5, {}) + {} * torch.rand(())"
+    probe = f"ld.Probe(({noisy.format(2, batch)},), None, {{'r': {noisy.format(1, reference)}}})"
+    mine = make_system(system_class(written(tmp_path / "mine.py", probes=f"return {{'p': {probe}}}")), {}, "here")
+    if passes:
+        check_system(mine)
+    else:
+        with pytest.raises(ConfigError, match="probe 'p' changes between two calls"):
+            check_system(mine)
+
+
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [

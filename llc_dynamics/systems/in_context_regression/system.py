@@ -38,11 +38,8 @@ class InContextRegression(System):
 
     Parameters
     ----------
-    num_tasks : M, a whole number of 1 or more, or `math.inf`.
-    dimension : D.
-    context_length : K, 2 or more.
-    noise_variance : variance of y given t and x; positive.
-    seed : chooses the sequence of tasks.
+    num_tasks : M, a whole number of 1 or more, or `math.inf`. dimension : D. context_length : K, 2 or more.
+    noise_variance : variance of y given t and x; positive. seed : chooses the sequence of tasks.
     num_layers, num_heads, width, mlp_width, attention_output : of the transformer, see `TransformerConfig`.
     num_sequences : of the probes `id` and `ood`. num_root_sequences : of `root`.
 

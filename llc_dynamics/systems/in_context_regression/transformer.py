@@ -83,7 +83,12 @@ class InContextTransformer(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Predictions [B, K] of y from x [B, K, D] and the y before."""
-        self._check(x, y)
+        dimension, length = self.config.dimension, self.config.context_length
+        if x.ndim != 3 or x.shape[2] != dimension or y.shape != x.shape[:2] or y.shape[1] > length:
+            raise DataError(
+                f"the model takes x [B, K, {dimension}] and y [B, K] with K up to {length}; "
+                f"got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
         batch, pairs = y.shape
         # The embedding of (0, x) and of (y, 0, ..., 0), without building the zeros.
         weight = self.embed.weight
@@ -95,14 +100,6 @@ class InContextTransformer(nn.Module):
         # Only the x positions are read out, so only they need the last block's queries and MLP.
         hidden = self.blocks[-1](hidden[:, ::2], hidden, mask[::2])
         return F.linear(self.norm(hidden), self.unembed.weight[:1], self.unembed.bias[:1])[..., 0]
-
-    def _check(self, x: Tensor, y: Tensor) -> None:
-        dimension, length = self.config.dimension, self.config.context_length
-        if x.ndim != 3 or x.shape[2] != dimension or y.shape != x.shape[:2] or y.shape[1] > length:
-            raise DataError(
-                f"the model takes x [B, K, {dimension}] and y [B, K] with K up to {length}; "
-                f"got {tuple(x.shape)} and {tuple(y.shape)}"
-            )
 
 
 class _Block(nn.Module):
