@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed that depends on all the arguments and on nothing else (BLAKE2b of their text).
 
-    Raises `ConfigError` for a seed that is no whole number: rounded, two seeds would be one.
+    Raises `ConfigError` for a seed that is no whole number, or that a run's settings cannot store (64 bits).
     """
     try:
         number = operator.index(seed)
     except TypeError:
         raise ConfigError(f"seed must be a whole number, such as 0; got {seed!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ConfigError(f"seed must be a whole number of at most 64 bits, such as 0; got {seed!r}")
     text = "/".join([str(number), *(f"{type(part).__name__}:{part}" for part in purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

@@ -69,7 +69,6 @@ def run_jobs(
     *,
     workers: int,
     after: Callable[[Job, Any], Sequence[Job]] | None = None,
-    show: bool | None = None,
 ) -> None:
     """Run `jobs`, and the jobs that `after(job, result)` returns as each one ends, on spawned processes.
 
@@ -78,7 +77,7 @@ def run_jobs(
     is raised. A worker that dies is an `LLCDynamicsError`. An interruption, also of this process alone, ends all
     workers at once, and so does the end of this process, however it comes.
     """
-    with progress_bars(show) as bars, _single_threaded():
+    with progress_bars() as bars, _single_threaded():
         tasks: dict[str, Any] = {}
         waiting: deque[Job] = deque()
 

@@ -121,10 +121,10 @@ def _null_check(run: RunAnalysis, repetitions: int, seed: int) -> list[dict[str,
     curve = next(iter(run.stages.curves.values()))
     with progress_of(f"null check {run.name}, curves") as progress:
         rates = null_rates(curve, repetitions, seed=seed, progress=progress)
-        return [
-            {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
-            for each in rates
-        ]
+    return [
+        {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
+        for each in rates
+    ]
 
 
 def show_curves(runs: Sequence[Trajectory], name: str) -> None:
@@ -194,7 +194,8 @@ def show_pca(folder: Path, num_components: int, as_json: bool = False, system: s
 def show_verification(folder: Path, as_json: bool = False) -> int:
     """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
     if folder.is_file():
-        return show_archive_verification(folder)
+        show_archive_verification(folder)
+        return 0
     problems, rows = 0, []
     for path in run_folders(folder):
         with progress_of(f"verify {path.name}") as progress:

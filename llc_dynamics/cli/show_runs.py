@@ -46,12 +46,11 @@ def open_files_limit() -> int | None:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def show_archive_verification(file: Path) -> int:
+def show_archive_verification(file: Path) -> None:
     """Check an exported file; raises what is wrong with it."""
     with progress_of(f"verify {file.name}") as progress:
         rows = verify_archive(file, progress)
     print(f"{file}: an exported run, {rows} checkpoints are sound ({file.stat().st_size / 1e6:.1f} MB)")
-    return 0
 
 
 def show_info(folder: Path, as_json: bool) -> None:

@@ -90,15 +90,14 @@ def calibrate(
     trials are kept: the same command goes on where it was stopped.
     """
     from llc_dynamics.cli.show import draw_calibration, show_calibration
-    from llc_dynamics.progress import progress_bars
+    from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.sweeps import calibrate_runs, find_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
 
     runs = find_runs(folder)
     config = to_calibrate(folder, loss, batch_size, num_samples)
     out = folder / "calibration" if out is None else out
-    with progress_bars() as bars:
-        bar = bars.add_task(f"calibrate {folder.name or folder}, trials", total=None)
+    with progress_of(f"calibrate {folder.name or folder}, trials") as progress:
         found = calibrate_runs(
             runs,
             config,
@@ -109,7 +108,7 @@ def calibrate(
             seed=seed,
             workers=workers,
             device=device,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            progress=progress,
         )
     draw_calibration(found, out / "calibration.png")
     show_calibration(found, folder, out, system)
@@ -178,9 +177,11 @@ def stages(
     """
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.errors import ConfigError
+    from llc_dynamics.seeding import derive_seed
 
     if repetitions < 1:
         raise ConfigError(f"stages: --repetitions must be 1 or more, got {repetitions}")
+    derive_seed(seed)  # also where nothing is drawn: all verbs refuse the same seeds
     checked = repetitions if null_check else 0
     show_findings(folder, seed=seed, name=name, repetitions=checked, as_json=json, system=system)
 

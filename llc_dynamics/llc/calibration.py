@@ -13,6 +13,7 @@ from typing import Any
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
+from llc_dynamics.seeding import derive_seed
 from llc_dynamics.settings import load_toml
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
@@ -41,6 +42,7 @@ class CalibrationOptions:
             )
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+        derive_seed(self.seed)  # says what is wrong with it before anything is tried
 
     @property
     def start(self) -> EstimateSettings:

@@ -17,7 +17,7 @@ from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
 from llc_dynamics.trajectory.files import RunLock, fsync_folder, storage_errors
 from llc_dynamics.trajectory.manifest import Manifest
-from llc_dynamics.trajectory.names import LOCK, classify
+from llc_dynamics.trajectory.names import LOCK, classify, is_run
 from llc_dynamics.trajectory.shards import WholeRow
 from llc_dynamics.trajectory.state import Model
 from llc_dynamics.trajectory.writer import begin_run
@@ -34,7 +34,9 @@ def staging_folder(target: Path) -> Path:
 
 
 def require_free(target: Path) -> None:
-    """Raise `TrajectoryError` if there is anything at `target` but an empty folder."""
+    """Raise `TrajectoryError` if there is anything at `target` but an empty folder, or if it lies in a run."""
+    if is_run(target.parent):
+        raise TrajectoryError(f"{target}: lies inside a run folder, where it does not belong; give another place")
     content = classify(target)
     if content not in ("missing", "empty"):
         what = {"file": "this is a file", "run": "the folder holds a run"}.get(content, "the folder is not empty")

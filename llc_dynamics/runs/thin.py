@@ -24,6 +24,7 @@ from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LLC, LOCK, MANIFEST,
 
 #: What `thin_run` writes itself, or what does not outlast it.
 _REWRITTEN = frozenset({MANIFEST, SHARDS, ARRAYS, RESUME, COMPLETE, LOCK, VIEW})
+_MOST_POINTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ def thinned_steps(steps: NDArray[np.int64], every: int | None, num_log: int | No
         chosen.update(range(0, len(steps), every))
     if num_log is not None and num_log < 2:
         raise ConfigError(f"num_log: expected 2 or more, got {num_log}")
+    if num_log is not None and num_log > _MOST_POINTS:
+        raise ConfigError(f"num_log: expected {_MOST_POINTS:,} at most, got {num_log}")
     if num_log is not None and len(steps):
         logs = np.log1p(steps.astype(np.float64))
         chosen.update(int(np.abs(logs - wanted).argmin()) for wanted in np.linspace(logs[0], logs[-1], num_log))

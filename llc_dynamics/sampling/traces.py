@@ -104,7 +104,10 @@ _BY_DRAW = tuple(
 
 
 def _longer(values: np.ndarray, num_draws: int) -> np.ndarray:
-    room = np.full((values.shape[0], num_draws, *values.shape[2:]), np.nan, dtype=values.dtype)
+    try:
+        room = np.full((values.shape[0], num_draws, *values.shape[2:]), np.nan, dtype=values.dtype)
+    except (ValueError, OverflowError):  # numpy's words for more than any machine can address
+        raise MemoryError(f"{num_draws} draws cannot be held") from None
     return np.concatenate([values, room], axis=1)
 
 

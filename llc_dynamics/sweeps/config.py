@@ -16,6 +16,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapping
 from llc_dynamics.sampling import behavioural
 from llc_dynamics.sampling.flat_model import LossFunction
+from llc_dynamics.seeding import derive_seed
 from llc_dynamics.settings import converted, load_toml, nearest, to_mapping
 from llc_dynamics.systems.batch import num_samples
 from llc_dynamics.systems.registry import calling, system_mapping, system_of
@@ -24,8 +25,6 @@ from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig
 
 _FRESH_SAMPLES = 10_000
 _SEED = "seed"
-
-
 _ESTIMATE = EstimateSettings(batch_size=64)
 
 
@@ -124,6 +123,7 @@ class SweepConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        derive_seed(self.seed)  # says what is wrong with it
         self.run_configs()  # every run's settings are checked before any run starts
 
     @classmethod

@@ -30,7 +30,6 @@ def run_sweep(
     workers: int | None = None,
     estimate: bool = False,
     device: str = "cpu",
-    show: bool | None = None,
 ) -> list[Path]:
     """Train the runs of `sweep` into folders inside `folder`; with `estimate`, their LLC curves too, as each run ends.
 
@@ -52,7 +51,7 @@ def run_sweep(
         Job(
             _train_run,
             (configs[label].to_mapping(), spec, str(folder / label), device),
-            bar=_training_bar(folder / label),
+            bar=f"train {label}",
             total=configs[label].training.num_steps,
         )
         for label in order
@@ -63,7 +62,7 @@ def run_sweep(
             return []
         return _point_jobs(Trajectory(result), sweep.llc, type(sweep.system), "llc", device)
 
-    run_jobs(jobs, workers=workers, after=after, show=show)
+    run_jobs(jobs, workers=workers, after=after)
     return [folder / label for label in configs]
 
 
@@ -76,7 +75,6 @@ def estimate_curves(
     overwrite: bool = False,
     workers: int | None = None,
     device: str = "cpu",
-    show: bool | None = None,
 ) -> None:
     """Estimate the LLC curves of runs, stored beside each run; points that are there already are kept.
 
@@ -92,7 +90,7 @@ def estimate_curves(
         for step, path in stored_points(curve_folder(run.path, name)).items():
             if step not in wanted:
                 path.unlink()
-    run_jobs(jobs, workers=workers, show=show)
+    run_jobs(jobs, workers=workers)
 
 
 def _point_jobs(
@@ -103,7 +101,8 @@ def _point_jobs(
     device: str,
     overwrite: bool = False,
 ) -> list[Job]:
-    (own,) = systems_of([run], system)  # the message comes before any work is done
+    (own,) = systems_of([run], system)  # the messages come before any work is done
+    curve_folder(run.path, name)
     steps = settings.choose_steps(run.weight_steps)
     return [
         Job(
@@ -139,13 +138,9 @@ def require_device(device: str) -> None:
         ) from None
 
 
-def _training_bar(path: Path) -> str:
-    return f"train {path.name}"
-
-
 def _train_run(config: dict[str, Any], spec: str, path: str, device: str) -> str:
     """In a worker: train one run."""
-    bar = _training_bar(Path(path))
+    bar = f"train {Path(path).name}"
     chosen = RunConfig.from_mapping(config, path, system_class(spec))
     run = train(chosen, path, device=device, progress=lambda step, _: report(bar, step))
     report(bar, int(run.steps[-1]))

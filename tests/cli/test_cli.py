@@ -403,8 +403,28 @@ def test_bad_arguments_of_calibrate_and_settings(
     refuses(capsys, ["calibrate", str(sweep), "--device", "gpu", *out], "device 'gpu'")
     both = ["--config", str(preset), "--settings", str(preset)]
     refuses(capsys, ["llc", str(sweep), *both], "--config and --settings", "give one of them")
+    refuses(capsys, ["llc", str(sweep), "--name", "../x", "--workers", "1"], "curve name '../x'")
     refuses(capsys, ["llc", str(sweep), "--settings", str(tmp_path / "none.toml")], "none.toml: no such config file")
     refuses(capsys, ["llc", str(sweep), "--settings", str(preset)], str(preset), "[llc.sampler]")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_no_machine_can_hold(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses(
+        capsys,
+        ["calibrate", str(sweep), "--gradients", str(10**30), "--workers", "1", "--out", str(tmp_path / "out")],
+        "out of memory",
+        "draws cannot be held",
+    )
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 2**64])
+def test_all_verbs_refuse_a_seed_beyond_64_bits(
+    seed: int, sweep: Path, preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    for verb in (["train", str(preset), *out], ["demo", *out], ["calibrate", str(sweep), *out], ["stages", str(sweep)]):
+        refuses(capsys, [*verb, "--seed", str(seed)], "seed must be a whole number of at most 64 bits", str(seed))
     assert not (tmp_path / "out").exists()
 
 

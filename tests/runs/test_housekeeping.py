@@ -185,6 +185,8 @@ def test_rules(tmp_path):
     for settings, error, words in (
         ({"every": 1, "in_place": True}, ConfigError, "every: expected 2 or more"),
         ({"num_log": 1, "in_place": True}, ConfigError, "num_log: expected 2 or more"),
+        ({"num_log": 10**30, "in_place": True}, ConfigError, "num_log: expected 1,000,000 at most"),
+        ({"every": 2, "out": tmp_path / "run" / "x"}, TrajectoryError, "inside a run folder"),
         ({"in_place": True}, ConfigError, "say what to keep"),
         ({"every": 2}, ConfigError, "either another folder"),
         ({"every": 2, "in_place": True, "out": tmp_path / "x"}, ConfigError, "either another folder"),
