@@ -7,7 +7,8 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,8 +36,11 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where or cls.__name__}: expected a table of settings, got {mapping!r}")
     own = getattr(cls, "from_mapping", None)
-    if own is not None:
-        return typing.cast(T, own(mapping, where))
+    return from_fields(cls, mapping, where) if own is None else typing.cast(T, own(mapping, where))
+
+
+def from_fields(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """`from_mapping` field by field, also where a class has a `from_mapping` of its own."""
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init}
     hints = typing.get_type_hints(cls)
     values = {}
@@ -49,6 +53,15 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T
         if name not in values and not has_default:
             raise ConfigError(f"{_path(where, name)}: this setting is required and was not given")
     return cls(**values)
+
+
+@contextmanager
+def errors_in(where: str) -> Iterator[None]:
+    """Inside, a `ConfigError` begins with `where`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

@@ -107,9 +107,16 @@ def in_processes(
 ) -> list[Result]:
     """`[compute(task) for task in tasks]` on forked processes; `report(place, result)` as each one ends, in any order.
 
-    Workers inherit `compute` and `tasks`, closures included. Errors and interruptions are as in `run_jobs`.
+    Workers inherit `compute` and `tasks`, closures included. Errors and interruptions are as in `run_jobs`. 0
+    workers stand for this process itself.
     """
     results: dict[int, Result] = {}
+    if not workers:
+        for place, task in enumerate(tasks):
+            results[place] = compute(task)
+            if report is not None:
+                report(place, results[place])
+        return list(results.values())
     places = deque(range(len(tasks)))
     with closing(_completed(lambda place: compute(tasks[place]), places, workers, "fork")) as completed:
         for place, result in completed:

@@ -34,12 +34,6 @@ _SHARE_OF_DRAWS = 0.5
 _LEAST_DRAWS = 20
 
 
-def require_checkable(settings: EstimateSettings) -> None:
-    """Raise `ConfigError` if the kernel cannot be run with half the step."""
-    if settings.bias_checks:
-        half_the_step(settings)
-
-
 def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, run: Run) -> LLCResult:
     """The result with the biases of its step and batch, from two more runs; to be judged.
 
@@ -74,8 +68,7 @@ def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, 
         value, error_of_this = value - bias, error_of_this - factor
         others += 0.0 if again is None else (factor * again.standard_error) ** 2
     extrapolated_error = math.sqrt((error_of_this * found.standard_error) ** 2 + others)
-    complete = dataclasses.replace(found, **measured, extrapolated=value, extrapolated_error=extrapolated_error)
-    return complete
+    return dataclasses.replace(found, **measured, extrapolated=value, extrapolated_error=extrapolated_error)
 
 
 def half_the_step(settings: EstimateSettings) -> EstimateSettings:

@@ -17,7 +17,7 @@ from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
-from llc_dynamics.llc.problem import Problem, largest_curvature_of, require_steps
+from llc_dynamics.llc.problem import Problem, checkpoints_of, largest_curvature_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
 from llc_dynamics.llc.settings import EstimateSettings
@@ -115,69 +115,46 @@ def calibrate_problems(
     """
     require_workers(workers)
     start = options.start
+    done, most = 0, len(RUNGS) * len(problems) + MOST_TRIALS_ELSEWHERE
+
+    def count(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(min(done, most), most)
+
     with torch_threads(threads):
         with problems[0].opened(start) as (flat, batches):
             device = flat.device
-        attempts = _Attempts(
-            None if store is None else Path(store),
-            workers if workers > 1 and can_fork(device, threads, "calibrate") else 1,
-            most=len(RUNGS) * len(problems) + MOST_TRIALS_ELSEWHERE,
-            progress=progress,
+        workers = workers if workers > 1 and can_fork(device, threads, "calibrate") else 0
+        measured = in_processes(
+            lambda problem: largest_curvature_of(problem, start), problems, min(workers, len(problems))
         )
-        measured = attempts.each(lambda problem: largest_curvature_of(problem, start), problems)
         curvature = max((found for found in measured if not math.isnan(found)), default=math.nan)
         if not (curvature > 0 and math.isfinite(curvature)):
             raise ConfigError(
                 f"the loss has no curvature at w* (largest eigenvalue found: {curvature:.3g}), so there is nothing to "
                 "calibrate for: do the sampled parameters have any effect on it?"
             )
-        search = Search(attempts.estimates, list(problems), batches, curvature, options)
+
+        def estimates(jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
+            return in_processes(partial(_estimated, store=store), jobs, workers, count)
+
+        search = Search(estimates, list(problems), batches, curvature, options)
         found = search.run() if options.trials else search.by_rule()
-        attempts.finish()
+    if progress is not None:
+        progress(most, most)  # what was not needed counts as done
     return found
 
 
-class _Attempts:
-    """Makes estimates, several at a time where there are workers, and counts them."""
-
-    def __init__(self, store: Path | None, workers: int, most: int, progress: Progress | None) -> None:
-        self._store, self._workers = store, workers
-        self._done, self._most, self._progress = 0, most, progress
-
-    def estimates(self, jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
-        """One estimate for each (problem, settings)."""
-        return self.each(partial(_estimated, store=self._store), jobs, self._count)
-
-    def each(self, compute: Callable, jobs: Sequence, report: Callable | None = None) -> list:
-        """`[compute(job) for job in jobs]`."""
-        if self._workers > 1 and len(jobs) > 1:
-            return in_processes(compute, jobs, min(self._workers, len(jobs)), report)
-        found = []
-        for number, job in enumerate(jobs):
-            found.append(compute(job))
-            if report is not None:
-                report(number, found[-1])
-        return found
-
-    def _count(self, *_: object) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(min(self._done, self._most), self._most)
-
-    def finish(self) -> None:
-        """Whatever was not needed counts as done."""
-        if self._progress is not None:
-            self._progress(self._most, self._most)
-
-
-def _estimated(job: tuple[Problem, EstimateSettings], store: Path | None) -> LLCResult:
+def _estimated(job: tuple[Problem, EstimateSettings], store: str | Path | None) -> LLCResult:
     """The estimate; with `store`, kept in that folder and read from there the next time."""
     problem, settings = job
     if store is None:
         return estimate(problem, settings)
     identity = identity_of(problem, settings)
     key = json.dumps([problem.name, identity.weights, identity.curve], sort_keys=True, default=str)
-    path = store / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
+    path = Path(store) / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
     if path.exists():
         result, stored = read_point(path)
         if not differences(stored, identity):
@@ -200,15 +177,13 @@ def _at_checkpoints(
     given = [run] if isinstance(run, Trajectory | str | Path) else list(run)
     if not given:
         raise ConfigError("run is an empty list; give a run, several, or None for the model as it is")
-    runs = [each if isinstance(each, Trajectory) else Trajectory(each) for each in given]
-    wanted = None if steps is None else sorted({int(step) for step in steps})
+    wanted = None if steps is None else list(steps)
     found = []
-    for each in runs:
-        if not len(each.weight_steps):
-            raise ConfigError(f"{each.path}: the run holds no checkpoints with weights")
-        chosen = spread(each.weight_steps.tolist(), len(runs)) if wanted is None else wanted
-        require_steps(each, chosen)
-        found += [problem.at(each, step, several_runs=len(runs) > 1) for step in chosen]
+    for each in given:
+        opened, chosen = checkpoints_of(each, wanted)
+        if wanted is None:
+            chosen = spread(chosen, len(given))
+        found += [problem.at(opened, step, several_runs=len(given) > 1) for step in chosen]
     return found
 
 

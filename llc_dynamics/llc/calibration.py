@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,6 @@ class CalibrationOptions:
     def __post_init__(self) -> None:
         if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
             raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
-        if not 0 < self.target_error < math.inf:
-            raise ConfigError(
-                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
-            )
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
 
@@ -47,7 +42,11 @@ class CalibrationOptions:
     def start(self) -> EstimateSettings:
         """What is known of the settings before anything is tried."""
         return EstimateSettings(
-            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
+            num_chains=self.num_chains,
+            batch_size=self.batch_size,
+            num_samples=self.num_samples,
+            target_error=self.target_error,
+            seed=self.seed,
         )
 
 
@@ -181,22 +180,21 @@ class Calibration:
 
     def _csv(self) -> str:
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([each.name for each in fields(Trial)])
-        writer.writerows(self._rows())
-        return out.getvalue()
-
-    def _rows(self) -> Iterator[list[Any]]:
+        writer = csv.DictWriter(out, [each.name for each in fields(Trial)], lineterminator="\n")
+        writer.writeheader()
         for row in self.trials:
             reasons = json.dumps([reason.to_dict() for reason in row.reasons], ensure_ascii=False)
-            values = {each.name: getattr(row, each.name) for each in fields(row)} | {"reasons": reasons}
-            yield ["" if isinstance(value, float) and math.isnan(value) else value for value in values.values()]
+            values = {**vars(row), "reasons": reasons}
+            writer.writerow({name: "" if value != value else value for name, value in values.items()})  # NaN is empty
+        return out.getvalue()
 
 
 def _trial(row: dict[str, str]) -> Trial:
     """A row of evidence.csv; an empty number is NaN."""
-    read: dict[str, Any] = {"float": lambda text: float(text or "nan"), "int": int, "str": str}
-    read |= {
+    read: dict[str, Any] = {
+        "float": lambda text: float(text or "nan"),
+        "int": int,
+        "str": str,
         "bool": lambda text: text == "True",
         "tuple[Finding, ...]": lambda text: tuple(map(Finding.from_dict, json.loads(text))),
     }

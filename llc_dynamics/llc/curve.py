@@ -18,7 +18,7 @@ from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.frames import curve_to_datatree, curve_to_pandas, curve_to_xarray
 from llc_dynamics.llc.identity import curve_differences, curve_identity, tensor_data_id
 from llc_dynamics.llc.point import llc_point, require_same_curve
-from llc_dynamics.llc.problem import Problem, require_steps
+from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
@@ -101,7 +101,7 @@ class LLCCurve(Curve):
         With `draws`, the traces instead: columns llc, distance, virial, index (step, chain, draw). Raises
         `MissingPackageError` without pandas.
         """
-        return curve_to_pandas(self, draws)
+        return curve_to_pandas(self.steps, self.results, draws)
 
     def to_xarray(self) -> xr.Dataset:
         """All results: traces [step, chain, draw] with NaN where a point has fewer, virial_by_block, values [step].
@@ -109,7 +109,7 @@ class LLCCurve(Curve):
         What settings, provenance and thresholds of all points have in common is in `attrs`, as JSON texts. Raises
         `MissingPackageError` without xarray.
         """
-        return curve_to_xarray(self)
+        return curve_to_xarray(self.name, self.steps, self.results)
 
     def to_datatree(self) -> xr.DataTree:
         """llc, distance and virial [chain, draw, step] as the `posterior` of an ArviZ data tree.
@@ -118,7 +118,7 @@ class LLCCurve(Curve):
         single points, `curve.results[i].to_datatree()`, leave dead chains out. Raises `MissingPackageError` without
         arviz-base.
         """
-        return curve_to_datatree(self)
+        return curve_to_datatree(self.name, self.steps, self.results)
 
     @property
     def initial_loss(self) -> Curve:
@@ -183,20 +183,14 @@ def llc_curve(
     overwrite : replace what is stored under `name` with other settings, instead of raising.
     progress : a function that is called with (step, done, total) after each point; None shows a bar on a terminal,
         False nothing.
-    settings, **everyday : as in `estimate_llc`: what `ld.calibrate` returns or `ld.EstimateSettings(...)`; or by
-        themselves `sampler`, `num_chains`, `num_draws`, `num_burnin`, `batch_size`, `num_samples`, `target_error`,
-        `seed`.
+    settings, **everyday : as in `estimate_llc`, `sampler` to `seed` being the ones that are given by themselves.
 
     Raises
     ------
     ConfigError, DataError, StepNotStoredError, CorruptRunError : as `llc_point`. What was stored before stays.
     """
-    run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
-    if not wanted:
-        raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
+    run, wanted = checkpoints_of(run, steps)
     require_workers(workers)
-    require_steps(run, wanted)
     chosen = EstimateSettings.of(settings, everyday)
     problem = Problem(model, loss_fn, data, parameters, device, tensor_data_id(data) if data_id is None else data_id)
     curve = curve_identity(problem, chosen)
@@ -212,13 +206,8 @@ def llc_curve(
         )
 
     with _reporting(progress, len(wanted), name) as report:
-        workers = min(workers, len(wanted))
-        if workers > 1 and can_fork(problem.computed_on, threads, "llc_curve"):
-            in_processes(compute, wanted, workers, lambda place, _: report(wanted[place]))
-        else:
-            for step in wanted:
-                compute(step)
-                report(step)
+        several = min(workers, len(wanted)) > 1 and can_fork(problem.computed_on, threads, "llc_curve")
+        in_processes(compute, wanted, workers if several else 0, lambda place, _: report(wanted[place]))
     stored = LLCCurve.load(run, name, wanted)
     results = zip(wanted, stored.results, strict=True)
     return LLCCurve({step: judged(result, thresholds) for step, result in results}, name)

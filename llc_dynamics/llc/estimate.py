@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llc_dynamics.llc.bias import require_checkable, with_biases
+from llc_dynamics.llc.bias import half_the_step, with_biases
 from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
@@ -110,7 +110,8 @@ def estimate(
     observe: Mapping[str, LossFunction] | None = None,
 ) -> LLCResult:
     """`estimate_llc` of a problem."""
-    require_checkable(settings)
+    if settings.bias_checks:
+        half_the_step(settings)  # a kernel that cannot be halved is refused before anything is computed
     with problem.opened(settings) as (flat, batches):
         flat.measure_in(units_of(settings.metric, flat, batches))
         found = run_until_done(Chains(flat, batches, settings, observe), settings, progress)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from llc_dynamics.errors import StepNotStoredError
+from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
@@ -109,6 +110,19 @@ def require_steps(run: Trajectory, steps: Iterable[int]) -> None:
             near = f"; the nearest checkpoint is at {stored[np.abs(stored - step).argmin()]}" if stored.size else ""
             what = "no weights are stored" if step in np.asarray(run.steps) else "no checkpoint"
             raise StepNotStoredError(f"{run.path}: {what} at step {step}{near}")
+
+
+def checkpoints_of(run: Trajectory | str | Path, steps: Iterable[int] | None) -> tuple[Trajectory, list[int]]:
+    """The run, opened, and the steps in order (None: all that have weights).
+
+    Raises `ConfigError` if there are none, `StepNotStoredError` for one without weights.
+    """
+    run = run if isinstance(run, Trajectory) else Trajectory(run)
+    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
+    if not wanted:
+        raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints with weights")
+    require_steps(run, wanted)
+    return run, wanted
 
 
 def largest_curvature_of(problem: Problem, settings: EstimateSettings) -> float:

@@ -53,7 +53,7 @@ def slope_nbeta(losses: Trace, half_differences: Trace) -> tuple[float, float]:
         for exact losses, NaN for batches of one sample, whose noise cannot be told from the spread: then NaN comes
         back.
     """
-    if losses.shape[1] < 4 or not np.isfinite(half_differences).all():
+    if not losses.size or losses.shape[1] < 4 or not np.isfinite(half_differences).all():
         return math.nan, math.nan
     # the mean of these terms is lambda_hat - nbeta^2 Var(L), term by term, so that the error is that of a mean
     terms = losses - (losses - losses.mean()) ** 2 + half_differences**2
@@ -68,7 +68,7 @@ def slope_gamma(losses: Trace, distances: Trace) -> tuple[float, float]:
     losses : nbeta (L_B(w) - L_B(w*)), [chain, draw].
     distances : gamma |w - w*|^2, [chain, draw].
     """
-    if losses.shape[1] < 4:
+    if not losses.size or losses.shape[1] < 4:
         return math.nan, math.nan
     terms = -(losses - losses.mean()) * (distances - distances.mean()) / 2
     return float(terms.mean()), monte_carlo_error(terms)[0]

@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict, get_args
 
 import tomli_w
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling import KERNELS, ChainSettings, Kernel
+from llc_dynamics.sampling import ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
-from llc_dynamics.sampling.metric import Metric, require_metric
-from llc_dynamics.settings import converted, from_mapping, load_toml, nearest, to_mapping
+from llc_dynamics.sampling.metric import Metric
+from llc_dynamics.settings import errors_in, from_mapping, load_toml, nearest, to_mapping
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 #: Which loss an estimate is of: the one that was given, or the outputs against those at w* (`ld.behavioural`).
@@ -42,21 +42,13 @@ class Everyday(TypedDict, total=False):
     seed: int
 
 
-class HasSettings(Protocol):
-    """Such as a calibration."""
-
-    @property
-    def settings(self) -> EstimateSettings: ...
-
-
 @dataclass(frozen=True)
 class EstimateSettings(ChainSettings):
     """How an estimate is made: how its chains are run (see `ChainSettings`), and these.
 
     Parameters
     ----------
-    batch_size : B; None stands for 256, or for all the data if there is less.
-    num_samples : n of nbeta = n / log n; None stands for the length of the tensors.
+    batch_size, num_samples : as in `estimate_llc`.
     target_error : go on until the standard error is below this share of the estimate, doubling the draws from
         `num_draws` up to `max_draws` (16 times as many, if None). `result.stopped` says where it ended.
     max_seconds : end with the draw at which sampling has taken so long, with as many draws as there are then (4 at
@@ -84,7 +76,8 @@ class EstimateSettings(ChainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_metric(self.metric)
+        if self.metric not in get_args(Metric):
+            raise ConfigError(f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}")
         if self.engine != "llc_dynamics" and self.metric != "euclidean":
             raise ConfigError(f'engine="{self.engine}" moves the weights themselves; leave metric out')
         if self.target_error is not None and not (0 < self.target_error < math.inf):
@@ -102,7 +95,7 @@ class EstimateSettings(ChainSettings):
             raise ConfigError(f"microbatch_size must be 1 or more, got {self.microbatch_size}")
 
     @classmethod
-    def of(cls, settings: EstimateSettings | HasSettings | None, given: Mapping[str, Any]) -> EstimateSettings:
+    def of(cls, settings: object, given: Mapping[str, Any]) -> EstimateSettings:
         """Those of `settings`, or of a calibration, with a `seed` if one is given; without them what is given.
 
         `given` are `Everyday` settings. Raises `ConfigError` for another one (saying where it belongs, or naming the
@@ -136,7 +129,7 @@ class EstimateSettings(ChainSettings):
 
         What is off, or only a matter of memory and speed, is left out.
         """
-        resolved = settings_to_mapping(self) | {"batch_size": batches.batch_size, "num_samples": batches.num_samples}
+        resolved = to_mapping(self) | {"batch_size": batches.batch_size, "num_samples": batches.num_samples}
         if self.target_error is not None:
             resolved["max_draws"] = self.last_draw
         plain = {each.name: each.default for each in dataclasses.fields(self) if each.name in _OPTIONAL}
@@ -153,60 +146,17 @@ class EstimateSettings(ChainSettings):
         return _MOST_DRAWS * self.num_draws if self.max_draws is None else self.max_draws
 
 
-def settings_to_mapping(settings: EstimateSettings) -> dict[str, Any]:
-    """Settings as they stand in a file, by the names of `EstimateSettings`; what is not set is None."""
-    values = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
-    return {**values, "sampler": sampler_to_mapping(settings.sampler)}
-
-
 def settings_from_mapping(mapping: Mapping[str, Any], where: str) -> EstimateSettings:
-    """The inverse of `settings_to_mapping`; what is left out has its default, a sampler without `kernel` is SGLD.
+    """Settings from a table by the names of `EstimateSettings`; what is left out has its default.
 
     Raises `ConfigError`, beginning with `where`, for an unknown setting (naming the nearest), one of another type or
     out of its range.
     """
-    values = dict(mapping)
-    sampler = values.pop("sampler", {})
+    sampler = mapping.get("sampler", {})
     if not isinstance(sampler, Mapping):
         raise ConfigError(f'{where}: sampler must be a table such as {{ kernel = "MALT" }}, got {sampler!r}')
-    kernel = sampler_from_mapping(dict(sampler), f"{where}: sampler")
-    hints = get_type_hints(EstimateSettings)
-    known = [each.name for each in dataclasses.fields(EstimateSettings)]
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(f"{where}: {name}: unknown setting; {nearest(name, known)}")
-        values[name] = converted(hints[name], value, f"{where}: {name}")
-    try:
-        return EstimateSettings(sampler=kernel, **values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def sampler_to_mapping(sampler: Kernel) -> dict[str, Any]:
-    """A kernel as it stands in a settings file: its name under `kernel`, and its settings.
-
-    A None that is not the default is the text "none", because None itself stands for what is not set.
-    """
-    defaults = {each.name: each.default for each in dataclasses.fields(sampler) if each.init}
-    values = {name: value for name, value in to_mapping(sampler).items() if name in defaults}
-    values |= {name: "none" for name, value in values.items() if value is None and defaults[name] is not None}
-    return {"kernel": type(sampler).__name__, **values}
-
-
-def sampler_from_mapping(mapping: dict[str, Any], where: str) -> Kernel:
-    """The kernel that a settings file describes; without `kernel` it is SGLD.
-
-    Raises `ConfigError` for an unknown kernel or setting, naming the nearest.
-    """
-    values = dict(mapping)
-    name = values.pop("kernel", "SGLD")
-    if name not in KERNELS:
-        raise ConfigError(f"{where}: kernel '{name}' is unknown; {nearest(str(name), KERNELS)}")
-    try:
-        kernel: Kernel = from_mapping(KERNELS[name], values, where=where)
-    except ConfigError as error:
-        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
-    return kernel
+    with errors_in(where):
+        return from_mapping(EstimateSettings, mapping, where)
 
 
 def write_settings(
@@ -217,7 +167,7 @@ def write_settings(
     calibration : what is to be said about how they were found; a table of its own, for readers.
     """
     path = Path(path)
-    content: dict[str, Any] = {"llc": {"loss": loss, **_without_none(settings_to_mapping(settings))}}
+    content: dict[str, Any] = {"llc": {"loss": loss, **_without_none(to_mapping(settings))}}
     if calibration is not None:
         content["calibration"] = dict(calibration)
     with storage_errors(path.parent):
@@ -240,7 +190,7 @@ def read_settings(path: str | Path) -> tuple[EstimateSettings, Loss]:
         raise ConfigError(f"{path}: loss must be 'given' or 'behavioural', got {loss!r}")
     if not isinstance(values.get("sampler"), dict):
         raise ConfigError(f"{path}: no [llc.sampler] table that says which kernel to use")
-    return settings_from_mapping(values, f"{path} [llc]"), loss
+    return settings_from_mapping(values, f"{path}: llc"), loss
 
 
 def _without_none(value: Any) -> Any:

@@ -20,7 +20,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.point import llc_point
-from llc_dynamics.llc.problem import Problem, require_steps
+from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.thresholds import Thresholds
@@ -125,12 +125,20 @@ def llc_spectrum(
     temperatures = None if nbetas is None else _positive(nbetas, "nbetas")
     batches = make_batches(data, base.batch_size, base.num_samples, torch.device("cpu"))
     betas = np.array([base.nbeta(batches.num_samples)]) if temperatures is None else temperatures
-    stored, places = _places(run, steps)
+    if run is None and steps is not None:
+        raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
+    stored, places = (None, [0]) if run is None else checkpoints_of(run, steps)
     problem = Problem(model, loss_fn, data, parameters, device, data_id)
     shape = (len(places), len(betas), len(gammas))
     found: list[LLCResult] = []
     for step, nbeta, gamma in itertools.product(places, betas.tolist(), gammas.tolist()):
-        own = _at_resolution(base, nbeta, gamma, float(gammas[-1]))
+        longer = (float(gammas[-1]) / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
+        own = dataclasses.replace(
+            base,
+            sampler=dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma),
+            num_burnin=math.ceil(base.num_burnin * longer),
+            num_draws=math.ceil(base.num_draws * longer),
+        )
         if stored is None:
             found.append(estimate(problem, own, thresholds))
         else:
@@ -147,30 +155,6 @@ def llc_spectrum(
 
 def _in_pieces(values: Sequence[Any], size: int) -> tuple[Any, ...]:
     return tuple(tuple(values[start : start + size]) for start in range(0, len(values), size))
-
-
-def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: float) -> EstimateSettings:
-    sampler = dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma)
-    longer = (largest / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
-    return dataclasses.replace(
-        base,
-        sampler=sampler,
-        num_burnin=math.ceil(base.num_burnin * longer),
-        num_draws=math.ceil(base.num_draws * longer),
-    )
-
-
-def _places(run: Trajectory | str | Path | None, steps: Iterable[int] | None) -> tuple[Trajectory | None, list[int]]:
-    if run is None:
-        if steps is not None:
-            raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
-        return None, [0]
-    run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
-    if not wanted:
-        raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints")
-    require_steps(run, wanted)
-    return run, wanted
 
 
 def _positive(values: Sequence[float], name: str) -> NDArray[np.float64]:

@@ -26,10 +26,10 @@ _LEAST_DRAWS = 4
 
 def run_until_done(chains: Chains, settings: EstimateSettings, progress: Progress | None = None) -> LLCResult:
     """Advance the chains as the settings say; the result, which says where it stopped, is to be judged."""
-    clock = _Clock(settings.max_seconds)
+    start = time.monotonic()
     goal = settings.num_draws
     while True:
-        in_time = _advance(chains, goal, settings.last_draw, clock, progress)
+        in_time = _advance(chains, goal, settings, start, progress)
         found = summarise(chains, settings)
         stopped = _stopped(found, settings, chains.num_draws, in_time)
         if stopped is not None:
@@ -53,45 +53,26 @@ def good_enough(result: LLCResult, target: float) -> bool:
     return result.ess_mean >= _LEAST_EFFECTIVE_DRAWS and result.standard_error <= target * abs(result.llc)
 
 
-class _Clock:
-    """Seconds since it was made, and how many are left."""
-
-    def __init__(self, max_seconds: float | None) -> None:
-        self._start = time.monotonic()
-        self._max = math.inf if max_seconds is None else max_seconds
-
-    @property
-    def limited(self) -> bool:
-        return self._max < math.inf
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._start
-
-    @property
-    def left(self) -> float:
-        return self._max - self.elapsed
-
-
-def _advance(chains: Chains, goal: int, last: int, clock: _Clock, progress: Progress | None) -> bool:
-    """Draws up to `goal`; false if time ended them before.
+def _advance(chains: Chains, goal: int, settings: EstimateSettings, start: float, progress: Progress | None) -> bool:
+    """Draws up to `goal`; false if time, which runs since `start`, ended them before.
 
     Chains may run one after the other, so time is watched between pieces that all chains complete; each piece is to
     take half of the time that is left, as the last one suggests.
     """
-    if not clock.limited:
+    if settings.max_seconds is None:
         chains.advance(goal - chains.num_draws, progress)
         return True
-    piece = _LEAST_DRAWS
+    piece, now = _LEAST_DRAWS, time.monotonic()
     while chains.num_draws < goal:
-        if chains.num_draws >= _LEAST_DRAWS and clock.left <= 0:
+        if chains.num_draws >= _LEAST_DRAWS and now >= start + settings.max_seconds:
             return False
         piece = min(piece, goal - chains.num_draws)
-        before = clock.elapsed
+        before = now
         chains.advance(piece)
-        spent = max(clock.elapsed - before, 1e-9)
+        now = time.monotonic()
+        left = start + settings.max_seconds - now
         # never more than four times the last piece: the first one holds the burn-in, and says little
-        piece = max(1, min(4 * piece, int(piece * clock.left / 2 / spent)))
+        piece = max(1, min(4 * piece, int(piece * left / 2 / max(now - before, 1e-9))))
         if progress is not None:
-            progress(chains.num_draws, last)
+            progress(chains.num_draws, settings.last_draw)
     return True

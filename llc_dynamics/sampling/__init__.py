@@ -1,10 +1,8 @@
 """Kernels that move chains, and the engine that runs many chains over any module."""
 
-from typing import Any
-
 from llc_dynamics.sampling.behavioural import Behavioural, behavioural
 from llc_dynamics.sampling.engine import Chains
-from llc_dynamics.sampling.kernel import Evaluation, Kernel, Noise, Target
+from llc_dynamics.sampling.kernel import KERNELS, Evaluation, Kernel, Noise, Target
 from llc_dynamics.sampling.metropolis import HMC, MALA, MALT
 from llc_dynamics.sampling.rmsprop import RMSpropSGLD
 from llc_dynamics.sampling.settings import ChainSettings
@@ -12,8 +10,7 @@ from llc_dynamics.sampling.sgld import SGLD
 from llc_dynamics.sampling.traces import ChainTraces, FailedChain
 from llc_dynamics.sampling.underdamped import Underdamped
 
-#: Kernels by the name under which settings files choose them.
-KERNELS: dict[str, Any] = {kernel.__name__: kernel for kernel in (SGLD, RMSpropSGLD, Underdamped, MALT, HMC, MALA)}
+KERNELS.update({kernel.__name__: kernel for kernel in (SGLD, RMSpropSGLD, Underdamped, MALT, HMC, MALA)})
 
 __all__ = [
     "HMC",

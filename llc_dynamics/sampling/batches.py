@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import numpy_generator, torch_generator
@@ -96,8 +97,13 @@ class SampledBatches:
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Fresh batches for one chain; the generator is a CPU one, so that they are the same on every device."""
         generator = torch_generator(seed, *purpose)
+
+        def to_device(part: torch.Tensor) -> torch.Tensor:
+            return part.to(self._device)
+
         while True:
-            yield Batch(_to_device(self._sample(generator, self.batch_size), self._device), None)
+            content = self._sample(generator, self.batch_size)
+            yield Batch(tree_map_only(torch.Tensor, to_device, content), None)
 
 
 def make_batches(data: Data, batch_size: int | None, num_samples: int | None, device: torch.device) -> Batches:
@@ -146,15 +152,3 @@ def _common_length(tensors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> in
     if lengths[0] == 0:
         raise DataError("the tensors of data hold no samples")
     return lengths[0]
-
-
-def _to_device(content: Any, device: torch.device) -> Any:
-    if isinstance(content, torch.Tensor):
-        return content.to(device)
-    if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(_to_device(part, device) for part in content))
-    if isinstance(content, list | tuple):
-        return type(content)(_to_device(part, device) for part in content)
-    if isinstance(content, dict):
-        return {key: _to_device(part, device) for key, part in content.items()}
-    return content

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.settings import errors_in, from_fields, nearest
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Evaluation:
 Evaluate = Callable[[torch.Tensor], Evaluation]
 
 
+@dataclass(frozen=True)
 class Noise:
     """Random numbers for the chains of a group, each chain from a generator of its own (`generators`, in order)."""
 
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        self.generators = generators
+    generators: Sequence[torch.Generator]
 
     def normal(self, out: torch.Tensor) -> torch.Tensor:
         """Fill `out` [g, ...] with standard normal numbers."""
@@ -151,6 +152,29 @@ class Kernel(ABC, Generic[S]):
         """See the class."""
         return 1
 
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Kernel:
+        """The kernel of a settings file, whose name is under `kernel` (SGLD without).
+
+        Raises `ConfigError` for an unknown kernel or setting, naming the nearest.
+        """
+        name = mapping.get("kernel", "SGLD")
+        if name not in KERNELS:
+            raise ConfigError(f"{where}: kernel '{name}' is unknown; {nearest(str(name), KERNELS)}")
+        values = {key: value for key, value in mapping.items() if key != "kernel"}
+        with errors_in(where):
+            kernel: Kernel = from_fields(KERNELS[name], values, where)
+        return kernel
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The inverse of `from_mapping`; a None that is not the default is the text "none", as None is not set."""
+        mapping: dict[str, Any] = {"kernel": type(self).__name__}
+        for each in fields(self):
+            if each.init:
+                value = getattr(self, each.name)
+                mapping[each.name] = "none" if value is None and each.default is not None else value
+        return mapping
+
     def with_step(self, factor: float) -> Self:
         """The same kernel with `factor` times the step. Raises `ConfigError` where no step is given."""
         if self.step_size is None:
@@ -181,6 +205,10 @@ class Kernel(ABC, Generic[S]):
         `adapting` is true in the burn-in: a kernel adapts itself there and nowhere else, so that the law of what is
         recorded is the stationary one of a fixed kernel.
         """
+
+
+#: Kernels by the name under which settings files choose them.
+KERNELS: dict[str, Any] = {}
 
 
 def require_positive(kernel: str, name: str, value: Any, advice: str = "") -> None:

@@ -20,7 +20,7 @@ relative to them, and lambda_hat falls for that alone; a curve with this metric 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -42,12 +42,6 @@ def units_of(metric: Metric, flat: FlatModel, batches: Batches) -> torch.Tensor 
     if metric == "curvature":
         return curvature_units(flat, batches)
     return relative_units(flat) if metric == "relative" else None
-
-
-def require_metric(metric: str) -> None:
-    """Raises `ConfigError` unless `metric` is a known one."""
-    if metric not in get_args(Metric):
-        raise ConfigError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
 
 
 def relative_units(flat: FlatModel) -> torch.Tensor:

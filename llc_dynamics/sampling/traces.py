@@ -34,10 +34,6 @@ class FailedChain:
         return f"chain {self.chain} at step {self.step} ({self.reason})"
 
 
-def _none() -> NDArray[np.float64]:
-    return np.empty((0, 0))
-
-
 @dataclass(frozen=True)
 class ChainTraces:
     """What the chains recorded, at w before the update of the step; NaN from the draw at which a chain died.
@@ -74,29 +70,25 @@ class ChainTraces:
     distance: NDArray[np.float64]
     virial: NDArray[np.float64]
     virial_by_block: NDArray[np.float32]
-    fresh_difference: NDArray[np.float64] = field(default_factory=_none)
-    half_difference: NDArray[np.float64] = field(default_factory=_none)
-    kinetic: NDArray[np.float64] = field(default_factory=_none)
-    gradient_kinetic: NDArray[np.float64] = field(default_factory=_none)
-    gradient_square: NDArray[np.float64] = field(default_factory=_none)
-    acceptance: NDArray[np.float64] = field(default_factory=_none)
-    step_size: NDArray[np.float64] = field(default_factory=_none)
-    control: NDArray[np.float64] = field(default_factory=_none)
+    fresh_difference: NDArray[np.float64]
+    half_difference: NDArray[np.float64]
+    kinetic: NDArray[np.float64]
+    gradient_kinetic: NDArray[np.float64]
+    gradient_square: NDArray[np.float64]
+    acceptance: NDArray[np.float64]
+    step_size: NDArray[np.float64]
+    control: NDArray[np.float64]
     observed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     failed: tuple[FailedChain, ...] = ()
 
     @classmethod
     def empty(cls, num_chains: int, num_draws: int, num_blocks: int, observed: tuple[str, ...] = ()) -> ChainTraces:
         """Traces full of NaN."""
-        shape = (num_chains, num_draws)
-
-        def blank() -> NDArray[np.float64]:
-            return np.full(shape, np.nan)
-
-        by_draw: dict[str, Any] = {name: blank() for name in _BY_DRAW}
-        by_draw["virial_by_block"] = np.full((*shape, num_blocks), np.nan, dtype=np.float32)
+        by_draw: dict[str, Any] = {name: np.full((num_chains, num_draws), np.nan) for name in _BY_DRAW}
+        losses = {name: np.full((num_chains, num_draws), np.nan) for name in observed}
+        by_draw["virial_by_block"] = np.full((num_chains, num_draws, num_blocks), np.nan, dtype=np.float32)
         by_chain: dict[str, Any] = {"step_size": np.full(num_chains, np.nan), "control": np.full(num_chains, np.nan)}
-        return cls(**by_draw, **by_chain, observed={name: blank() for name in observed})
+        return cls(**by_draw, **by_chain, observed=losses)
 
     def extended(self, num_draws: int) -> ChainTraces:
         """The same with room for so many more draws."""

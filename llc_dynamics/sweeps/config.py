@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapping, settings_to_mapping
+from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapping
 from llc_dynamics.sampling import behavioural
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.settings import converted, load_toml, nearest, to_mapping
@@ -77,7 +77,7 @@ class LLCConfig:
 
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`; what is not set is left out."""
-        estimate = {name: value for name, value in settings_to_mapping(self.estimate).items() if value is not None}
+        estimate = {name: value for name, value in to_mapping(self.estimate).items() if value is not None}
         del estimate["seed"]
         own = {"loss": self.loss, "num_points": self.num_points, "first_step": self.first_step}
         return own | ({} if self.divergence is None else {"divergence": self.divergence}) | estimate

@@ -28,7 +28,14 @@ def traces_of(loss, distance=None, virial=None):
     noise = np.random.default_rng(5).standard_normal((2, *loss.shape))
     distance = 1 + 0.1 * noise[0] if distance is None else distance
     virial = 1 + 0.1 * noise[1] if virial is None else virial
-    return ChainTraces(loss, np.ones_like(loss), distance, virial, virial[..., None].astype(np.float32))
+    return dataclasses.replace(
+        ChainTraces.empty(*loss.shape, 1),
+        loss_difference=loss,
+        loss_at_origin=np.ones_like(loss),
+        distance=distance,
+        virial=virial,
+        virial_by_block=virial[..., None].astype(np.float32),
+    )
 
 
 def white(chains=4, draws=500, seed=0):

@@ -32,12 +32,13 @@ def white(seed):
 def result(**changes):
     """Four chains that look as in equilibrium but for `changes` of the traces or of the arguments of `result_of`."""
     names = {each.name for each in dataclasses.fields(ChainTraces)}
-    traces = ChainTraces(
-        changes.pop("loss_difference", 5 + white(0)),
-        np.ones((4, 500)),
-        changes.pop("distance", 10 + 0.3 * white(1)),
-        changes.pop("virial", 1 + 0.1 * white(2)),
-        (1 + 0.1 * white(3))[..., None].astype(np.float32),
+    traces = dataclasses.replace(
+        ChainTraces.empty(4, 500, 1),
+        loss_difference=changes.pop("loss_difference", 5 + white(0)),
+        loss_at_origin=np.ones((4, 500)),
+        distance=changes.pop("distance", 10 + 0.3 * white(1)),
+        virial=changes.pop("virial", 1 + 0.1 * white(2)),
+        virial_by_block=(1 + 0.1 * white(3))[..., None].astype(np.float32),
         **{name: changes.pop(name) for name in names & changes.keys()},
     )
     return result_of(traces, ("w",), **{"dimension": 10, "localization": 0.1} | changes)
