@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from llc_dynamics.curve import Curve
@@ -123,23 +125,16 @@ class LLCCurve(Curve):
     @property
     def initial_loss(self) -> Curve:
         """L(w*) over training, as estimated along with the points (their batches, hence noisy)."""
-        return Curve(
-            self.steps,
-            [result.initial_loss for result in self.results],
-            [result.initial_loss_error for result in self.results],
-            name="loss",
-        )
+        return self._of("initial_loss", "loss")
 
     @property
     def virial(self) -> Curve:
         """The virial ratio over training: 1 in equilibrium, below where the chains have not explored."""
-        return Curve(
-            self.steps,
-            [result.virial for result in self.results],
-            [result.virial_error for result in self.results],
-            name="virial",
-            converged=self.converged,
-        )
+        return self._of("virial", "virial", self.converged)
+
+    def _of(self, attribute: str, name: str, converged: NDArray[np.bool_] | None = None) -> Curve:
+        values, errors = ([getattr(each, key) for each in self.results] for key in (attribute, f"{attribute}_error"))
+        return Curve(self.steps, values, errors, name=name, converged=converged)
 
 
 def llc_curve(
