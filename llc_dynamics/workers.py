@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -156,6 +157,9 @@ def _completed(
     crew: dict[Connection, multiprocessing.Process] = {}
     busy: dict[Connection, Task] = {}
     failure: Exception | None = None
+    if method == "spawn" and os.name == "posix":
+        # The first spawned process starts it, and that would let signals through again in `_undisturbed`.
+        resource_tracker.ensure_running()
     try:
         while waiting or busy:
             while waiting and len(busy) < most:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -346,18 +345,6 @@ def writes_here() -> bool:
     """Whether this process is the one that writes: the only one, or that of rank 0."""
     distributed = torch.distributed
     return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0)
-
-
-def warn_of_gap(recorder: Recorder, start: int) -> None:
-    """Warn if a training goes on from `start`, beyond what the run holds: the steps between will be missing."""
-    held = recorder.last_held
-    missing = recorder.scheduled_between(held, start - 1) if held >= 0 else 0
-    if missing:
-        warnings.warn(
-            f"{recorder.path}: the training goes on from step {start}, and the run ends at step {held}; {missing} "
-            "checkpoints of its schedule are missing in between and stay so",
-            stacklevel=3,
-        )
 
 
 def _require_whole(model: nn.Module) -> None:

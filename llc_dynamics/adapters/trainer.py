@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from llc_dynamics.adapters.recorder import Recorder, warn_of_gap
+from llc_dynamics.adapters.recorder import Recorder
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.settings import nearest
 from llc_dynamics.trajectory import checkpoint_schedule
@@ -61,7 +62,7 @@ class TrainerRecording:
         self._recorder = Recorder(self.path, model, steps, start=step, **self._settings)
         self._seen = -1
         if step > 0:
-            warn_of_gap(self._recorder, step)
+            _warn_of_gap(self._recorder, step)
             # The steps before were passed by an earlier process, or by nobody.
             self._seen = step - 1
         self.reach(step)
@@ -116,3 +117,15 @@ class TrainerRecording:
             return self._recorder.due(step)
         # With several optimisers a trainer may count two updates at once and jump over a step of the schedule.
         return self._recorder.scheduled_between(max(self._seen, self._recorder.last_held), step) > 0
+
+
+def _warn_of_gap(recorder: Recorder, start: int) -> None:
+    """Warn if a training goes on from `start`, beyond what the run holds: the steps between will be missing."""
+    held = recorder.last_held
+    missing = recorder.scheduled_between(held, start - 1) if held >= 0 else 0
+    if missing:
+        warnings.warn(
+            f"{recorder.path}: the training goes on from step {start}, and the run ends at step {held}; {missing} "
+            "checkpoints of its schedule are missing in between and stay so",
+            stacklevel=3,
+        )

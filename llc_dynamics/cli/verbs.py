@@ -29,7 +29,7 @@ def demo(
     seed: Annotated[int, arg(help="Seed of everything.")] = 0,
     workers: Workers = None,
 ) -> None:
-    """Transient ridge end to end: train, LLC curves, joint PCA, detection, report. About ten minutes on two cores."""
+    """The worked example: train, LLC curves, joint PCA, detection, report. About ten minutes on two cores."""
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.report import write_report
     from llc_dynamics.sweeps import load_preset, run_sweep

@@ -16,7 +16,7 @@ from llc_dynamics.trajectory.names import is_run
 
 
 def preset_names() -> list[str]:
-    """Names that `load_preset` knows: the short one, "demo", where it is unique, else "transient_ridge/demo"."""
+    """Names that `load_preset` knows: the short one, "demo", where it is unique, else "<folder>/demo"."""
     count = Counter(name for _, name in _presets())
     return sorted(name if count[name] == 1 else f"{folder}/{name}" for folder, name in _presets())
 

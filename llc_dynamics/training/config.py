@@ -34,7 +34,7 @@ class CheckpointConfig:
 
     weights : a sparser schedule for the weights; metrics, samples and function vectors are stored at the steps of both.
         None stores weights at every step.
-    storage : how weights are kept: rounded, as differences, compressed; see `WeightStorage`.
+    storage : how weights are kept: every bit or rounded; see `WeightStorage`.
     """
 
     linear_interval: int = 100

@@ -124,11 +124,21 @@ def check_moving_runs(_, printed):
     assert np.isfinite(ld.LLCCurve.load(ld.Trajectory("runs/theirs")).values).all()
 
 
+def check_your_own_system(_, printed):
+    """What the page says of its runs."""
+    for name in ("noise-0.5", "noise-1"):
+        assert np.all(ld.LLCCurve.load(ld.Trajectory(f"runs/noisy/{name}")).converged)
+    for step in (360, 160):
+        assert f"ridge, by its loss on new samples, at step {step} " in printed
+    assert "ridge" not in Path("runs/digits/report.html").read_text().lower()
+
+
 CHECKS = {
     "README.md": check_readme,
     "docs/stages.md": check_stages,
     "docs/recording.md": check_recording,
     "docs/moving-runs.md": check_moving_runs,
+    "docs/your-own-system.md": check_your_own_system,
 }
 
 

@@ -94,3 +94,12 @@ def test_it_reads_what_the_command_line_prints(tmp_path, capsys):
     assert (figures["llc.points"], figures["M-12.llc.converged"]) == (9, 3)
     assert figures["M-12.t_crit_interval.low"] <= figures["M-12.t_crit"] <= figures["M-12.t_crit_interval.high"]
     assert figures["M-2.specialisation.ratio"] > 1.5
+
+
+@pytest.mark.parametrize("document", ["README.md", "experiments/transient_ridge/README.md"])
+def test_the_marks_of_the_documents_can_be_read(document):
+    """Whether their numbers agree only a run of the demo can tell."""
+    text = (EXPERIMENTS.parent / document).read_text(encoding="utf-8")
+    wrong = check.wrong_numbers(text, document, {})
+    assert wrong
+    assert all("is unknown" in line for line in wrong)

@@ -184,6 +184,9 @@ def test_bad_settings_and_models(tmp_path):
     for model, arguments, error, words in (
         (Tied(), {"rows_per_shard": 0}, ConfigError, "rows_per_shard"),
         (Tied(), {"rows_per_shard": 2.0}, ConfigError, "rows_per_shard"),
+        (Tied(), {"rows_per_shard": 1 << 20}, ConfigError, "rows_per_shard: expected a whole number from 1 to 65,536"),
+        ({"w": [1.0]}, {}, DataError, "state 'w' is a list, not a tensor"),
+        ({3: torch.ones(1)}, {}, DataError, "state '3'"),
         (Tied(), {"config": {"a": {"b": object()}}}, ConfigError, r"config\.a\.b: a object"),
         (Tied(), {"config": {1: 2}}, ConfigError, "key 1"),
         (Tied(), {"arrays": {"../up": {"x": np.ones(1)}}}, DataError, "'../up'"),

@@ -273,3 +273,34 @@ def test_rows_per_shard_follows_the_size_of_a_row(tmp_path):
             return writer.rows_per_shard
 
     assert (rows(10), rows(3_000_000), rows(20_000_000)) == (32, 5, 1)
+
+
+def test_tensors_by_name_are_recorded_as_they_are_at_each_step(tmp_path):
+    tensors = {"w": torch.zeros(2, 3), "count": torch.tensor(0), "scale": torch.ones(2, dtype=torch.float16)}
+    expected = {}
+    with ld.TrajectoryWriter(tmp_path / "run", tensors, rows_per_shard=2) as writer:
+        for step in range(5):
+            tensors["w"] = torch.full((2, 3), float(step))
+            tensors["count"] += 1
+            writer.record(step, weights=step != 3)
+            expected[step] = {name: tensor.clone() for name, tensor in tensors.items()}
+        tensors["w"] = torch.zeros(3, 2)
+        with pytest.raises(ManifestMismatchError, match="the model changed"):
+            writer.record(5)
+    run = ld.Trajectory(tmp_path / "run")
+    assert run.weight_steps.tolist() == [0, 1, 2, 4]
+    assert all(equal(run.state_dict(step), expected[step]) for step in (0, 1, 2, 4))
+    kinds = {entry.name: entry.kind for entry in run.manifest.state.entries}
+    assert kinds == {"w": "parameter", "count": "buffer", "scale": "parameter"}
+    with ld.TrajectoryWriter(tmp_path / "run", expected[4], resume=True) as writer:
+        writer.record(4)
+        writer.record(5)
+    # The model itself, in which `scale` is a buffer, is another one.
+    model = torch.nn.Module()
+    model.register_parameter("w", torch.nn.Parameter(torch.zeros(2, 3)))
+    model.register_buffer("count", torch.tensor(0))
+    model.register_buffer("scale", torch.ones(2, dtype=torch.float16))
+    with pytest.raises(ManifestMismatchError, match="'scale' is stored as a parameter but is a buffer"):
+        ld.TrajectoryWriter(tmp_path / "run", model, resume=True)
+    run.load_into(model, 2)
+    assert torch.equal(model.w, expected[2]["w"])
