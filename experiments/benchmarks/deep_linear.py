@@ -160,7 +160,7 @@ def summary(rows: list[Row]) -> Row:
     pairs = [(a, b) for a, b in itertools.combinations(rows, 2) if a["exact"] != b["exact"]]
     ordered = [(a["llc"] - b["llc"]) * (a["exact"] - b["exact"]) > 0 for a, b in pairs]
     wrong = [row for row in rows if abs(row["relative_error"]) > 0.1]
-    caught = [row for row in wrong if any("not_explored" in reason for reason in row["reasons"])]
+    caught = [row for row in wrong if {"not_explored", "block_not_explored"} & set(row["reasons"])]
     return {
         "networks": len(rows),
         "median |error|": f"{np.median(np.abs(errors)):.3f}",

@@ -93,7 +93,7 @@ def row_of(result: ld.LLCResult) -> Row:
         "acceptance": result.acceptance,
         "gradients": result.num_gradients,
         "converged": result.converged,
-        "reasons": [reason.text for reason in result.reasons],
+        "reasons": [reason.code for reason in result.reasons],
     }
 
 

@@ -15,11 +15,12 @@ import numpy as np
 from crossover_llc import DRAWS, SmoothLLC
 from crossover_runs import RunRecord
 from numpy.typing import ArrayLike, NDArray
+from rank_agreement import RankAgreement, rank_agreement
 from scipy import stats
 
 from llc_dynamics.errors import DataError
 from llc_dynamics.seeding import numpy_generator
-from llc_dynamics.theory import Crossover, RankAgreement, Solution, crossover, rank_agreement
+from llc_dynamics.theory import Crossover, Solution, crossover
 
 Array = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from crossover_predictions import Prediction
 from crossover_runs import RunRecord
+from rank_agreement import RankAgreement
 
 from llc_dynamics.report.numbers import with_error
 from llc_dynamics.report.reading import Level
-from llc_dynamics.theory import RankAgreement
 
 Row = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from llc_dynamics.report.transitions import state_in_words
 from llc_dynamics.stages import detect_transience
 from llc_dynamics.systems.description import Transition, distance_metric, loss_metric
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.files import is_locked
 from llc_dynamics.trajectory.names import LOCK, classify, is_run
 
 #: Rows with samples that are kept for each unit of log(step + 1): some 150 over a run of 150,000 steps.

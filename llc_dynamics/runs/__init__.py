@@ -3,8 +3,8 @@
 `export.py` and `restore.py` move a run into one HDF5 file and back; `view.py` shows all shards as one file;
 `checkpoint_files.py` finds checkpoints of other programs, `weight_files.py` reads them without running code, and
 `checkpoint_import.py` records them as a run; `thin.py` keeps some of the checkpoints, `rewind.py` drops the last ones,
-`merge.py` brings the runs of several machines together, `info.py` says what is in a run. `rows.py` reads the rows that
-they move, and `staging.py` builds runs that appear whole or not at all.
+`merge.py` brings the runs of several machines together, `info.py` says what is in a run, and `staging.py` builds runs
+that appear whole or not at all.
 """
 
 from llc_dynamics.runs.checkpoint_files import find_checkpoints as find_checkpoints

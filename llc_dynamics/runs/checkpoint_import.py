@@ -14,7 +14,7 @@ from llc_dynamics.runs.checkpoint_files import find_checkpoints
 from llc_dynamics.runs.staging import require_free, staged_run
 from llc_dynamics.runs.weight_files import load_state
 from llc_dynamics.trajectory import Trajectory, WeightStorage
-from llc_dynamics.trajectory.manifest import Manifest, new_run_id, plain_config
+from llc_dynamics.trajectory.manifest import Manifest, plain_config
 from llc_dynamics.trajectory.state import StateLayout, bare
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def import_checkpoints(
         }
     }
     settings = plain_config(dict(config or {}))
-    manifest = Manifest.new(layout, settings, origin, {}, new_run_id(), WeightStorage.of(storage))
+    manifest = Manifest(layout, settings, origin, {}, WeightStorage.of(storage))
     # Filled anew for each checkpoint, so that one at a time is in memory.
     tensors = first
     with staged_run(out, manifest, {}, model=tensors) as staged:

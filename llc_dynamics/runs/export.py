@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
 from llc_dynamics.provenance import provenance
-from llc_dynamics.runs.rows import function_rows
-from llc_dynamics.trajectory import LazyRows, Trajectory
+from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.arrays import listing, stored
-from llc_dynamics.trajectory.files import require_absent, storage_errors, write_whole
-from llc_dynamics.trajectory.lock import remove_abandoned
+from llc_dynamics.trajectory.files import remove_abandoned, require_absent, storage_errors, write_whole
 from llc_dynamics.trajectory.names import LLC, RESUME, curve_folders, is_run, stored_points, to_link
 from llc_dynamics.trajectory.sealed import SealedFile
 from llc_dynamics.trajectory.sealing import Rows, write_sealed
@@ -139,18 +138,8 @@ def _rows(run: Trajectory) -> dict[str, Rows]:
     steps, with_weights, storage = run.steps.tolist(), run.weight_steps.tolist(), run.manifest.storage
     rows = {}
     for name, size in run.manifest.state.sizes().items():
-        rows[f"state/{name}"] = Rows(storage.dtype_of(name), (size,), with_weights, _state_reader(run, name))
-    for name, values in function_rows(run).items():
-        rows[name] = Rows(values.dtype, values.shape[1:], steps, _function_reader(values))
-    return rows
-
-
-def _state_reader(run: Trajectory, name: str) -> Callable[[int, int], NDArray]:
-    return lambda start, stop: run.kept_rows(name, start, stop)
-
-
-def _function_reader(rows: LazyRows) -> Callable[[int, int], NDArray]:
-    return lambda start, stop: rows[start:stop]
+        rows[f"state/{name}"] = Rows(storage.dtype_of(name), (size,), with_weights, partial(run.kept_rows, name))
+    return rows | {link: Rows.of(values, steps) for link, values in run.function_rows().items()}
 
 
 def _curve_tables(folder: Path) -> Iterator[tuple[str, NDArray]]:

@@ -10,9 +10,8 @@ from typing import Any
 from llc_dynamics.errors import LLCDynamicsError
 from llc_dynamics.finding import Finding
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.files import read_at_most
+from llc_dynamics.trajectory.files import is_locked, read_at_most
 from llc_dynamics.trajectory.formats import STORAGE
-from llc_dynamics.trajectory.lock import is_locked
 from llc_dynamics.trajectory.manifest import read_complete
 from llc_dynamics.trajectory.names import (
     ARRAYS,
@@ -24,6 +23,7 @@ from llc_dynamics.trajectory.names import (
     SHARDS,
     VIEW,
     curve_folders,
+    encoded,
     stored_points,
 )
 
@@ -99,9 +99,8 @@ def run_info(run: str | Path) -> RunInfo:
     shapes: dict[str, list[int]] = {}
     try:
         metrics = opened.metric_names
-        shapes = {name: list(opened.sample_rows(name).shape[1:]) for name in opened.sample_names}
-        if (outputs := opened.stored_outputs()) is not None:
-            shapes["outputs"] = list(outputs.shape[1:])
+        names = {"outputs": "outputs", **{f"samples/{encoded(name)}": name for name in opened.sample_names}}
+        shapes = {names[link]: list(rows.shape[1:]) for link, rows in opened.function_rows().items()}
     except LLCDynamicsError as error:
         problems.append(Finding("damaged", str(error)))
     tensors = {

@@ -12,11 +12,9 @@ from typing import Any
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.runs.export import POINT_KIND
-from llc_dynamics.runs.rows import row_difference, whole_rows
 from llc_dynamics.runs.staging import claim, clear, copy_through, exchange, remove, staging_folder
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.files import fsync_folder, is_temporary, storage_errors, write_whole
-from llc_dynamics.trajectory.lock import RunLock, is_locked
+from llc_dynamics.trajectory.files import RunLock, fsync_folder, is_locked, is_temporary, storage_errors, write_whole
 from llc_dynamics.trajectory.manifest import config_difference, parsed
 from llc_dynamics.trajectory.names import (
     ARRAYS,
@@ -33,6 +31,7 @@ from llc_dynamics.trajectory.names import (
     stored_points,
 )
 from llc_dynamics.trajectory.sealed import SealedFile
+from llc_dynamics.trajectory.shards import row_difference
 
 #: The manifest last: only with it a folder is a run.
 _FILES = (ARRAYS, SHARDS, RESUME, COMPLETE, MANIFEST)
@@ -187,8 +186,14 @@ def _contradiction(first: Trajectory, second: Trajectory) -> str | None:
     steps = first.steps[:common]
     if first.manifest.storage != second.manifest.storage:
         return f"{where}: one run id, but weights are kept in other ways"
-    for mine, other in zip(whole_rows(first, steps), whole_rows(second, steps), strict=True):
-        if difference := row_difference(mine, other, first.manifest.state):
+    for mine, other in zip(first.whole_rows(steps), second.whole_rows(steps), strict=True):
+        if (mine.vectors is None) != (other.vectors is None):
+            difference = "one of them has weights there, the other has none"
+        elif (entry := first.manifest.state.first_difference(mine.vectors, other.vectors)) is not None:
+            difference = f"'{entry.name}'"
+        else:
+            difference = row_difference(mine, other)
+        if difference is not None:
             return f"{where}: they contradict each other at step {mine.step}: {difference}"
     return None
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.runs.export import KIND
-from llc_dynamics.runs.rows import WholeRow, present
 from llc_dynamics.runs.staging import require_free, staged_run
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.arrays import restored
@@ -21,6 +20,7 @@ from llc_dynamics.trajectory.files import storage_errors, write_whole
 from llc_dynamics.trajectory.manifest import LARGEST_JSON, Manifest, parsed
 from llc_dynamics.trajectory.names import RESUME, from_link, require_own_folder
 from llc_dynamics.trajectory.sealed import MAGIC, SealedFile, row_checksum
+from llc_dynamics.trajectory.shards import WholeRow, present
 
 Progress = Callable[[int, int], None]
 #: The files of a run that an export keeps byte for byte.

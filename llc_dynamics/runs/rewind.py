@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from llc_dynamics.errors import TrajectoryError
-from llc_dynamics.runs.rows import whole_rows
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.files import fsync_folder, storage_errors
-from llc_dynamics.trajectory.lock import RunLock
+from llc_dynamics.trajectory.files import RunLock, fsync_folder, storage_errors
 from llc_dynamics.trajectory.manifest import remove_complete
 from llc_dynamics.trajectory.names import LOCK, RESUME, SHARDS, require_own_folder, shard_name
 from llc_dynamics.trajectory.pending import RowBuffer
@@ -63,7 +61,7 @@ def rewind_run(path: str | Path, step: int) -> int:
                 (path / SHARDS / shard_name(index)).unlink()
                 fsync_folder(path / SHARDS)
         if buffer is not None:
-            buffer.write(path, last, run.manifest.run_id)
+            buffer.write(path, last)
         return dropped
     finally:
         lock.release()
@@ -74,7 +72,7 @@ def _first_rows(run: Trajectory, shards: ShardList, index: int, kept: int) -> Ro
     start, stop = map(int, shards.bounds[index : index + 2])
     if stop == kept:
         return None
-    buffer = RowBuffer(run.manifest.state, kept - start, run.manifest.storage)
-    for row in whole_rows(run, run.steps[start:kept]):
-        buffer.append(row.step, None, row.metrics, row.functions, row.vectors)
+    buffer = RowBuffer(run.manifest, kept - start)
+    for row in run.whole_rows(run.steps[start:kept]):
+        buffer.append(row)
     return buffer

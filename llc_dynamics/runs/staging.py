@@ -14,14 +14,13 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
-from llc_dynamics.runs.rows import WholeRow
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter
-from llc_dynamics.trajectory.arrays import write_arrays
-from llc_dynamics.trajectory.files import fsync_folder, storage_errors
-from llc_dynamics.trajectory.lock import RunLock
+from llc_dynamics.trajectory.files import RunLock, fsync_folder, storage_errors
 from llc_dynamics.trajectory.manifest import Manifest
-from llc_dynamics.trajectory.names import ARRAYS, LOCK, SHARDS, classify
+from llc_dynamics.trajectory.names import LOCK, classify
+from llc_dynamics.trajectory.shards import WholeRow
 from llc_dynamics.trajectory.state import Model
+from llc_dynamics.trajectory.writer import begin_run
 
 _AT_FDCWD = -100
 # RENAME_EXCHANGE of Linux (renameat2) and RENAME_SWAP of macOS (renamex_np) have the same value.
@@ -65,7 +64,7 @@ class StagedRun:
     def record(self, row: WholeRow) -> None:
         """Add a row; one that an interrupted attempt stored is left as it is."""
         if row.step > self.last_step:
-            self.writer.record_kept(row.step, row.vectors, row.metrics, row.functions)
+            self.writer.record_kept(row)
 
     def publish(self) -> None:
         """Give the folder its final name, while the lock keeps everybody else out.
@@ -125,7 +124,7 @@ def staged_run(
             require_free(target)
         if not _same_begun(stage, manifest):
             clear(stage)
-            _begin(stage, manifest, arrays)
+            begin_run(stage, manifest, arrays)
     finally:
         lock.release()
     staged: StagedRun | None = None
@@ -219,13 +218,3 @@ def _same_begun(stage: Path, manifest: Manifest) -> bool:
     except LLCDynamicsError:
         return False
     return begun == dataclasses.replace(manifest, run_id=begun.run_id, created=begun.created)
-
-
-def _begin(stage: Path, manifest: Manifest, arrays: Mapping[str, Mapping[str, NDArray]]) -> None:
-    with storage_errors(stage, "make the folders"):
-        for folder in (SHARDS, ARRAYS):
-            (stage / folder).mkdir(exist_ok=True)
-        fsync_folder(stage)
-    for name, values in arrays.items():
-        write_arrays(stage, name, values, manifest.run_id)
-    manifest.write(stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +16,9 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, RunLockedError, TrajectoryError
 from llc_dynamics.runs.info import curve_steps
-from llc_dynamics.runs.rows import whole_rows
 from llc_dynamics.runs.staging import StagedRun, copy_through, remove, require_free, staged_run, staging_folder
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.trajectory.files import is_temporary, storage_errors
-from llc_dynamics.trajectory.lock import RunLock, is_locked
-from llc_dynamics.trajectory.manifest import new_run_id
+from llc_dynamics.trajectory.files import RunLock, is_locked, is_temporary, storage_errors
 from llc_dynamics.trajectory.names import ARRAYS, COMPLETE, LLC, LOCK, MANIFEST, RESUME, SHARDS, VIEW
 from llc_dynamics.trajectory.resume import read_resume
 
@@ -134,13 +132,13 @@ def thin_run(
             raise TrajectoryError(f"{path}: all of its {len(source)} checkpoints would be kept, so nothing was done")
         origin = rule | {"run_id": source.manifest.run_id, "kept": len(kept), "of": len(source), "before": before}
         manifest = dataclasses.replace(
-            source.manifest, run_id=new_run_id(), provenance=source.provenance | {"thinned": origin}
+            source.manifest, run_id=secrets.token_hex(16), provenance=source.provenance | {"thinned": origin}
         )
         arrays = {name: source.arrays(name) for name in source.array_names}
         with staged_run(target, manifest, arrays, replace=in_place) as staged:
             last = int(source.steps[sealed_rows - 1]) if sealed_rows else -1
             with_weights = frozenset(weights.tolist())
-            for row in whole_rows(source, kept[kept > staged.last_step], with_weights):
+            for row in source.whole_rows(kept[kept > staged.last_step], with_weights):
                 if row.step > last:
                     _seal_resume(staged, state)
                 staged.record(row)

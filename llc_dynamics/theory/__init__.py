@@ -17,7 +17,6 @@ from llc_dynamics.theory.deep_linear import (
 )
 from llc_dynamics.theory.free_energy import Preference, Solution, free_energy, preference
 from llc_dynamics.theory.normal_crossing import localized_normal_crossing_llc, normal_crossing_llc
-from llc_dynamics.theory.order import RankAgreement, rank_agreement
 from llc_dynamics.theory.quadratic import quadratic_llc, quadratic_sgld_llc
 from llc_dynamics.theory.two_parameter_family import (
     localized_two_parameter_family_llc,
@@ -54,7 +53,6 @@ __all__ = [
     *_HOME,
     "Crossover",
     "Preference",
-    "RankAgreement",
     "Solution",
     "crossover",
     "deep_linear_llc",
@@ -66,7 +64,6 @@ __all__ = [
     "preference",
     "quadratic_llc",
     "quadratic_sgld_llc",
-    "rank_agreement",
     "reduced_rank_llc",
     "reduced_rank_multiplicity",
     "two_parameter_family_llc",

@@ -7,7 +7,7 @@ A run is a folder::
     arrays/<name>.h5         fixed arrays of the run, such as its evaluation batches (`arrays.py`)
     resume.h5                what the writer's loop needs to go on (`resume.py`)
     complete.json            the mark of a finished run (`manifest.py`)
-    run.lock                 held by the one writer (`lock.py`)
+    run.lock                 held by the one writer (`files.py`)
     llc/ ...                 results that other parts of the package store beside the run
 
 All `.h5` files are sealed: HDF5 behind a header that is the index (`sealed.py` reads, `sealing.py` writes). Everything

@@ -34,33 +34,17 @@ class Manifest:
     """The parameter and buffer layout, configuration, provenance and fixed arrays of a run.
 
     `run_id` is drawn when the run begins and stands in every file of the run, so that files of different runs cannot be
-    mixed. `description` says in names and words what the run is of; who shows runs checks it.
-    `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents. `storage` says how weights are
-    kept.
+    mixed. `arrays` maps the name of each set of fixed arrays to the SHA-256 of its contents.
     """
 
-    run_id: str
     state: StateLayout
     config: dict[str, Any]
     provenance: dict[str, Any]
     arrays: dict[str, str]
-    created: str
-    storage: WeightStorage = field(default_factory=WeightStorage)
+    storage: WeightStorage
     description: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def new(
-        cls,
-        state: StateLayout,
-        config: dict[str, Any],
-        provenance: dict[str, Any],
-        arrays: dict[str, str],
-        run_id: str,
-        storage: WeightStorage | None = None,
-        description: dict[str, Any] | None = None,
-    ) -> Manifest:
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(run_id, state, config, provenance, arrays, created, WeightStorage.of(storage), description or {})
+    run_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -75,9 +59,6 @@ class Manifest:
             "storage": self.storage.to_json(),
             "state": self.state.to_json(),
         }
-
-    def write(self, run: Path) -> None:
-        write_signed(run / MANIFEST, self.to_json())
 
     @classmethod
     def read(cls, run: Path) -> Manifest:
@@ -120,31 +101,26 @@ class Manifest:
 
         arrays : digests by the name of the set.
         """
-        kept = None if storage is None else storage.to_json()
-        problem = None
-        if difference := self.state.difference(state):
-            problem = f"another model than the run was recorded with: {difference}"
-        elif config is not None and (difference := config_difference(self.config, config)):
-            problem = f"another configuration than the run was recorded with: {difference}"
-        elif description is not None and (
-            difference := config_difference(self.description, description, "description")
-        ):
-            problem = f"not the description that the run was recorded with: {difference}"
-        elif kept is not None and (difference := config_difference(self.storage.to_json(), kept, "storage")):
-            problem = f"weights are kept in another way in this run: {difference}"
-        elif arrays is not None:
-            for name in [*self.arrays, *(name for name in arrays if name not in self.arrays)]:
-                if name not in arrays or name not in self.arrays:
-                    where = "not given now" if name in self.arrays else "not in the stored run"
-                    problem = f"arrays '{name}' are {where}"
-                elif arrays[name] != self.arrays[name]:
-                    problem = f"arrays '{name}' differ from those stored with the run"
-                if problem is not None:
-                    break
-        if problem is not None:
-            raise ManifestMismatchError(
-                f"{path}: {problem}; resume with what the run was recorded with, or record into another folder"
-            )
+        differences = {"model": self.state.difference(state)}
+        if config is not None:
+            differences["configuration"] = config_difference(self.config, config)
+        if description is not None:
+            differences["description"] = config_difference(self.description, description, "description")
+        if storage is not None:
+            differences["storage"] = config_difference(self.storage.to_json(), storage.to_json(), "storage")
+        given = self.arrays if arrays is None else arrays
+        for name in sorted({*self.arrays, *given}):
+            if name not in given or name not in self.arrays:
+                where = "not given now" if name in self.arrays else "not in the stored run"
+                differences["set of arrays"] = f"arrays '{name}' are {where}"
+            elif given[name] != self.arrays[name]:
+                differences["set of arrays"] = f"arrays '{name}' differ from those stored with the run"
+        for what, difference in differences.items():
+            if difference is not None:
+                raise ManifestMismatchError(
+                    f"{path}: another {what} than the run was recorded with: {difference}; resume with what the run "
+                    "was recorded with, or record into another folder"
+                )
 
 
 @contextlib.contextmanager
@@ -162,10 +138,6 @@ def same_run(run: Path, run_id: str) -> Iterator[None]:
         raise CorruptRunError(
             f"{run}: another run ({now[:40]}) was put in the place of the one that was opened ({run_id}); open it again"
         ) from error
-
-
-def new_run_id() -> str:
-    return secrets.token_hex(16)
 
 
 def write_complete(run: Path, run_id: str, rows: int, final_step: int) -> None:
@@ -220,10 +192,6 @@ def read_signed(path: Path, expected_format: str) -> dict[str, Any]:
         raise TrajectoryError(f"{path.parent}: not a run folder (it has no {path.name})") from None
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot read ({error.strerror})") from error
-    if text is None:
-        raise CorruptRunError(
-            f"{path}: more than {LARGEST_JSON >> 20} MiB, which no such file has; restore it from a copy"
-        )
     content = parsed(text, path)
     if content.get("format") != expected_format:
         raise TrajectoryError(
@@ -243,9 +211,12 @@ def read_signed(path: Path, expected_format: str) -> dict[str, Any]:
     return content
 
 
-def parsed(text: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object; `CorruptRunError`, naming `path`, for anything else, and for a larger one than any of ours."""
-    if len(text) > LARGEST_JSON:
+def parsed(text: bytes | None, path: Path) -> dict[str, Any]:
+    """A JSON object; `CorruptRunError`, naming `path`, for anything else, and for a larger one than any of ours.
+
+    text : None for one of which only so much is known that it is too large.
+    """
+    if text is None or len(text) > LARGEST_JSON:
         raise CorruptRunError(
             f"{path}: more than {LARGEST_JSON >> 20} MiB, which no such file has; restore it from a copy"
         )
@@ -270,14 +241,8 @@ def _deeper_than(value: Any, limit: int) -> bool:
     """Whether mappings and lists in `value` are nested more than `limit` deep."""
     level = [value]
     for _ in range(limit):
-        level = [
-            item
-            for each in level
-            if isinstance(each, dict | list)
-            for item in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return False
+        nested = [each for each in level if isinstance(each, dict | list)]
+        level = [item for each in nested for item in (each.values() if isinstance(each, dict) else each)]
     return any(isinstance(each, dict | list) for each in level)
 
 
@@ -290,8 +255,7 @@ def plain_config(value: Any, where: str = "config") -> Any:
     if value is None or (isinstance(value, bool | str | int) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, np.generic):
-        value = value.item()
-        return plain_config(value, where)
+        return plain_config(value.item(), where)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Path):

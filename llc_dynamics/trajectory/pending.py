@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError
-from llc_dynamics.trajectory.formats import WeightStorage, widened
+from llc_dynamics.trajectory.manifest import Manifest
 from llc_dynamics.trajectory.names import SHARDS, shard_name, to_link
 from llc_dynamics.trajectory.sealed import MOST_AXES
 from llc_dynamics.trajectory.sealing import Rows, write_sealed
-from llc_dynamics.trajectory.state import Model, StateLayout, empty_rows
-
-if TYPE_CHECKING:
-    from llc_dynamics.trajectory.shards import Shard
+from llc_dynamics.trajectory.shards import WholeRow
+from llc_dynamics.trajectory.state import Model
 
 #: Metrics and samples of the rows of a shard, which its header lists by name: 16 MiB hold so many in any case.
 _MOST_NAMES = 5_000
@@ -31,13 +28,12 @@ class RowBuffer:
     There is room for `capacity` rows with weights, which is made when the first of them comes.
     """
 
-    def __init__(self, layout: StateLayout, capacity: int, storage: WeightStorage | None = None) -> None:
-        self._layout = layout
+    def __init__(self, manifest: Manifest, capacity: int) -> None:
+        self._manifest = manifest
         self._capacity = capacity
-        self._storage = WeightStorage.of(storage)
         self._state: dict[str, NDArray] | None = None
         self._extra: dict[str, list[NDArray[np.float32] | None]] = {}
-        self._metrics: list[dict[str, float]] = []
+        self._metrics: list[Mapping[str, float]] = []
         self._metric_names: set[str] = set()
         self.steps: list[int] = []
         #: The steps of those rows that have weights.
@@ -46,84 +42,45 @@ class RowBuffer:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def append(
-        self,
-        step: int,
-        model: Model | None,
-        metrics: Mapping[str, float],
-        extra: Mapping[str, NDArray[np.float32]],
-        vectors: Mapping[str, NDArray] | None = None,
-    ) -> None:
-        """Copy one row in; `extra` holds "outputs" and "samples/..." by path.
-
-        The weights are those of `model`, or the stored `vectors` by number format; with neither there are none.
-        """
-        if model is not None or vectors is not None:
+    def append(self, row: WholeRow, model: Model | None = None) -> None:
+        """Copy one row in, with the weights of `model` in place of the row's own if it is given."""
+        if model is not None or row.vectors is not None:
             if self._state is None:
-                self._state = empty_rows(self._layout, self._capacity, self._storage)
-            row = {name: rows[len(self.state_steps)] for name, rows in self._state.items()}
+                self._state = empty_rows(self._manifest, self._capacity)
+            place = {name: rows[len(self.state_steps)] for name, rows in self._state.items()}
             if model is not None:
-                self._layout.copy_into(model, row, self._storage)
-            else:
-                for name, vector in (vectors or {}).items():
-                    row[name][:] = vector
-            self.state_steps.append(step)
-        for name in {*self._extra, *extra}:
+                self._manifest.state.copy_into(model, place, self._manifest.storage)
+            for name, vector in (row.vectors or {}).items():
+                place[name][:] = vector
+            self.state_steps.append(row.step)
+        for name in {*self._extra, *row.functions}:
             column = self._extra.setdefault(name, [None] * len(self.steps))
-            column.append(extra[name].copy() if name in extra else None)
-        self._metrics.append(dict(metrics))
-        self._metric_names |= metrics.keys()
-        self.steps.append(step)
-
-    def state_row(self, index: int) -> dict[str, NDArray]:
-        """The vectors of the row with weights number `index`, by number format, as they will be read back."""
-        assert self._state is not None
-        return {name: widened(rows[index], self._storage.format_of(name), name) for name, rows in self._state.items()}
+            column.append(row.functions[name].copy() if name in row.functions else None)
+        self._metrics.append(dict(row.metrics))
+        self._metric_names |= row.metrics.keys()
+        self.steps.append(row.step)
 
     def clear(self) -> None:
         """Forget the rows; the room for weights is kept for the next ones."""
         self.steps, self.state_steps, self._metrics, self._extra = [], [], [], {}
         self._metric_names = set()
 
-    def write(self, run: Path, index: int, run_id: str) -> None:
+    def write(self, run: Path, index: int) -> None:
         """Seal the rows as shard number `index`."""
         assert self.steps
         steps, state_steps = np.array(self.steps, np.int64), np.array(self.state_steps, np.int64)
         tables: dict[str, NDArray] = {"step": steps, "state_step": state_steps}
         for name in sorted(self._metric_names):
             tables[f"metrics/{to_link(name, 'metric')}"] = np.array([row.get(name, np.nan) for row in self._metrics])
-        state = self._state or empty_rows(self._layout, 0, self._storage)
+        state = self._state or empty_rows(self._manifest, 0)
         rows = {f"state/{name}": Rows.of(each[: len(state_steps)], self.state_steps) for name, each in state.items()}
         rows |= {name: Rows.of(_filled(column), self.steps) for name, column in sorted(self._extra.items())}
         details = {"index": index, "steps": self.steps, "state_steps": self.state_steps}
-        write_sealed(run / SHARDS / shard_name(index), "shard", run_id, details, tables, rows)
+        write_sealed(run / SHARDS / shard_name(index), "shard", self._manifest.run_id, details, tables, rows)
 
-    def has_room(self, metrics: Mapping[str, Any], extra: Mapping[str, Any]) -> bool:
-        """Whether the header of the shard still has room for these names, beside those of the rows that are here."""
-        return len(self._metric_names | metrics.keys()) + len(self._extra.keys() | extra.keys()) <= _MOST_NAMES
-
-    def difference(self, shard: Shard, row: int) -> str | None:
-        """What differs between the only row here and a stored one, in words; None if nothing does."""
-        if (shard.state_index(row) is None) == bool(self.state_steps):
-            return f"weights ({'recorded now, not stored' if self.state_steps else 'stored, not recorded now'})"
-        if self.state_steps:
-            entry = self._layout.first_difference(shard.read_state(row), self.state_row(0))
-            if entry is not None:
-                return f"{entry.kind} '{entry.name}'"
-        metrics, given = shard.metrics(), self._metrics[0]
-        for name in sorted({*metrics, *given}):
-            there = float(metrics[name][row]) if name in metrics else math.nan
-            here = given.get(name, math.nan)
-            if there != here and not (math.isnan(there) and math.isnan(here)):
-                return f"metric '{name}' ({there!r} stored, {here!r} now)"
-        for name in sorted({*shard.extra_shapes, *self._extra}):
-            values = self._extra[name][0] if name in self._extra else None
-            shape = shard.extra_shapes.get(name, () if values is None else values.shape)
-            blank = np.full(shape, np.nan, np.float32)
-            stored = shard.read(name, row, row + 1)[0] if name in shard.extra_shapes else blank
-            if not np.array_equal(stored, blank if values is None else values, equal_nan=True):
-                return name
-        return None
+    def has_room(self, row: WholeRow) -> bool:
+        """Whether the header of the shard still has room for the names of this row, beside those that are here."""
+        return len(self._metric_names | row.metrics.keys()) + len(self._extra.keys() | row.functions) <= _MOST_NAMES
 
 
 def _filled(column: list[NDArray[np.float32] | None]) -> NDArray[np.float32]:
@@ -135,11 +92,18 @@ def _filled(column: list[NDArray[np.float32] | None]) -> NDArray[np.float32]:
     return filled
 
 
-def require_few_names(step: int, metrics: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+def empty_rows(manifest: Manifest, count: int) -> dict[str, NDArray]:
+    """Uninitialised room for `count` rows, as they are kept: [count, elements] for each number format."""
+    return {
+        name: np.empty((count, size), manifest.storage.dtype_of(name)) for name, size in manifest.state.sizes().items()
+    }
+
+
+def require_few_names(row: WholeRow) -> None:
     """`DataError` if a row has more names than a shard has room for."""
-    if (count := len(metrics) + len(extra)) > _MOST_NAMES:
+    if (count := len(row.metrics) + len(row.functions)) > _MOST_NAMES:
         raise DataError(
-            f"step {step}: {count:,} names of metrics and samples, and at most {_MOST_NAMES:,} are stored; record "
+            f"step {row.step}: {count:,} names of metrics and samples, and at most {_MOST_NAMES:,} are stored; record "
             "large tables as outputs"
         )
 

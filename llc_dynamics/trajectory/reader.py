@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from llc_dynamics.trajectory.lazy import LazyRows, TensorRows
 from llc_dynamics.trajectory.manifest import Manifest, read_complete, same_run
 from llc_dynamics.trajectory.names import RESUME, classify, to_link
 from llc_dynamics.trajectory.resume import read_resume
-from llc_dynamics.trajectory.shards import Shard, ShardList
+from llc_dynamics.trajectory.shards import Shard, ShardList, WholeRow
 from llc_dynamics.trajectory.state import StateEntry, load_checked, load_problem
 
 if TYPE_CHECKING:
@@ -166,10 +168,18 @@ class Trajectory:
             for entry in wanted
         }
 
-    def kept_vectors(self, step: int) -> dict[str, NDArray] | None:
-        """The weights of a stored step as they are kept: one flat vector for each number format; None without any."""
-        shard, row = self._locate(step)
-        return shard.read_kept(row)
+    def whole_rows(
+        self, steps: Iterable[int] | None = None, weights: Collection[int] | None = None
+    ) -> Iterator[WholeRow]:
+        """All that is stored at `steps` (None: all), row by row, and weights only at `weights` if these are given.
+
+        Each row has every metric of the run, NaN where it was not recorded, so that a copy knows the same names.
+        """
+        blank = dict.fromkeys(self.metric_names, math.nan)
+        for step in self.steps if steps is None else steps:
+            shard, row = self._locate(step)
+            found = shard.whole_row(row, weights is None or int(step) in weights)
+            yield dataclasses.replace(found, metrics={**blank, **found.metrics})
 
     def kept_rows(self, name: str, start: int, stop: int) -> NDArray:
         """Rows `start:stop` of the weights of number format `name`, [W, N], as they are kept."""
@@ -206,9 +216,9 @@ class Trajectory:
         """float32 [C, ...], the function vectors of all checkpoints or of those at `steps`, read when indexed."""
         return self._rows("outputs", "outputs", steps)
 
-    def stored_outputs(self) -> LazyRows | None:
-        """`outputs()`, None if the run has none."""
-        return self.outputs() if "outputs" in self._whole().extra_shapes() else None
+    def function_rows(self) -> dict[str, LazyRows]:
+        """ "outputs" and "samples/<link>", as far as the run has them, read when indexed."""
+        return {link: self._rows(link, link, None) for link in sorted(self._whole().extra_shapes())}
 
     def samples(self, name: str) -> NDArray[np.float32]:
         """float32 [C, S], a metric's value for each of S evaluation sequences, the same ones at every checkpoint."""

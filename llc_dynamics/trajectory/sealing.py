@@ -40,7 +40,8 @@ class Rows:
     read: Callable[[int, int], NDArray]
 
     @classmethod
-    def of(cls, rows: NDArray, steps: Sequence[int]) -> Rows:
+    def of(cls, rows: Any, steps: Sequence[int]) -> Rows:
+        """From an array, or what is read like one."""
         return cls(rows.dtype, rows.shape[1:], steps, lambda start, stop: rows[start:stop])
 
     @property

@@ -15,6 +15,8 @@ Datasets of a shard of R rows, W of them with weights::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,21 @@ from llc_dynamics.trajectory.sealed import SealedFile, row_checksum
 
 _METRICS = "metrics/"
 _SAMPLES = "samples/"
+_BLANK = np.float32(np.nan).tobytes()
+
+
+@dataclass(frozen=True)
+class WholeRow:
+    """All that a run holds of one step.
+
+    `vectors` are the weights as they are kept, by number format, None without any. `functions` are "outputs" and
+    "samples/..." by path, left out where the row has none.
+    """
+
+    step: int
+    vectors: Mapping[str, NDArray] | None
+    metrics: dict[str, float]
+    functions: dict[str, NDArray[np.float32]]
 
 
 class Shard:
@@ -60,10 +77,6 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.steps)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.file.size
 
     def metrics(self) -> dict[str, NDArray[np.float64]]:
         """All metrics by name, each [R]."""
@@ -98,18 +111,22 @@ class Shard:
         place = int(np.searchsorted(self.state_steps, step))
         return place if place < len(self.state_steps) and self.state_steps[place] == step else None
 
-    def read_kept(self, row: int) -> dict[str, NDArray] | None:
-        """One row's vectors by number format, in the formats that they are kept in; None for a row without weights."""
-        place = self.state_index(row)
-        if place is None:
-            return None
-        return {name: self.read(f"state/{name}", place, place + 1)[0] for name in self._manifest.state.sizes()}
+    def whole_row(self, row: int, weights: bool = True) -> WholeRow:
+        """Everything that is stored of a row (without `weights` those are left out)."""
+        vectors, place = None, self.state_index(row)
+        if weights and place is not None:
+            vectors = {name: self.read(f"state/{name}", place, place + 1)[0] for name in self._manifest.state.sizes()}
+        functions = {name: present(self.read(name, row, row + 1)[0]) for name in self.extra_shapes}
+        return WholeRow(
+            int(self.steps[row]),
+            vectors,
+            {name: float(column[row]) for name, column in self.metrics().items()},
+            {name: values for name, values in functions.items() if values is not None},
+        )
 
     def read_state(self, row: int) -> dict[str, NDArray]:
         """One row's vectors by number format; the row must have weights."""
-        kept, storage = self.read_kept(row), self._manifest.storage
-        assert kept is not None, f"row {row} has no weights"
-        return {name: widened(vector, storage.format_of(name), name) for name, vector in kept.items()}
+        return {name: self.read_vector(name, row) for name in self._manifest.state.sizes()}
 
     def read_vector(self, name: str, row: int) -> NDArray:
         """All tensors of number format `name`, end to end, of a row that has weights."""
@@ -181,8 +198,9 @@ class ShardList:
         self._next = 0
         self.shards: list[Shard] = []
         self.damage: list[CorruptRunError] = []
-        self._steps: NDArray[np.int64] = np.empty(0, np.int64)
-        self._state_steps: NDArray[np.int64] = np.empty(0, np.int64)
+        self.steps: NDArray[np.int64] = np.empty(0, np.int64)
+        #: The steps whose rows have weights.
+        self.state_steps: NDArray[np.int64] = np.empty(0, np.int64)
         self._times: list[float] = []
         #: First row of every shard, and the end.
         self.bounds: NDArray[np.int64] = np.zeros(1, np.int64)
@@ -191,21 +209,12 @@ class ShardList:
         return len(self.shards)
 
     @property
-    def steps(self) -> NDArray[np.int64]:
-        return self._steps
-
-    @property
-    def state_steps(self) -> NDArray[np.int64]:
-        """The steps whose rows have weights."""
-        return self._state_steps
-
-    @property
     def num_rows(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     @property
     def last_step(self) -> int:
-        return int(self._steps[-1]) if len(self._steps) else -1
+        return int(self.steps[-1]) if len(self.steps) else -1
 
     def refresh(self) -> int:
         """Take in shards that were sealed since the last call; the number of new rows."""
@@ -242,10 +251,10 @@ class ShardList:
             )
         self._next += 1
         self.shards.append(shard)
-        self._steps = np.concatenate([self._steps, shard.steps])
-        self._state_steps = np.concatenate([self._state_steps, shard.state_steps])
-        self._steps.flags.writeable = self._state_steps.flags.writeable = False
-        self.bounds = np.append(self.bounds, len(self._steps))
+        self.steps = np.concatenate([self.steps, shard.steps])
+        self.state_steps = np.concatenate([self.state_steps, shard.state_steps])
+        self.steps.flags.writeable = self.state_steps.flags.writeable = False
+        self.bounds = np.append(self.bounds, len(self.steps))
 
     def require_whole(self) -> None:
         """Raise the first damage, if there is any."""
@@ -254,8 +263,8 @@ class ShardList:
 
     def locate(self, step: int) -> tuple[Shard, int] | None:
         """The shard that holds `step` and the row in it."""
-        row = int(np.searchsorted(self._steps, step))
-        if row >= len(self._steps) or self._steps[row] != step:
+        row = int(np.searchsorted(self.steps, step))
+        if row >= len(self.steps) or self.steps[row] != step:
             return None
         shard = int(np.searchsorted(self.bounds, row, side="right")) - 1
         return self.shards[shard], row - int(self.bounds[shard])
@@ -302,3 +311,25 @@ class ShardList:
             return None
         except OSError as error:
             raise TrajectoryError(f"{folder}: cannot look into the folder ({error.strerror})") from error
+
+
+def row_difference(first: WholeRow, second: WholeRow) -> str | None:
+    """What differs, bit for bit, between metrics and functions of two rows, in words; None if nothing does."""
+    for name in sorted({*first.metrics, *second.metrics}):
+        values = (first.metrics.get(name, np.nan), second.metrics.get(name, np.nan))
+        if values[0] != values[1] and not all(map(np.isnan, values)):
+            return f"metric '{name}' ({values[0]!r} and {values[1]!r})"
+    for name in sorted({*first.functions, *second.functions}):
+        mine, other = present(first.functions.get(name)), present(second.functions.get(name))
+        if mine is None and other is None:
+            continue
+        if mine is None or other is None or mine.shape != other.shape or mine.tobytes() != other.tobytes():
+            return name
+    return None
+
+
+def present(values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """None for what the reader gives where nothing was recorded: NaN of one bit pattern throughout."""
+    if values is not None and values.size and np.isnan(values.flat[0]) and values.tobytes() == _BLANK * values.size:
+        return None
+    return values

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Union
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError, ManifestMismatchError
@@ -191,8 +190,12 @@ class StateLayout:
             found |= {entry.name: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
         return {entry.name: found[entry.name] for entry in self.entries}
 
-    def first_difference(self, stored: Mapping[str, NDArray], given: Mapping[str, NDArray]) -> StateEntry | None:
-        """The first tensor whose bytes differ between two rows, None if all are the same."""
+    def first_difference(
+        self, stored: Mapping[str, NDArray] | None, given: Mapping[str, NDArray] | None
+    ) -> StateEntry | None:
+        """The first tensor whose bytes differ between two rows, None if all are the same or there are none."""
+        if stored is None or given is None:
+            return None
         for entry in self.entries:
             part = slice(entry.offset, entry.offset + entry.size)
             if stored[entry.dtype][part].tobytes() != given[entry.dtype][part].tobytes():
@@ -300,8 +303,3 @@ def load_problem(model: torch.nn.Module, layout: StateLayout) -> str | None:
 def _kind(layout: StateLayout, name: str) -> str:
     # Whether a tensor is a parameter or a buffer does not matter for loading.
     return next((entry.kind for entry in layout.entries if entry.name == name), "parameter")
-
-
-def empty_rows(layout: StateLayout, count: int, storage: WeightStorage) -> dict[str, NDArray]:
-    """Uninitialised room for `count` rows, as they are kept: [count, elements] for each number format."""
-    return {name: np.empty((count, size), storage.dtype_of(name)) for name, size in layout.sizes().items()}

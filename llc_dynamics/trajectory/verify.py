@@ -9,8 +9,7 @@ from pathlib import Path
 from llc_dynamics.errors import LLCDynamicsError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.trajectory.arrays import read_arrays
-from llc_dynamics.trajectory.files import is_temporary
-from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.files import is_locked, is_temporary
 from llc_dynamics.trajectory.manifest import Manifest, read_complete
 from llc_dynamics.trajectory.names import ARRAYS, KNOWN, LOCK, RESUME, SHARDS, classify, shard_index
 from llc_dynamics.trajectory.resume import read_resume
@@ -98,7 +97,7 @@ def verify_run(path: str | Path, progress: Callable[[int, int], None] | None = N
     except LLCDynamicsError as error:
         problems.append(_damaged(error))
     problems += _foreign(run, manifest, being_written)
-    size = sum(shard.num_bytes for shard in shards.shards)
+    size = sum(shard.file.size for shard in shards.shards)
     return VerifyReport(run, rows, sound, size, complete, being_written, problems)
 
 

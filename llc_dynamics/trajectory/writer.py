@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +15,20 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
 from llc_dynamics.provenance import provenance as current_provenance
 from llc_dynamics.trajectory import arrays as array_sets
-from llc_dynamics.trajectory.files import fsync_folder, is_temporary, storage_errors
+from llc_dynamics.trajectory.files import RunLock, fsync_folder, is_temporary, storage_errors
 from llc_dynamics.trajectory.formats import WeightStorage
-from llc_dynamics.trajectory.lock import RunLock
-from llc_dynamics.trajectory.manifest import Manifest, new_run_id, plain_config, remove_complete, write_complete
-from llc_dynamics.trajectory.names import ARRAYS, LOCK, SHARDS, classify, require_own_folder
-from llc_dynamics.trajectory.pending import RowBuffer, function_values, metric_values, require_few_names, step_number
+from llc_dynamics.trajectory.manifest import Manifest, plain_config, remove_complete, write_complete, write_signed
+from llc_dynamics.trajectory.names import ARRAYS, LOCK, MANIFEST, SHARDS, classify, require_own_folder
+from llc_dynamics.trajectory.pending import (
+    RowBuffer,
+    empty_rows,
+    function_values,
+    metric_values,
+    require_few_names,
+    step_number,
+)
 from llc_dynamics.trajectory.resume import write_resume
-from llc_dynamics.trajectory.shards import Shard, ShardList
+from llc_dynamics.trajectory.shards import Shard, ShardList, WholeRow, row_difference
 from llc_dynamics.trajectory.state import Model, StateLayout
 
 if TYPE_CHECKING:
@@ -112,8 +119,9 @@ class TrajectoryWriter:
             else:
                 origin = current_provenance() if provenance is None else plain_config(provenance, "provenance")
                 digests = {name: array_sets.digest(each) for name, each in (sets or {}).items()}
-                self._manifest = Manifest.new(layout, plain or {}, origin, digests, new_run_id(), kept, told)
-                self._begin(sets or {})
+                storage = kept or WeightStorage()
+                self._manifest = Manifest(layout, plain or {}, origin, digests, storage, told or {})
+                begin_run(self.path, self._manifest, sets or {})
             self._remove_leftovers()
             self._stored = ShardList(self.path, self._manifest)
             self._stored.refresh()
@@ -123,7 +131,7 @@ class TrajectoryWriter:
             self._lock.release()
             raise
         self._rows_per_shard, self._rows_without = _shard_rows(rows_per_shard, self._manifest)
-        self._buffer = RowBuffer(self._manifest.state, self._rows_per_shard, self._manifest.storage)
+        self._buffer = RowBuffer(self._manifest, self._rows_per_shard)
         self._last_recorded = -1
         self._closed = False
 
@@ -175,53 +183,30 @@ class TrajectoryWriter:
         """
         if weights and self._model is None:
             raise DataError(f"step {step}: this writer was opened without a model, so there are no weights to record")
-        self._record(
-            step, self._model if weights else None, None, metrics or {}, function_values(outputs, samples or {})
-        )
+        functions = function_values(outputs, samples or {})
+        row = WholeRow(step_number(step), None, metric_values(metrics or {}), functions)
+        self.record_kept(row, self._model if weights else None)
 
-    def record_kept(
-        self,
-        step: int,
-        vectors: Mapping[str, NDArray] | None,
-        metrics: Mapping[str, float],
-        functions: Mapping[str, NDArray[np.float32]],
-    ) -> None:
-        """Record a row as a run with the same manifest keeps it, bit for bit.
-
-        vectors : the stored weights by number format (`Shard.read_kept`), None for a row without.
-        functions : "outputs" and "samples/..." by path.
-        """
-        self._record(step, None, vectors, metrics, functions)
-
-    def _record(
-        self,
-        step: int,
-        model: Model | None,
-        vectors: Mapping[str, NDArray] | None,
-        metrics: Mapping[str, float],
-        functions: Mapping[str, NDArray[np.float32]],
-    ) -> None:
+    def record_kept(self, row: WholeRow, model: Model | None = None) -> None:
+        """Record a row as a run with the same manifest keeps it, bit for bit, or with the weights of `model`."""
         self._require_open()
-        number, values = step_number(step), metric_values(metrics)
-        if number <= self._last_recorded:
-            raise DataError(f"step {number}: steps must increase, and {self._last_recorded} was recorded before it")
-        require_few_names(number, values, functions)
-        for name, array in functions.items():
+        if row.step <= self._last_recorded:
+            raise DataError(f"step {row.step}: steps must increase, and {self._last_recorded} was recorded before it")
+        require_few_names(row)
+        for name, array in row.functions.items():
             if self._shapes.get(name, array.shape) != array.shape:
                 raise DataError(
-                    f"step {number}: {name} has shape {list(array.shape)}, but {list(self._shapes[name])} at "
+                    f"step {row.step}: {name} has shape {list(array.shape)}, but {list(self._shapes[name])} at "
                     "earlier steps"
                 )
-        if number <= self._stored.last_step:
-            fresh = RowBuffer(self._manifest.state, 1, self._manifest.storage)
-            fresh.append(number, model, values, functions, vectors)
-            self._require_same_row(fresh)
+        if row.step <= self._stored.last_step:
+            self._require_same_row(row, model)
         else:
-            if self.full or not self._buffer.has_room(values, functions):
+            if self.full or not self._buffer.has_room(row):
                 self.seal()
-            self._buffer.append(number, model, values, functions, vectors)
-            self._shapes |= {name: array.shape for name, array in functions.items()}
-        self._last_recorded = number
+            self._buffer.append(row, model)
+            self._shapes |= {name: array.shape for name, array in row.functions.items()}
+        self._last_recorded = row.step
 
     def seal(self, state: Mapping[str, Any] | None = None) -> None:
         """Write the pending rows as one sealed shard, then `state`, each so that it appears whole or not at all.
@@ -238,7 +223,7 @@ class TrajectoryWriter:
                 require_own_folder(self.path, SHARDS).mkdir(exist_ok=True)
             remove_complete(self.path)
             index = len(self._stored)
-            self._buffer.write(self.path, index, self._manifest.run_id)
+            self._buffer.write(self.path, index)
             self._buffer.clear()
             self._stored.append(Shard(self.path, index, self._manifest))
         if state is not None:
@@ -293,18 +278,6 @@ class TrajectoryWriter:
             require_own_folder(self.path, folder)
         return content
 
-    def _begin(self, sets: Mapping[str, Mapping[str, NDArray]]) -> None:
-        """Write the fixed arrays and then the manifest, whose presence makes the folder a run."""
-        with storage_errors(self.path, "make the folders"):
-            for folder in (SHARDS, ARRAYS):
-                (self.path / folder).mkdir(exist_ok=True)
-            for leftover in (self.path / ARRAYS).glob("*.h5"):
-                leftover.unlink()
-            fsync_folder(self.path)
-        for name, arrays in sets.items():
-            array_sets.write_arrays(self.path, name, arrays, self._manifest.run_id)
-        self._manifest.write(self.path)
-
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of a writer that died; under the lock nobody else can be writing them."""
         with storage_errors(self.path, "remove temporary files"):
@@ -313,21 +286,46 @@ class TrajectoryWriter:
                     if is_temporary(entry.name):
                         entry.unlink()
 
-    def _require_same_row(self, fresh: RowBuffer) -> None:
-        """Raise `ManifestMismatchError` unless the only row of `fresh` is the stored one of its step."""
-        step = fresh.steps[0]
-        found = self._stored.locate(step)
+    def _require_same_row(self, row: WholeRow, model: Model | None) -> None:
+        """Raise `ManifestMismatchError` unless the row, with the weights of `model`, is the stored one of its step."""
+        step, found = row.step, self._stored.locate(row.step)
         if found is None:
             raise ManifestMismatchError(
                 f"{self.path}: step {step} is recorded now, but the stored run went past it without a checkpoint "
                 "there; resume with the same checkpoint schedule, or record into another folder"
             )
-        if difference := fresh.difference(*found):
+        if model is not None:
+            vectors = {name: rows[0] for name, rows in empty_rows(self._manifest, 1).items()}
+            self._manifest.state.copy_into(model, vectors, self._manifest.storage)
+            row = dataclasses.replace(row, vectors=vectors)
+        shard, place = found
+        stored = shard.whole_row(place)
+        if (stored.vectors is None) != (row.vectors is None):
+            now = "recorded now, not stored" if stored.vectors is None else "stored, not recorded now"
+            difference: str | None = f"weights ({now})"
+        elif (entry := self._manifest.state.first_difference(stored.vectors, row.vectors)) is not None:
+            difference = f"{entry.kind} '{entry.name}'"
+        else:
+            difference = row_difference(stored, row)
+        if difference is not None:
             raise ManifestMismatchError(
                 f"{self.path}: step {step} is stored already, and this time it comes out differently: "
                 f"{difference}. The rerun is not the same computation (another seed, device, thread count or "
                 "version?); record it into another folder"
             )
+
+
+def begin_run(run: Path, manifest: Manifest, sets: Mapping[str, Mapping[str, NDArray]]) -> None:
+    """Write the fixed arrays and then the manifest, whose presence makes the folder a run."""
+    with storage_errors(run, "make the folders"):
+        for folder in (SHARDS, ARRAYS):
+            (run / folder).mkdir(exist_ok=True)
+        for leftover in (run / ARRAYS).glob("*.h5"):
+            leftover.unlink()
+        fsync_folder(run)
+    for name, arrays in sets.items():
+        array_sets.write_arrays(run, name, arrays, manifest.run_id)
+    write_signed(run / MANIFEST, manifest.to_json())
 
 
 def _shard_rows(given: int | None, manifest: Manifest) -> tuple[int, int]:

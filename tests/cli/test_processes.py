@@ -15,7 +15,7 @@ from presets import PRESET
 
 import llc_dynamics as ld
 from llc_dynamics.cli import main
-from llc_dynamics.trajectory.lock import is_locked
+from llc_dynamics.trajectory.files import is_locked
 
 STOPPED = "llc-dynamics: stopped; the same command goes on from here\n"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -97,7 +97,7 @@ def check_readme(module, printed):
 
 def check_stages(_, printed):
     """What the page shows is what is printed, up to rounding."""
-    assert len(VALUE.findall(PAGES["docs/stages.md"])) == 8
+    assert len(VALUE.findall(PAGES["docs/stages.md"])) == 7
     for text in (printed, PAGES["docs/stages.md"]):
         assert "LLC: 1 boundaries resolved of " in text
         (place, low, high) = re.findall(r"turn at ([\d,]+) \(([\d,]+) to ([\d,]+)\), probability 1.00\n", text)[0]

@@ -127,7 +127,6 @@ THEORY = {
     "shapes": (lambda: theory.free_energy([1, 2], [1, 2, 3], 10), "do not go together"),
     "curvatures as text": (lambda: theory.quadratic_llc("a", 1, 1), "curvatures must be"),
     "nbeta as text": (lambda: theory.quadratic_llc([1.0], "a", 1), "nbeta must be finite"),
-    "members as text": (lambda: theory.rank_agreement(["a"] * 3, [1, 2, 3], [0] * 3), "predicted must be"),
     "three numbers": (lambda: Solution.measured((1.0, 0.1, 3), 5.0), "loss has 3 entries"),
 }
 PLOTS = {

@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scripts import load_script
 
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.theory import rank_agreement
+
+rank_agreement = load_script("transient_ridge/rank_agreement.py").rank_agreement
 
 SEEDS = np.repeat([0, 1, 2], 6)
 FAST = {"num_bootstrap": 400, "num_permutations": 400}
@@ -117,6 +119,7 @@ def test_one_tie_has_no_order() -> None:
     [
         (([1, 2], [1, 2], [0, 0]), {}, DataError, "3 or more"),
         (([1, 2, 3], [1, 2], [0, 0, 0]), {}, DataError, "one each"),
+        ((["a"] * 3, [1, 2, 3], [0] * 3), {}, ConfigError, "predicted must be"),
         (([1, 2, math.nan], [1, 2, 3], [0, 0, 0]), {}, DataError, "NaN"),
         (([1, 2, 3], [1, 2, 3], [0, 0, 0]), {"level": 90}, ConfigError, "0.9"),
         (([1, 2, 3], [1, 2, 3], [0, 0, 0]), {"num_bootstrap": 3}, ConfigError, "100 or more"),
