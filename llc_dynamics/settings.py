@@ -69,6 +69,15 @@ def to_mapping(settings: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], _plain(settings))
 
 
+def without_none(value: Any) -> Any:
+    """`value` as TOML can hold it, which has no other way to say None than to leave it out."""
+    if isinstance(value, Mapping):
+        return {str(key): without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_none(item) for item in value if item is not None]
+    return value
+
+
 def load_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file; a missing or malformed one is a `ConfigError` that names it."""
     import tomllib

@@ -51,22 +51,24 @@ def with_biases(found: LLCResult, settings: EstimateSettings, batches: Batches, 
     measured: dict[str, Any] = {}
     value, error_of_this = found.llc, 1.0  # the extrapolation's weight of lambda_hat itself
     others = 0.0
+    larger = larger_batches(batches)
     for name in ("step", "batch"):
         own = dataclasses.replace(plain, seed=derive_seed(settings.seed, f"{name} bias"))
-        if name == "step":
-            without_bias = settings.sampler.exact and batches.whole
-            again = None if without_bias else run(half_the_step(own), batches)
-            share = math.nan if again is None else _share_of_step(found, again)
+        if name == "step" and not (settings.sampler.exact and batches.whole):
+            again = run(half_the_step(own), batches)
+            share = _share_of_step(found, again)
+        elif name == "batch" and larger is not None:
+            again = run(own, larger)
+            share = _noise(larger) / _noise(batches)
         else:
-            larger = larger_batches(batches)
-            again = None if larger is None else run(own, larger)
-            share = math.nan if larger is None else _noise(larger) / _noise(batches)
-        factor = 0.0 if again is None else 1 / (1 - share)
-        bias = 0.0 if again is None else factor * (found.llc - again.llc)
-        error = 0.0 if again is None else factor * math.hypot(found.standard_error, again.standard_error)
+            measured |= {f"{name}_bias": 0.0, f"{name}_bias_error": 0.0}
+            continue
+        factor = 1 / (1 - share)
+        bias = factor * (found.llc - again.llc)
+        error = factor * math.hypot(found.standard_error, again.standard_error)
         measured |= {f"{name}_bias": bias, f"{name}_bias_error": error}
         value, error_of_this = value - bias, error_of_this - factor
-        others += 0.0 if again is None else (factor * again.standard_error) ** 2
+        others += (factor * again.standard_error) ** 2
     extrapolated_error = math.sqrt((error_of_this * found.standard_error) ** 2 + others)
     return dataclasses.replace(found, **measured, extrapolated=value, extrapolated_error=extrapolated_error)
 

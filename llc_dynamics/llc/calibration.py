@@ -36,10 +36,6 @@ class CalibrationOptions:
     def __post_init__(self) -> None:
         if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
             raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
-        if not 0 < self.target_error < math.inf:
-            raise ConfigError(
-                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
-            )
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
         derive_seed(self.seed)  # says what is wrong with it before anything is tried
@@ -48,7 +44,11 @@ class CalibrationOptions:
     def start(self) -> EstimateSettings:
         """What is known of the settings before anything is tried."""
         return EstimateSettings(
-            num_chains=self.num_chains, batch_size=self.batch_size, num_samples=self.num_samples, seed=self.seed
+            num_chains=self.num_chains,
+            batch_size=self.batch_size,
+            num_samples=self.num_samples,
+            target_error=self.target_error,
+            seed=self.seed,
         )
 
 
@@ -193,8 +193,10 @@ class Calibration:
 
 def _trial(row: dict[str, str]) -> Trial:
     """A row of evidence.csv; an empty number is NaN."""
-    read: dict[str, Any] = {"float": lambda text: float(text or "nan"), "int": int, "str": str}
-    read |= {
+    read: dict[str, Any] = {
+        "float": lambda text: float(text or "nan"),
+        "int": int,
+        "str": str,
         "bool": lambda text: text == "True",
         "tuple[Finding, ...]": lambda text: tuple(map(Finding.from_dict, json.loads(text))),
     }

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from llc_dynamics.curve import Curve
@@ -101,7 +103,7 @@ class LLCCurve(Curve):
         With `draws`, the traces instead: columns llc, distance, virial, index (step, chain, draw). Raises
         `MissingPackageError` without pandas.
         """
-        return curve_to_pandas(self, draws)
+        return curve_to_pandas(self.steps, self.results, draws)
 
     def to_xarray(self) -> xr.Dataset:
         """All results: traces [step, chain, draw] with NaN where a point has fewer, virial_by_block, values [step].
@@ -109,7 +111,7 @@ class LLCCurve(Curve):
         What settings, provenance and thresholds of all points have in common is in `attrs`, as JSON texts. Raises
         `MissingPackageError` without xarray.
         """
-        return curve_to_xarray(self)
+        return curve_to_xarray(self.name, self.steps, self.results)
 
     def to_datatree(self) -> xr.DataTree:
         """llc, distance and virial [chain, draw, step] as the `posterior` of an ArviZ data tree.
@@ -118,28 +120,21 @@ class LLCCurve(Curve):
         single points, `curve.results[i].to_datatree()`, leave dead chains out. Raises `MissingPackageError` without
         arviz-base.
         """
-        return curve_to_datatree(self)
+        return curve_to_datatree(self.name, self.steps, self.results)
 
     @property
     def initial_loss(self) -> Curve:
         """L(w*) over training, as estimated along with the points (their batches, hence noisy)."""
-        return Curve(
-            self.steps,
-            [result.initial_loss for result in self.results],
-            [result.initial_loss_error for result in self.results],
-            name="loss",
-        )
+        return self._of("initial_loss", "loss")
 
     @property
     def virial(self) -> Curve:
         """The virial ratio over training: 1 in equilibrium, below where the chains have not explored."""
-        return Curve(
-            self.steps,
-            [result.virial for result in self.results],
-            [result.virial_error for result in self.results],
-            name="virial",
-            converged=self.converged,
-        )
+        return self._of("virial", "virial", self.converged)
+
+    def _of(self, attribute: str, name: str, converged: NDArray[np.bool_] | None = None) -> Curve:
+        values, errors = ([getattr(each, key) for each in self.results] for key in (attribute, f"{attribute}_error"))
+        return Curve(self.steps, values, errors, name=name, converged=converged)
 
 
 def llc_curve(
@@ -183,9 +178,7 @@ def llc_curve(
     overwrite : replace what is stored under `name` with other settings, instead of raising.
     progress : a function that is called with (step, done, total) after each point; None shows a bar on a terminal,
         False nothing.
-    settings, **everyday : as in `estimate_llc`: what `ld.calibrate` returns or `ld.EstimateSettings(...)`; or by
-        themselves `sampler`, `num_chains`, `num_draws`, `num_burnin`, `batch_size`, `num_samples`, `target_error`,
-        `seed`.
+    settings, **everyday : as in `estimate_llc`, `sampler` to `seed` being the ones that are given by themselves.
 
     Raises
     ------

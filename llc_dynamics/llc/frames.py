@@ -29,6 +29,9 @@ _DRAWS = {"llc": "trace", "distance": "distance_trace", "virial": "virial_trace"
 _ATTRIBUTES = ("settings", "provenance", "thresholds")
 
 
+Steps = NDArray[np.int64]
+
+
 class Result(Protocol):
     """What is read of an `LLCResult`, besides its other traces."""
 
@@ -39,19 +42,6 @@ class Result(Protocol):
     def alive(self) -> list[int]: ...
 
     def to_dict(self) -> dict[str, Any]: ...
-
-
-class CurveOfResults(Protocol):
-    """What is read of an `LLCCurve`."""
-
-    @property
-    def steps(self) -> NDArray[np.int64]: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def results(self) -> Sequence[Result]: ...
 
 
 def scalars(result: Result) -> dict[str, float | int | str | bool]:
@@ -76,33 +66,32 @@ def scalars(result: Result) -> dict[str, float | int | str | bool]:
 
 def result_to_pandas(result: Result, draws: bool = False) -> pd.DataFrame:
     """See `LLCResult.to_pandas`."""
-    pandas = _pandas()
+    pandas = optional_import("pandas", "frames", "to_pandas")
     return _draw_table(pandas, result) if draws else pandas.DataFrame([scalars(result)])
 
 
-def curve_to_pandas(curve: CurveOfResults, draws: bool = False) -> pd.DataFrame:
+def curve_to_pandas(steps: Steps, results: Sequence[Result], draws: bool = False) -> pd.DataFrame:
     """See `LLCCurve.to_pandas`."""
-    pandas = _pandas()
+    pandas = optional_import("pandas", "frames", "to_pandas")
     if draws:
-        tables = [_draw_table(pandas, result) for result in curve.results]
-        return pandas.concat(tables, keys=curve.steps.tolist(), names=["step"])
-    return pandas.DataFrame(map(scalars, curve.results), index=pandas.Index(curve.steps, name="step"))
+        tables = [_draw_table(pandas, result) for result in results]
+        return pandas.concat(tables, keys=steps.tolist(), names=["step"])
+    return pandas.DataFrame(map(scalars, results), index=pandas.Index(steps, name="step"))
 
 
 def result_to_xarray(result: Result) -> xr.Dataset:
     """See `LLCResult.to_xarray`."""
-    return _xarray().Dataset(_variables(result), coords=_coordinates(result), attrs=_attributes([result]))
+    xarray = optional_import("xarray", "frames", "to_xarray")
+    return xarray.Dataset(_variables(result), coords=_coordinates(result), attrs=_attributes([result]))
 
 
-def curve_to_xarray(curve: CurveOfResults) -> xr.Dataset:
+def curve_to_xarray(name: str, steps: Steps, results: Sequence[Result]) -> xr.Dataset:
     """See `LLCCurve.to_xarray`."""
-    xarray = _xarray()
-    points = [xarray.Dataset(_variables(result), coords=_coordinates(result)) for result in curve.results]
+    xarray = optional_import("xarray", "frames", "to_xarray")
+    points = [xarray.Dataset(_variables(result), coords=_coordinates(result)) for result in results]
     # outer: points with fewer chains or draws (runs to a target error) are filled up with NaN
-    stacked = xarray.concat(
-        points, dim=xarray.Variable("step", curve.steps), join="outer", data_vars="all", coords="minimal"
-    )
-    return stacked.assign_attrs(name=curve.name, **_attributes(curve.results))
+    stacked = xarray.concat(points, dim=xarray.Variable("step", steps), join="outer", data_vars="all", coords="minimal")
+    return stacked.assign_attrs(name=name, **_attributes(results))
 
 
 def result_to_datatree(result: Result) -> xr.DataTree:
@@ -114,24 +103,16 @@ def result_to_datatree(result: Result) -> xr.DataTree:
     return _tree(draws, {"chain": alive}, {}, _attributes([result]))
 
 
-def curve_to_datatree(curve: CurveOfResults) -> xr.DataTree:
+def curve_to_datatree(name: str, steps: Steps, results: Sequence[Result]) -> xr.DataTree:
     """See `LLCCurve.to_datatree`."""
-    shape = tuple(max(sizes) for sizes in zip(*(result.trace.shape for result in curve.results), strict=True))
-    draws = {name: np.full((*shape, len(curve.steps)), np.nan) for name in _DRAWS}
-    for place, result in enumerate(curve.results):
-        for name, trace in _DRAWS.items():
+    shape = tuple(max(sizes) for sizes in zip(*(result.trace.shape for result in results), strict=True))
+    draws = {name: np.full((*shape, len(steps)), np.nan) for name in _DRAWS}
+    for place, result in enumerate(results):
+        for variable, trace in _DRAWS.items():
             values: NDArray[np.float64] = getattr(result, trace)
-            draws[name][result.alive, : values.shape[1], place] = values[result.alive]
-    attributes = {"name": curve.name, **_attributes(curve.results)}
-    return _tree(draws, {"step": curve.steps}, {name: ["step"] for name in _DRAWS}, attributes)
-
-
-def _pandas() -> Any:
-    return optional_import("pandas", "frames", "to_pandas")
-
-
-def _xarray() -> Any:
-    return optional_import("xarray", "frames", "to_xarray")
+            draws[variable][result.alive, : values.shape[1], place] = values[result.alive]
+    attributes = {"name": name, **_attributes(results)}
+    return _tree(draws, {"step": steps}, {name: ["step"] for name in _DRAWS}, attributes)
 
 
 def _tree(draws: dict[str, Any], coords: dict[str, Any], dims: dict[str, Any], attributes: dict[str, str]) -> Any:

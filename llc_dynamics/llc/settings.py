@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import tomli_w
 
@@ -15,7 +15,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.sampling import ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.metric import Metric
-from llc_dynamics.settings import errors_in, from_mapping, load_toml, nearest, to_mapping
+from llc_dynamics.settings import errors_in, from_mapping, load_toml, nearest, to_mapping, without_none
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 #: Which loss an estimate is of: the one that was given, or the outputs against those at w* (`ld.behavioural`).
@@ -42,21 +42,13 @@ class Everyday(TypedDict, total=False):
     seed: int
 
 
-class HasSettings(Protocol):
-    """Such as a calibration."""
-
-    @property
-    def settings(self) -> EstimateSettings: ...
-
-
 @dataclass(frozen=True)
 class EstimateSettings(ChainSettings):
     """How an estimate is made: how its chains are run (see `ChainSettings`), and these.
 
     Parameters
     ----------
-    batch_size : B; None stands for 256, or for all the data if there is less.
-    num_samples : n of nbeta = n / log n; None stands for the length of the tensors.
+    batch_size, num_samples : as in `estimate_llc`.
     target_error : go on until the standard error is below this share of the estimate, doubling the draws from
         `num_draws` up to `max_draws` (16 times as many, if None). `result.stopped` says where it ended.
     max_seconds : end with the draw at which sampling has taken so long, with as many draws as there are then (4 at
@@ -64,11 +56,9 @@ class EstimateSettings(ChainSettings):
     bias_checks : run again with half the step, and with twice the batch, each with half the draws: about three times
         the work in all. The result's `total_error` then holds the biases, and its verdict judges them; see `llc.bias`.
     microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
-    metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*). gamma is then compared
-        with nbeta itself (a tenth of nbeta is a mild localisation), and the estimate does not change when weights are
-        rescaled without changing the function. Needs a behavioural loss. "relative": each weight in units of the root
-        mean square of its tensor at w*, so that weights that only grow do not lower the estimate. See
-        `llc_dynamics.sampling.metric`.
+    metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*), for a behavioural loss;
+        gamma is then compared with nbeta itself (a tenth of it is mild). "relative": each weight in units of the root
+        mean square of its tensor at w*. `llc_dynamics.sampling.metric` says what that is good for.
 
     Raises `ConfigError` for a setting out of its range.
     """
@@ -103,7 +93,7 @@ class EstimateSettings(ChainSettings):
             raise ConfigError(f"microbatch_size must be 1 or more, got {self.microbatch_size}")
 
     @classmethod
-    def of(cls, settings: EstimateSettings | HasSettings | None, given: Mapping[str, Any]) -> EstimateSettings:
+    def of(cls, settings: object, given: Mapping[str, Any]) -> EstimateSettings:
         """Those of `settings`, or of a calibration, with a `seed` if one is given; without them what is given.
 
         `given` are `Everyday` settings. Raises `ConfigError` for another one (saying where it belongs, or naming the
@@ -175,7 +165,7 @@ def write_settings(
     calibration : what is to be said about how they were found; a table of its own, for readers.
     """
     path = Path(path)
-    content: dict[str, Any] = {"llc": {"loss": loss, **_without_none(to_mapping(settings))}}
+    content: dict[str, Any] = {"llc": {"loss": loss, **without_none(to_mapping(settings))}}
     if calibration is not None:
         content["calibration"] = dict(calibration)
     with storage_errors(path.parent):
@@ -199,9 +189,3 @@ def read_settings(path: str | Path) -> tuple[EstimateSettings, Loss]:
     if not isinstance(values.get("sampler"), dict):
         raise ConfigError(f"{path}: no [llc.sampler] table that says which kernel to use")
     return settings_from_mapping(values, f"{path}: llc"), loss
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return value

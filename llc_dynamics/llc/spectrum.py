@@ -132,7 +132,13 @@ def llc_spectrum(
     shape = (len(places), len(betas), len(gammas))
     found: list[LLCResult] = []
     for step, nbeta, gamma in itertools.product(places, betas.tolist(), gammas.tolist()):
-        own = _at_resolution(base, nbeta, gamma, float(gammas[-1]))
+        longer = (float(gammas[-1]) / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
+        own = dataclasses.replace(
+            base,
+            sampler=dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma),
+            num_burnin=math.ceil(base.num_burnin * longer),
+            num_draws=math.ceil(base.num_draws * longer),
+        )
         if stored is None:
             found.append(estimate(problem, own, thresholds))
         else:
@@ -149,17 +155,6 @@ def llc_spectrum(
 
 def _in_pieces(values: Sequence[Any], size: int) -> tuple[Any, ...]:
     return tuple(tuple(values[start : start + size]) for start in range(0, len(values), size))
-
-
-def _at_resolution(base: EstimateSettings, nbeta: float, gamma: float, largest: float) -> EstimateSettings:
-    sampler = dataclasses.replace(base.sampler, nbeta=nbeta, localization=gamma)
-    longer = (largest / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
-    return dataclasses.replace(
-        base,
-        sampler=sampler,
-        num_burnin=math.ceil(base.num_burnin * longer),
-        num_draws=math.ceil(base.num_draws * longer),
-    )
 
 
 def _positive(values: Sequence[float], name: str) -> NDArray[np.float64]:

@@ -70,18 +70,13 @@ def judge(result: LLCResult, limits: Thresholds) -> tuple[Finding, ...]:
     return (*found, *(reason for check in checks for reason in check(result, limits)))
 
 
-def notes_on(result: LLCResult) -> tuple[Finding, ...]:
-    """What is worth knowing of `result` and does not speak against it; nothing of one without an estimate."""
-    if not math.isfinite(result.llc):
-        return ()
-    checks = (_stopped, _control_variate, _observed, _without_gradient)
-    return tuple(note for check in checks for note in check(result))
-
-
 def judged(result: LLCResult, limits: Thresholds | None = None) -> LLCResult:
     """The same estimate with its verdict under these limits (None: the usual ones)."""
     limits = Thresholds() if limits is None else limits
-    return replace(result, thresholds=limits, reasons=judge(result, limits), notes=notes_on(result))
+    # nothing is worth knowing of a result without an estimate
+    checks = (_stopped, _control_variate, _observed, _without_gradient) if math.isfinite(result.llc) else ()
+    notes = tuple(note for check in checks for note in check(result))
+    return replace(result, thresholds=limits, reasons=judge(result, limits), notes=notes)
 
 
 def chains_at_rest(result: LLCResult) -> list[int]:

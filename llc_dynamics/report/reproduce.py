@@ -14,6 +14,7 @@ from llc_dynamics.provenance import provenance
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
 from llc_dynamics.report.numbers import listed
 from llc_dynamics.report.tables import table
+from llc_dynamics.settings import without_none
 from llc_dynamics.systems.registry import is_file
 
 _LONGEST = 20_000  # characters of settings that are shown
@@ -27,18 +28,10 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     import tomli_w
 
     try:
-        text = tomli_w.dumps(_without_none(settings))
+        text = tomli_w.dumps(without_none(settings))
     except (TypeError, ValueError, RecursionError):
         text = json.dumps(settings, indent=1, default=str)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\n... ({len(text):,} characters in all)\n"
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value if item is not None]
-    return value
 
 
 def provenance_markup(analysis: Analysis) -> str:

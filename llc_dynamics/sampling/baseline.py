@@ -29,9 +29,8 @@ class PairedBaseline:
         self._model = model
         self._batch_size = batches.batch_size
         self._table: torch.Tensor | None = None
-        self._zeros: torch.Tensor | None = None
         if isinstance(model.loss_fn, Behavioural):
-            self._zeros = torch.zeros(batches.batch_size, dtype=torch.float64, device=model.device)
+            self._table = torch.zeros(batches.batch_size, dtype=torch.float64, device=model.device)
             return
         probe = next(batches.stream(seed, "probe"))
         direct = self._direct(probe)
@@ -50,8 +49,6 @@ class PairedBaseline:
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """Losses at w* of the samples in `batch`, float64 [B]."""
-        if self._zeros is not None:
-            return self._zeros
         if self._table is None:
             return self._direct(batch)
         return self._table if len(self._table) == self._batch_size else self._table[batch.indices]

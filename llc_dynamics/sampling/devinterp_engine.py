@@ -87,11 +87,10 @@ class DevinterpKernel(Kernel[State]):
     ----------
     made_by : the version of the installed devinterp.
 
-    Raises `ConfigError` for another kernel, `MissingPackageError` if devinterp is not installed.
+    Raises `MissingPackageError` if devinterp is not installed.
     """
 
     def __init__(self, kernel: Kernel, model: FlatModel) -> None:
-        require_engine("devinterp", kernel)
         super().__init__(kernel.step_size, kernel.nbeta, kernel.localization)
         module = optional_import(
             "devinterp.optim.sgmcmc",

@@ -18,7 +18,7 @@ from llc_dynamics.sampling.batches import Batch, Batches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
-from llc_dynamics.sampling.group_model import GroupModel, LoopModel, VmapModel, choose_chain_method
+from llc_dynamics.sampling.group_model import LoopModel, VmapModel, choose_chain_method
 from llc_dynamics.sampling.kernel import ChainState, Evaluation, Kernel, Noise, Target
 from llc_dynamics.sampling.settings import ChainSettings
 from llc_dynamics.sampling.traces import ChainTraces, FailedChain, Recorder
@@ -66,7 +66,7 @@ class Chains:
         self._seed, self._num_burnin, self._steps_per_draw = settings.seed, settings.num_burnin, settings.steps_per_draw
         self._observed = dict(observed or {})
         self._recorder = Recorder(model, self.target)
-        self._group_model: GroupModel = VmapModel(model) if self.chain_method == "vmap" else LoopModel(model)
+        self._group_model = VmapModel(model) if self.chain_method == "vmap" else LoopModel(model)
         with isolated_generators(self._seed):
             self._baseline = PairedBaseline(model, batches, settings.num_draws, self._seed)
             self._reference = float(self._baseline.losses(next(batches.stream(self._seed, "probe"))).mean())
@@ -210,25 +210,18 @@ class Chains:
             return problem
         if self.batches.whole or state.evaluation is not None:
             traces.half_difference[chain, draw] = 0.0  # the batch's loss is the one that is sampled
-        if self._fresh_every and draw % self._fresh_every == 0:
-            traces.fresh_difference[chain, draw] = self._out_of_sample(group.fresh[row], position)
+        size = self.batches.batch_size
+        if self._fresh_every and draw % self._fresh_every == 0:  # on a batch that the chain has not moved on
+            content = self.model.prepare(next(group.fresh[row]).content, size)
+            losses = self.model.losses(position, content, size)
+            traces.fresh_difference[chain, draw] = float(losses.mean(dtype=torch.float64))
         if state.acceptance is not None:
             traces.acceptance[chain, draw] = float(state.acceptance[row])
-        self._observe(chain, draw, position, batch)
-        return None
-
-    def _out_of_sample(self, stream: Iterator[Batch], position: torch.Tensor) -> float:
-        """The loss at a position on a batch that its chain has not moved on."""
-        size = self.batches.batch_size
-        content = self.model.prepare(next(stream).content, size)
-        return float(self.model.losses(position, content, size).mean(dtype=torch.float64))
-
-    def _observe(self, chain: int, draw: int, position: torch.Tensor, batch: Batch) -> None:
-        size = self.batches.batch_size
         for name, loss_fn in self._observed.items():
             there = self.model.losses(position, batch.content, size, loss_fn).double()
             origin = self.model.losses(self.target.origin, batch.content, size, loss_fn).double()
-            self.traces.observed[name][chain, draw] = float((there - origin).mean())
+            traces.observed[name][chain, draw] = float((there - origin).mean())
+        return None
 
     def _next_batches(self, group: _Group) -> bool:
         """Take the next batch of every chain; whether they are other ones than before."""

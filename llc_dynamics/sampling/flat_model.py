@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,8 @@ class FlatModel:
 
     Attributes
     ----------
+    module : the caller's; inside, at the position that was evaluated last.
+    loss_fn : evaluated as `loss_fn(module, content)`, on contents that `prepare` has made.
     origin : w*, [d], in units of `measure_in`. dtype, device : of all vectors.
     names, sizes : of the sampled parameter tensors (the blocks of the virial ratio) and of what is sampled of each.
     dimension : d, the number of sampled weights.
@@ -78,8 +79,8 @@ class FlatModel:
             raise DataError(
                 f"complex parameters cannot be sampled: {', '.join(complex_names)}; keep real and imaginary"
             )
-        self._model = model
-        self._loss_fn = loss_fn
+        self.module = model
+        self.loss_fn = loss_fn
         self._parameters = list(sampled.values())
         self.names = tuple(sampled)
         self.shapes = tuple(tuple(p.shape) for p in self._parameters)
@@ -105,29 +106,17 @@ class FlatModel:
         with ExitStack() as stack:
             self._swap_parameters(stack)
             self._swap_buffers(stack)
-            for module in self._model.modules():
+            for module in self.module.modules():
                 stack.callback(setattr, module, "training", module.training)
-            self._model.eval()
+            self.module.eval()
             self._restore = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._restore is not None
         self._restore.close()
         self._restore = None
         self._last_gradients = ()
-
-    @property
-    def module(self) -> nn.Module:
-        """The caller's module; inside, at the position that was evaluated last."""
-        return self._model
-
-    @property
-    def loss_fn(self) -> LossFunction:
-        """What is evaluated: `loss_fn(module, content)`, on contents that `prepare` has made."""
-        return self._loss_fn
 
     def measure_in(self, units: torch.Tensor | None) -> None:
         """From here on positions are w_i / units_i [d], and gradients by these; None for the weights themselves."""
@@ -139,12 +128,12 @@ class FlatModel:
         self, content: Any, scalar_of: Callable[[torch.Tensor], torch.Tensor], batch_size: int
     ) -> torch.Tensor:
         """Gradient [d] at w*, of the sum over microbatches of a scalar made of a behavioural loss's outputs."""
-        assert isinstance(self._loss_fn, Behavioural)
+        assert isinstance(self.loss_fn, Behavioural)
         self._place(self.origin)
         self._gradient.zero_()
         for part, _ in self._pieces(content, batch_size):
             with torch.enable_grad():
-                scalar = scalar_of(self._loss_fn.outputs(self._model, part))
+                scalar = scalar_of(self.loss_fn.outputs(self.module, part))
                 gradients = torch.autograd.grad(scalar, self._parameters, allow_unused=True, materialize_grads=True)
             torch._foreach_add_(self._gradient_views, list(gradients))
         self._reset_buffers()
@@ -152,11 +141,11 @@ class FlatModel:
 
     def prepare(self, content: Any, batch_size: int) -> Any:
         """What `losses` and `losses_and_gradient` take for a batch: itself, or with the outputs at w* beside it."""
-        if not isinstance(self._loss_fn, Behavioural):
+        if not isinstance(self.loss_fn, Behavioural):
             return content
         self._place(self.origin)
         with torch.no_grad():
-            parts = [self._loss_fn.outputs(self._model, part) for part, _ in self._pieces(content, batch_size)]
+            parts = [self.loss_fn.outputs(self.module, part) for part, _ in self._pieces(content, batch_size)]
         self._reset_buffers()
         reference = torch.cat(parts).detach()
         if not bool(reference.isfinite().all()):
@@ -169,10 +158,10 @@ class FlatModel:
         self, position: torch.Tensor, batch: Any, batch_size: int, loss_fn: LossFunction | None = None
     ) -> torch.Tensor:
         """One loss per sample [B] at `position` [d], without a gradient; of another `loss_fn` if one is given."""
-        loss_fn = self._loss_fn if loss_fn is None else loss_fn
+        loss_fn = self.loss_fn if loss_fn is None else loss_fn
         self._place(position)
         with torch.no_grad():
-            parts = [self._checked(loss_fn(self._model, part), size) for part, size in self._pieces(batch, batch_size)]
+            parts = [self._checked(loss_fn(self.module, part), size) for part, size in self._pieces(batch, batch_size)]
         self._reset_buffers()
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -197,7 +186,7 @@ class FlatModel:
     def _backward(self, batch: Any, batch_size: int, weight: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         """Losses of a microbatch, and the gradients of their sum times `weight`."""
         with torch.enable_grad():
-            losses = self._checked(self._loss_fn(self._model, batch), batch_size)
+            losses = self._checked(self.loss_fn(self.module, batch), batch_size)
             if not losses.requires_grad:
                 raise DataError(
                     "loss_fn returned losses without a gradient: compute them from the model that is passed in, "
@@ -243,7 +232,7 @@ class FlatModel:
             parameter.data = view if self._same_dtype else view.to(parameter.dtype, copy=True)
         self._targets = None if self._same_dtype else [p.data for p in self._parameters]
         sampled = {id(p) for p in self._parameters}
-        for parameter in self._model.parameters():
+        for parameter in self.module.parameters():
             if id(parameter) not in sampled and parameter.device != self.device:
                 stack.callback(setattr, parameter, "data", parameter.data)
                 parameter.data = parameter.data.to(self.device)
@@ -251,7 +240,7 @@ class FlatModel:
     def _swap_buffers(self, stack: ExitStack) -> None:
         copies: dict[int, torch.Tensor] = {}
         self._buffers: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor, torch.Tensor, int]] = []
-        for module in self._model.modules():
+        for module in self.module.modules():
             # the whole dictionary comes back, whatever a forward pass assigned to it
             stack.callback(module._buffers.update, dict(module._buffers))
             for name, buffer in module._buffers.items():

@@ -8,7 +8,7 @@ chains wins (docs/sampling.md has the figures behind the rule of `choose_chain_m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,16 +22,8 @@ from llc_dynamics.sampling.kernel import Evaluation
 ChainMethod = Literal["auto", "loop", "vmap"]
 
 
-class GroupModel(Protocol):
-    """Evaluates g chains, each on its own prepared batch."""
-
-    def evaluate(self, positions: torch.Tensor, contents: Sequence[Any], batch_size: int) -> Evaluation:
-        """At `positions` [g, d]; the gradient's memory is used again by the next call."""
-        ...
-
-
 class LoopModel:
-    """One chain after the other."""
+    """Evaluates g chains, each on its own prepared batch, one after the other."""
 
     def __init__(self, model: FlatModel) -> None:
         self._model = model

@@ -51,11 +51,11 @@ class Evaluation:
 Evaluate = Callable[[torch.Tensor], Evaluation]
 
 
+@dataclass(frozen=True)
 class Noise:
     """Random numbers for the chains of a group, each chain from a generator of its own (`generators`, in order)."""
 
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        self.generators = generators
+    generators: Sequence[torch.Generator]
 
     def normal(self, out: torch.Tensor) -> torch.Tensor:
         """Fill `out` [g, ...] with standard normal numbers."""

@@ -186,8 +186,7 @@ class MALT(_MetropolisTrajectory):
     ----------
     step_size : h of one step, in units in which the momentum is standard normal (h^2 is comparable to SGLD's eps).
         None: started from the curvature at w* and adapted in the burn-in, for each chain by itself.
-    nbeta : inverse temperature; None stands for n / log n with n the number of samples.
-    localization : gamma, of the target exp(-nbeta L - gamma/2 |w - w*|^2).
+    nbeta, localization : as of every `Kernel`.
     num_steps : steps, each with one gradient, in a trajectory on one batch; one more gradient starts it.
     target_acceptance : what the step size is adapted to.
     updates_per_batch : trajectories on one batch, before fresh samples are drawn; None for one batch a chain.

@@ -21,15 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling.kernel import (
-    ChainState,
-    Evaluate,
-    Evaluation,
-    Kernel,
-    Noise,
-    Target,
-    require_positive,
-)
+from llc_dynamics.sampling.kernel import ChainState, Evaluate, Evaluation, Kernel, Noise, Target, require_positive
 
 
 @dataclass(kw_only=True)
@@ -49,8 +41,7 @@ class RMSpropSGLD(Kernel[State]):
     Parameters
     ----------
     step_size : eps of the update above.
-    nbeta : inverse temperature; None stands for n / log n with n the number of samples.
-    localization : gamma, of the target exp(-nbeta L - gamma/2 |w - w*|^2), not preconditioned.
+    nbeta, localization : as of every `Kernel`; the localisation is not preconditioned.
     decay : alpha of the average of squared gradients.
     stability : a of G = 1 / (sqrt(v_hat) + a).
 

@@ -21,11 +21,8 @@ class ChainSettings:
 
     Parameters
     ----------
-    sampler : kernel with its step, nbeta and gamma (`localization`).
-    num_chains, num_draws, num_burnin : all chains start at w*; `num_burnin` updates are made before the first draw. For
-        `MALT` and `HMC` an update is a trajectory.
+    sampler, num_chains, num_draws, num_burnin, seed : as in `estimate_llc`.
     steps_per_draw : updates per draw; the loss at w* is needed once a draw.
-    seed : batches and noise of chain c depend on `(seed, c)` alone.
     control_variate : take the noise of grad L_B(w*) out of the gradients; a second gradient per batch. The share that
         is taken out falls to zero by itself where it would hurt, and the verdict says so.
     chain_method : "loop", "vmap" (all chains as one batch of work), or "auto".

@@ -35,8 +35,7 @@ class SGLD(Kernel[State]):
     Parameters
     ----------
     step_size : eps of the update above; the drift carries eps/2, the noise sqrt(eps).
-    nbeta : inverse temperature; None stands for n / log n with n the number of samples (never the batch size).
-    localization : gamma, of the target exp(-nbeta L - gamma/2 |w - w*|^2); 0 switches localisation off.
+    nbeta, localization : as of every `Kernel`.
 
     Raises `ConfigError` for a value out of its range.
     """

@@ -66,8 +66,7 @@ class Underdamped(Kernel[State]):
     ----------
     step_size : h, in units in which the momentum is standard normal (h^2 is comparable to SGLD's eps). None: .3 over
         the largest frequency sqrt(nbeta h_max + gamma) at w*.
-    nbeta : inverse temperature; None stands for n / log n with n the number of samples.
-    localization : gamma, of the target exp(-nbeta L - gamma/2 |w - w*|^2).
+    nbeta, localization : as of every `Kernel`.
     friction : of the momentum, per unit of time; None stands for 2 sqrt(gamma).
     num_steps : steps on one batch, each with one gradient.
     thermostat : renew the momentum along the gradient in every step; see the module.
