@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from llc_dynamics.errors import DataError, TrajectoryError
+from llc_dynamics.errors import DataError, TrajectoryError, printable
 from llc_dynamics.trajectory.files import is_temporary, storage_errors
 
 MANIFEST = "manifest.json"
