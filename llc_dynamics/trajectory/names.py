@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from llc_dynamics.errors import DataError, TrajectoryError
+from llc_dynamics.errors import DataError, TrajectoryError, printable
 from llc_dynamics.trajectory.files import is_temporary, storage_errors
 
 MANIFEST = "manifest.json"
@@ -115,7 +115,7 @@ def run_folders(folder: str | Path) -> list[Path]:
     """The run folders of a folder, by name; nothing is opened. Raises `TrajectoryError` if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise TrajectoryError(f"{folder}: no such folder; give a run folder or a folder of runs")
+        raise TrajectoryError(f"{printable(str(folder))}: no such folder; give a run folder or a folder of runs")
     if is_run(folder):
         return [folder]
     with storage_errors(folder, "read"):
