@@ -1,11 +1,16 @@
-"""Figures are drawn without a display and closed after each test."""
+"""Figures are drawn without a display and closed after each test; Ctrl-C reaches the programs that tests start."""
 
 import os
+import signal
 import sys
 
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell starts programs in the background so, and it is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -25,7 +26,9 @@ from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
 from llc_dynamics.report.reading import read_description
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
+from llc_dynamics.settings import to_mapping
 from llc_dynamics.stages import null_rates
+from llc_dynamics.stages.verdicts import json_ready
 from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_settings
 from llc_dynamics.systems.description import Description
@@ -127,10 +130,25 @@ def _null_check(run: RunAnalysis, repetitions: int, seed: int) -> list[dict[str,
     ]
 
 
-def show_curves(runs: Sequence[Trajectory], name: str) -> None:
+def show_curves(runs: Sequence[Trajectory], name: str, as_json: bool = False) -> None:
     """The LLC curves as tables, and why points did not converge."""
-    for run in runs:
-        curve = LLCCurve.load(run, name)
+    curves = [(run, LLCCurve.load(run, name)) for run in runs]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": run.path.name,
+                    "curve": name,
+                    "points": [
+                        {"step": int(step), **result.to_dict()}
+                        for step, result in zip(curve.steps, curve.results, strict=True)
+                    ],
+                }
+                for run, curve in curves
+            ]
+        )
+        return
+    for run, curve in curves:
         first = curve.results[0]
         print(
             f"\n{run.path.name}  LLC '{name}'  ({first.loss} loss, nbeta {first.nbeta:.4g}, "
@@ -152,8 +170,13 @@ def draw_calibration(found: Calibration, path: Path) -> None:
         write_whole(path, drawn.getvalue())
 
 
-def show_calibration(found: Calibration, folder: Path, out: Path, system: str | None = None) -> None:
+def show_calibration(
+    found: Calibration, folder: Path, out: Path, system: str | None = None, as_json: bool = False
+) -> None:
     """The trials as a table, what was found in words, and how to go on."""
+    if as_json:
+        _print_json({**asdict(found), "settings": to_mapping(found.settings), "file": str(out / "settings.toml")})
+        return
     print(found.table())
     print()
     for finding in found.findings:
@@ -247,4 +270,4 @@ def _row(label: str, values: np.ndarray) -> None:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=1, allow_nan=False))
+    print(json.dumps(json_ready(content), indent=1, allow_nan=False))

@@ -29,7 +29,7 @@ def demo(
     seed: Annotated[int, arg(help="Seed of everything.")] = 0,
     workers: Workers = None,
 ) -> None:
-    """The worked example: train, LLC curves, joint PCA, detection, report. About ten minutes on two cores."""
+    """The worked example: train, LLC curves, joint PCA, detection, report. About five minutes on two cores."""
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.report import write_report
     from llc_dynamics.sweeps import load_preset, run_sweep
@@ -83,6 +83,7 @@ def calibrate(
     seed: Annotated[int, arg(help="Seed of the trials.")] = 0,
     workers: Workers = None,
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
+    json: AsJson = False,
 ) -> None:
     """Choose how to estimate the LLC, one setting for all runs of FOLDER, by trying out a few of their checkpoints.
 
@@ -111,7 +112,7 @@ def calibrate(
             progress=progress,
         )
     draw_calibration(found, out / "calibration.png")
-    show_calibration(found, folder, out, system)
+    show_calibration(found, folder, out, system, json)
 
 
 def llc(
@@ -125,6 +126,7 @@ def llc(
     overwrite: Annotated[bool, arg(help="Replace a stored curve that was made with other settings.")] = False,
     workers: Workers = None,
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
+    json: AsJson = False,
 ) -> None:
     """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
     from llc_dynamics.cli.show import show_curves
@@ -141,7 +143,7 @@ def llc(
     systems_of(runs, given)  # the first message is about the runs
     chosen = load_llc(config) if config is not None else llc_config(folder, settings)
     estimate_curves(runs, chosen, system=given, name=name, overwrite=overwrite, workers=workers, device=device)
-    show_curves(runs, name)
+    show_curves(runs, name, json)
 
 
 def pca(

@@ -19,6 +19,7 @@ Z95 = 1.959964
 
 CurveOrCurves = Curve | Mapping[Any, Curve]
 _DECADE = 10.0
+_LARGEST = 1e200  # the limits of an axis overflow beyond
 
 
 def as_mapping(curves: CurveOrCurves, name: str) -> dict[Key, Curve]:
@@ -40,8 +41,13 @@ def last_step(curves: Mapping[Any, Curve]) -> int:
 def suits_log_scale(curves: Iterable[Curve]) -> bool:
     """Whether all known values are positive and span more than a decade."""
     values = np.concatenate([curve.values for curve in curves])
-    known = values[np.isfinite(values)]
+    known = values[drawable(values)]
     return bool(known.size and known.min() > 0 and known.max() > _DECADE * known.min())
+
+
+def drawable(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values are finite and not too large for an axis."""
+    return np.asarray(np.abs(values) < _LARGEST)
 
 
 def trusted(curve: Curve) -> NDArray[np.bool_]:
@@ -65,7 +71,7 @@ def draw_band(ax: Axes, curve: Curve, color: str, alpha: float = 0.16) -> None:
     errors = curve_errors(curve)
     if errors is None:
         return
-    known = np.isfinite(errors) & np.isfinite(curve.values)
+    known = np.isfinite(errors) & drawable(curve.values)
     if known.any():
         values, spread = curve.values[known], Z95 * errors[known]
         ax.fill_between(curve.steps[known], values - spread, values + spread, color=color, alpha=alpha, linewidth=0)
@@ -78,7 +84,7 @@ def draw_curve(ax: Axes, curve: Curve, *, color: str, **line: Any) -> None:
     points are known.
     """
     draw_band(ax, curve, color)
-    known = np.flatnonzero(np.isfinite(curve.values))
+    known = np.flatnonzero(drawable(curve.values))
     inner_gaps = len(known) and known[-1] - known[0] + 1 > len(known)
     marks: dict[str, Any] = {"marker": ".", "markersize": 5} if inner_gaps or len(known) == 1 else {}
     ax.plot(curve.steps[known], curve.values[known], color=color, **marks, **line)

@@ -24,6 +24,7 @@ from llc_dynamics import plots
 from llc_dynamics.curve import Curve
 from llc_dynamics.plots.style import GRID, INK, MUTED, PAPER, Key
 from llc_dynamics.report.analysis import RunAnalysis
+from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _HEX = re.compile(r"#[0-9a-f]{6}\b")
 # What the neutral colours become on a dark page. Others are made light enough to be seen on it.
@@ -50,8 +51,11 @@ class ReportFigure:
 
     def save(self, path: Path) -> None:
         """Write the figure as an image; the ending of `path` chooses the format."""
+        drawn = io.BytesIO()
         with mpl.rc_context(plots.RC):
-            self.figure.savefig(path, dpi=160)
+            self.figure.savefig(drawn, dpi=160, format=path.suffix.removeprefix("."))
+        with storage_errors(path):
+            write_whole(path, drawn.getvalue())
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -263,6 +263,7 @@ def _rate(times: NDArray[np.float64], steps: NDArray[np.int64]) -> tuple[float |
 def sparkline(values: Sequence[float] | NDArray[np.float64], width: int) -> str:
     """Values as a row of block characters, each the mean of its share of the points; blanks where none is finite."""
     numbers = np.asarray(values, np.float64)
+    numbers = np.where(np.abs(numbers) < 1e200, numbers, np.nan)  # sums of larger ones overflow
     if not np.isfinite(numbers).any() or width < 1:
         return " " * max(width, 0)
     pieces = np.array_split(numbers, min(width, len(numbers)))

@@ -368,6 +368,11 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert found.findings[0].text in captured.out
     assert f"llc-dynamics llc {calibrated} --settings {folder / 'settings.toml'}" in captured.out
     assert captured.err == ""
+    assert main(["calibrate", str(calibrated), *CALIBRATE, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["findings"] == [finding.to_dict() for finding in found.findings]
+    assert printed["settings"]["sampler"]["kernel"] == "MALT"
+    assert [trial["place"] for trial in printed["trials"]] == [trial.place for trial in found.trials]
 
 
 def test_llc_takes_the_settings_file(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,6 +380,13 @@ def test_llc_takes_the_settings_file(calibrated: Path, capsys: pytest.CaptureFix
     refuses(capsys, ["llc", str(calibrated), "--settings", settings, "--workers", "1"], "another computation")
     assert main(["llc", str(calibrated), "--settings", settings, "--name", "tuned", "--workers", "1"]) == 0
     assert "(behavioural loss, nbeta 12.78, gamma" in capsys.readouterr().out
+    again = ["llc", str(calibrated), "--settings", settings, "--name", "tuned", "--workers", "1", "--json"]
+    assert main(again) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in printed] == ["M-2", "M-inf"]
+    stored = ld.LLCCurve.load(calibrated / "M-2", "tuned")
+    assert [point["llc"] for point in printed[0]["points"]] == stored.values.tolist()
+    assert printed[0]["points"][1]["reasons"] == [reason.to_dict() for reason in stored.reasons[1]]
     for label, last in (("M-2", 40), ("M-inf", 60)):
         curve = ld.LLCCurve.load(calibrated / label, "tuned")
         assert curve.steps.tolist() == [0, last]

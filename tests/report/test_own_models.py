@@ -200,6 +200,16 @@ def test_names_from_files_reach_the_terminal_without_control_sequences(tmp_path,
         assert "\x1b" not in capsys.readouterr().out
 
 
+def test_values_beyond_any_axis_are_no_error(tmp_path, capsys):
+    model = torch.nn.Linear(2, 1)
+    with ld.TrajectoryWriter(tmp_path / "wild", model) as writer:
+        for step in range(6):
+            writer.record(step, {"loss": (-1) ** step * 1e308, "other": 0.5 + step})
+    write_report(ld.Trajectory(tmp_path / "wild"), tmp_path / "page.html", figures=tmp_path / "png")
+    assert main(["watch", str(tmp_path / "wild"), "--once"]) == 0
+    assert "1e+308" in capsys.readouterr().out
+
+
 def test_findings_as_json(interrupted, capsys):
     assert main(["stages", str(interrupted.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
