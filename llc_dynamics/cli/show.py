@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from llc_dynamics.llc import Calibration, LLCCurve
 from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.plots import plot_calibration
 from llc_dynamics.report import RunAnalysis, analyse
+from llc_dynamics.report.canvas import save_figure
 from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
@@ -33,7 +33,7 @@ from llc_dynamics.sweeps import find_runs
 from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_settings
 from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.files import is_temporary, storage_errors, write_whole
+from llc_dynamics.trajectory.files import is_temporary
 from llc_dynamics.trajectory.names import curve_folders
 
 _NOTHING = {
@@ -164,10 +164,7 @@ def draw_calibration(found: Calibration, path: Path) -> None:
     """The figure of a calibration, as a PNG."""
     figure = plot_calibration(found).get_figure(root=True)
     assert figure is not None
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
-    with storage_errors(path):
-        write_whole(path, drawn.getvalue())
+    save_figure(figure, path, dpi=150, bbox_inches="tight")
 
 
 def show_calibration(

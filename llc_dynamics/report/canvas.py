@@ -51,11 +51,16 @@ class ReportFigure:
 
     def save(self, path: Path) -> None:
         """Write the figure as an image; the ending of `path` chooses the format."""
-        drawn = io.BytesIO()
         with mpl.rc_context(plots.RC):
-            self.figure.savefig(drawn, dpi=160, format=path.suffix.removeprefix("."))
-        with storage_errors(path):
-            write_whole(path, drawn.getvalue())
+            save_figure(self.figure, path, dpi=160)
+
+
+def save_figure(figure: Figure, path: Path, **settings: Any) -> None:
+    """Write a figure as an image, whole or not at all; the ending of `path` chooses the format."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix("."), **settings)
+    with storage_errors(path):
+        write_whole(path, drawn.getvalue())
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -151,7 +151,7 @@ def _curve_tables(folder: Path) -> Iterator[tuple[str, NDArray]]:
         result = point.details.get("result")
         try:
             columns.append(
-                (number, float(result["llc"]), float(result["standard_error"]), not result["reasons"])  # type: ignore
+                (number, float(result["llc"]), float(result["standard_error"]), not result["reasons"])  # type: ignore[index]
             )
         except (KeyError, TypeError, ValueError):
             raise CorruptRunError(f"{file}: not a stored LLC estimate; remove it, or restore it from a copy") from None

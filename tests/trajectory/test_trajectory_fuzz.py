@@ -27,17 +27,17 @@ def runs(fuzz, tmp_path_factory):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="reads in forked processes")
 def test_mutants_of_all_ways(fuzz, runs):
     """In processes of their own, so that a crash of a library would be told from a pass."""
-    verdicts = fuzz.run_batch(runs, list(range(500)), seed=20, patience=60.0)
+    verdicts = fuzz.run_batch(runs, list(range(1000)), seed=20, patience=60.0)
     bad = [entry for entry in verdicts if entry[2] not in fuzz.GOOD]
     assert bad == []
-    assert len(verdicts) == 500
+    assert len(verdicts) == 1000
     counts = Counter((way, verdict) for _, way, verdict in verdicts)
     # The mutations are neither all harmless nor all caught by the outermost check.
     for way in ("bytes", "sealed", "index", "header", "manifest"):
         assert counts[way, "refused"] > 3
     assert counts["sealed", "exact"] > 3
-    # Some 5% of the changed indices do no harm, about 8 of these mutants; which ones depends on the sizes of the files.
-    assert counts["index", "exact"] + counts["index", "authored"] > 0
+    # Few changed indices do no harm, about 14 of these mutants; which ones depends on the sizes of the files.
+    assert counts["index", "exact"] + counts["index", "authored"] > 3
 
 
 def test_mutants_that_hypothesis_draws(fuzz, runs, tmp_path):
