@@ -12,13 +12,13 @@ from typing import Any, Literal, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from llc_dynamics.batch import num_samples
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapping
 from llc_dynamics.sampling import behavioural
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.settings import converted, load_toml, nearest, to_mapping
-from llc_dynamics.systems.batch import num_samples
 from llc_dynamics.systems.registry import calling, system_mapping, system_of
 from llc_dynamics.systems.system import System
 from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig

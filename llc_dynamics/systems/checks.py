@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llc_dynamics.batch import first_samples, leaves, mapped, num_samples
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import nearest
-from llc_dynamics.systems.batch import first_samples, leaves, mapped, num_samples
 from llc_dynamics.systems.description import Description
 from llc_dynamics.systems.measure import described, undisturbed
 from llc_dynamics.systems.registry import calling

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llc_dynamics.batch import leaves, mapped, parts
 from llc_dynamics.seeding import isolated_generators
-from llc_dynamics.systems.batch import leaves, mapped, parts
 from llc_dynamics.systems.description import Description, distance_metric, loss_metric
 from llc_dynamics.systems.system import Probe, System
 from llc_dynamics.trajectory.state import bare

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from llc_dynamics.batch import first_samples
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.systems.batch import first_samples
 from llc_dynamics.systems.description import Description
 
 _PROBE_SAMPLES = 256

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llc_dynamics.batch import mapped, num_samples
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.provenance import provenance
 from llc_dynamics.seeding import isolated_generators, torch_generator
-from llc_dynamics.systems.batch import mapped, num_samples
 from llc_dynamics.systems.checks import check_system
 from llc_dynamics.systems.measure import PROBES, ProbeSet
 from llc_dynamics.systems.system import System

@@ -1,0 +1,99 @@
+"""Batches of any nesting: tensors, the samples first, in the containers that people use for them.
+
+Tuples, lists, dicts, named tuples and whatever else is registered with `torch.utils._pytree`; mappings of other kinds
+(`UserDict`, the `BatchEncoding` of Hugging Face, subclasses of dict) and dataclasses. What is in none of them is left
+as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from llc_dynamics.errors import DataError
+
+
+def leaves(batch: Any) -> list[Tensor]:
+    """The tensors of a batch, in order."""
+    found: list[Tensor] = []
+
+    def note(leaf: Tensor) -> Tensor:
+        found.append(leaf)
+        return leaf
+
+    mapped(batch, note)
+    return found
+
+
+def mapped(batch: Any, change: Callable[[Tensor], Tensor], others: Callable[[Any], Any] | None = None) -> Any:
+    """The batch with `change` applied to each of its tensors, and `others` to what is neither tensor nor container.
+
+    All containers are new ones of the same kind, so that whoever gets them may take keys out or put others in.
+    """
+    if type(batch) in (tuple, list) and all(isinstance(leaf, Tensor) for leaf in batch):
+        return type(batch)([change(leaf) for leaf in batch])  # the usual batch: ten times quicker than by pytree
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return change(leaf)
+        if isinstance(leaf, Mapping):
+            items = {key: mapped(value, change, others) for key, value in leaf.items()}
+            return _mapping_like(leaf, items)
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            fresh = copy.copy(leaf)
+            for each in dataclasses.fields(leaf):
+                if hasattr(leaf, each.name):  # past __init__, __post_init__ and frozen fields
+                    object.__setattr__(fresh, each.name, mapped(getattr(leaf, each.name), change, others))
+            return fresh
+        return leaf if others is None else others(leaf)
+
+    return pytree.tree_map(of_leaf, batch)
+
+
+def rebuilt(batch: Any, tensors: Iterator[Tensor]) -> Any:
+    """The batch with other tensors in the places of its own, in the order of `leaves`."""
+    return mapped(batch, lambda _: next(tensors))
+
+
+def num_samples(batch: Any, what: str = "a batch") -> int:
+    """S of a batch. Raises `DataError` for one without tensors, or whose tensors disagree."""
+    found = leaves(batch)
+    lengths = [len(leaf) if leaf.ndim else None for leaf in found]
+    if not found or None in lengths or len(set(lengths)) > 1:
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in found) or f"no tensors in a {type(batch).__name__}"
+        raise DataError(f"{what}: expected tensors with the same number of samples along dimension 0; got {shapes}")
+    return len(found[0])
+
+
+def first_samples(batch: Any, count: int) -> Any:
+    """The first `count` samples of a batch."""
+    return mapped(batch, lambda leaf: leaf[:count])
+
+
+def parts(batch: Any, size: int) -> Iterator[Any]:
+    """The batch in parts of at most `size` samples."""
+    for start in range(0, num_samples(batch), size):
+        yield mapped(batch, lambda leaf, start=start: leaf[start : start + size])  # type: ignore[misc]
+
+
+def shapes_of(batch: Any) -> str:
+    """The tensors of a batch in words: 'tuple of float32 [64, 5], int64 [64]'."""
+    listed = [f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}" for leaf in leaves(batch)]
+    shown = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
+    return shown if isinstance(batch, Tensor) else f"{type(batch).__name__} of {shown or 'no tensors'}"
+
+
+def _mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """A mapping of the same kind with these items; a dict where there is no way to make one."""
+    try:
+        fresh: Any = copy.copy(mapping)
+        for key, value in items.items():
+            fresh[key] = value
+    except TypeError:
+        return items
+    return items if fresh is mapping else fresh
