@@ -33,10 +33,13 @@ def examine(model: FlatModel, batches: Batches, seed: int) -> None:
     Raises `DataError` for the last two, and for a loss function that fails.
     """
     look = _Look(model, batches, seed)
+    cut = model.microbatch_size is not None and model.microbatch_size < batches.batch_size
+    if cut:
+        look.at_rows()
     look.at_writing()
     look.at_gradients()
     look.at_missing_gradients()
-    if model.microbatch_size is not None and model.microbatch_size < batches.batch_size:
+    if cut:
         look.at_slices()
 
 
@@ -46,6 +49,10 @@ class _Look:
     def __init__(self, model: FlatModel, batches: Batches, seed: int) -> None:
         self._model, self._batches, self._seed = model, batches, seed
         self._size = batches.batch_size
+        # two microbatches, or a little more where that is the whole batch
+        few = 2 * (model.microbatch_size or 1)
+        self._few = min(few + (few == self._size), self._size) if batches.fixed else few + (few == self._size)
+        self._smaller: Any = None
         with isolated_generators(seed):
             self._content = next(batches.stream(seed, "examination")).content
         self._near = near(model, seed)
@@ -94,27 +101,29 @@ class _Look:
                 "NumPy or torch.no_grad() inside the model, or leave it out with parameters="
             )
 
-    def at_slices(self) -> None:
-        """Two microbatches and what their samples give together; never as large as a batch that does not fit."""
-        model, size = self._model, 2 * (self._model.microbatch_size or 1)
-        size = min(size + (size == self._size), self._size)
+    def at_rows(self) -> None:
+        """Tensors whose length is that of the batch at one size only are not one row a sample."""
         with isolated_generators(self._seed):
-            content = self._batches.sized(size, self._seed, "examination")
-        lengths = [[len(leaf) if leaf.ndim else None for leaf in leaves(each)] for each in (self._content, content)]
-        if self._batches.fixed or len(lengths[0]) != len(lengths[1]):
-            uncut = []
-        else:
-            one, other = lengths
-            if size not in other:  # it gives as many samples as it likes
-                size = self._size
-            uncut = [place for place, pair in enumerate(zip(one, other, strict=True)) if pair != (self._size, size)]
-        model.calls.uncut = frozenset(uncut)
-        sliced = self._losses(self._near, content, size)
+            self._smaller = self._batches.sized(self._few, self._seed, "examination")
+        pairs = [[len(leaf) if leaf.ndim else None for leaf in leaves(each)] for each in (self._content, self._smaller)]
+        if self._batches.fixed or len(pairs[0]) != len(pairs[1]):
+            return
+        if self._few not in pairs[1]:  # it gives as many samples as it likes
+            self._few = self._size
+        rows = (self._size, self._few)
+        self._model.calls.uncut = frozenset(
+            place for place, pair in enumerate(zip(*pairs, strict=True)) if pair != rows
+        )
+
+    def at_slices(self) -> None:
+        """Some samples in slices and together; never as many as a batch that does not fit into memory."""
+        model, few = self._model, self._few
+        sliced = self._losses(self._near, self._smaller, few)
         with model.calls.in_one_piece():
-            whole = self._losses(self._near, content, size)
+            whole = self._losses(self._near, self._smaller, few)
         if not _agree(sliced, whole):
             raise DataError(
-                f"microbatch_size: {size} samples have other losses in slices of {model.microbatch_size} than together "
+                f"microbatch_size: {few} samples have other losses in slices of {model.microbatch_size} than together "
                 f"(they differ by up to {float((sliced - whole).abs().max()):.3g}). A loss that mixes samples, or a "
                 "batch with something that is not one row a sample, cannot be cut: leave microbatch_size out, or give "
                 "the samples as a tuple or dict of tensors"
