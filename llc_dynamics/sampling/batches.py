@@ -11,7 +11,7 @@ import torch
 from llc_dynamics.batch import leaves, mapped, num_samples
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.data import Data as Data
-from llc_dynamics.sampling.data import Samples, errors_of, opened, tensor_of, usable
+from llc_dynamics.sampling.data import Samples, errors_of, opened, tensor_of
 from llc_dynamics.seeding import numpy_generator, torch_generator
 
 DEFAULT_BATCH_SIZE = 256
@@ -138,13 +138,9 @@ class SampledBatches:
                     "end, and an estimate asks for batches without end. Give the data set that a loader loads, "
                     f"data=loader.dataset, batch_size={size}, or draw a new batch in every call"
                 ) from error
-        content = mapped(content, lambda leaf: usable(leaf, self._device), lambda leaf: self._from_array(leaf))
+        content = mapped(mapped(content, lambda leaf: leaf, tensor_of), lambda leaf: leaf.to(self._device))
         _require_full(content, size)
         return content
-
-    def _from_array(self, leaf: Any) -> Any:
-        found = tensor_of(leaf)
-        return usable(found, self._device) if isinstance(found, torch.Tensor) else found
 
 
 def make_batches(data: Data, batch_size: int | None, num_samples: int | None, device: torch.device) -> Batches:

@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from llc_dynamics.batch import leaves, mapped, num_samples
 from llc_dynamics.errors import DataError, LLCDynamicsError
+from llc_dynamics.sampling.calls import one_line
 
 #: Tuple, list, mapping or dataclass of tensors or arrays; a map-style data set; (generator, batch_size) -> batch.
 Data = Any
@@ -53,7 +54,7 @@ class Samples:
             except Exception as error:
                 raise DataError(
                     f"the samples of data (a {type(self._dataset).__name__}) do not make a batch: "
-                    f"{type(error).__name__}: {_short(error)}; make them tensors of one shape, or give a function: "
+                    f"{one_line(error)}; make them tensors of one shape, or give a function: "
                     f"{_function_line('dataset', 'collate')}, num_samples={self.length}"
                 ) from error
 
@@ -86,13 +87,7 @@ def errors_of(what: str) -> Iterator[None]:
     except LLCDynamicsError:
         raise
     except Exception as error:
-        raise DataError(f"{what} failed: {type(error).__name__}: {_short(error)}") from error
-
-
-def usable(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On the device, and with nothing that an evaluation with gradients would stumble over."""
-    moved = tensor.to(device)
-    return moved.clone() if moved.is_inference() else moved
+        raise DataError(f"{what} failed: {one_line(error)}") from error
 
 
 def tensor_of(leaf: Any) -> Any:
@@ -249,7 +244,3 @@ def _is_hugging_face(data: Any) -> bool:
 
 def _is_dataclass(data: Any) -> bool:
     return dataclasses.is_dataclass(data) and not isinstance(data, type) and not _is_indexed(data)
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
