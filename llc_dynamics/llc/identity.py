@@ -122,7 +122,7 @@ def _probe_losses(flat: FlatModel, batches: Batches, seed: int) -> NDArray[np.fl
     with isolated_generators(seed):
         content = flat.prepare(next(batches.stream(seed, "identity")).content, batches.batch_size)
         rows = [
-            flat.losses(position, content, batches.batch_size)[:_PROBE_SAMPLES].double().cpu().numpy()
+            flat.losses(position, content, batches.batch_size)[:_PROBE_SAMPLES].cpu().double().numpy()
             for position in (flat.origin, flat.origin + scale * step)
         ]
     return np.stack(rows)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.utils._pytree import tree_map_only
 
+from llc_dynamics.batch import mapped
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import numpy_generator, torch_generator
 
@@ -31,16 +31,22 @@ class Batches(Protocol):
     ----------
     num_samples : n of nbeta = n / log n.
     batch_size : B. whole : whether every batch is all the data.
+    fixed : whether all samples are there, one along the first dimension of every tensor.
     """
 
     num_samples: int
     batch_size: int
+    fixed: bool
 
     @property
     def whole(self) -> bool: ...
 
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Batches from a generator of their own, seeded by `(seed, *purpose)`: never shared between chains."""
+        ...
+
+    def sized(self, size: int, seed: int, *purpose: str | int) -> Any:
+        """The content of some batch of another size."""
         ...
 
 
@@ -50,6 +56,8 @@ class TensorBatches:
     Independent batches (rather than passes through a shuffled order) make the batch of a step independent of the
     position it is evaluated at, which the estimate needs.
     """
+
+    fixed = True
 
     def __init__(
         self, tensors: tuple[torch.Tensor, ...], num_samples: int, batch_size: int, device: torch.device
@@ -76,6 +84,10 @@ class TensorBatches:
             chosen = generator.choice(self.length, self.batch_size, replace=False, shuffle=False)
             yield self.take(torch.from_numpy(chosen).to(self._device))
 
+    def sized(self, size: int, seed: int, *purpose: str | int) -> Any:
+        """The content of some batch of another size."""
+        return self.take(torch.arange(size, device=self._device)).content
+
     def take(self, indices: torch.Tensor) -> Batch:
         """The samples at `indices`."""
         return Batch(tuple(tensor.index_select(0, indices) for tensor in self.tensors), indices)
@@ -85,6 +97,7 @@ class SampledBatches:
     """Fresh samples in every batch, from the caller's `sample(generator, batch_size)`."""
 
     whole = False
+    fixed = False
 
     def __init__(
         self, sample: Callable[[torch.Generator, int], Any], num_samples: int, batch_size: int, device: torch.device
@@ -97,13 +110,15 @@ class SampledBatches:
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Fresh batches for one chain; the generator is a CPU one, so that they are the same on every device."""
         generator = torch_generator(seed, *purpose)
-
-        def to_device(part: torch.Tensor) -> torch.Tensor:
-            return part.to(self._device)
-
         while True:
-            content = self._sample(generator, self.batch_size)
-            yield Batch(tree_map_only(torch.Tensor, to_device, content), None)
+            yield Batch(self._content(generator, self.batch_size), None)
+
+    def sized(self, size: int, seed: int, *purpose: str | int) -> Any:
+        """The content of some batch of another size, if the function heeds it."""
+        return self._content(torch_generator(seed, *purpose), size)
+
+    def _content(self, generator: torch.Generator, size: int) -> Any:
+        return mapped(self._sample(generator, size), lambda leaf: leaf.to(self._device))
 
 
 def make_batches(data: Data, batch_size: int | None, num_samples: int | None, device: torch.device) -> Batches:
