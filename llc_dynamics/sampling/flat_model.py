@@ -128,6 +128,10 @@ class FlatModel:
         self._restore = None
         self._last_gradients = ()
 
+    def reset(self) -> None:
+        """Undo what an evaluation left behind in buffers and plain attributes of the module."""
+        self._borrowed.reset()
+
     def measure_in(self, units: torch.Tensor | None) -> None:
         """From here on positions are w_i / units_i [d], and gradients by these; None for the weights themselves."""
         plain = self._full if self.chosen is None else self._full[self.chosen]
@@ -145,7 +149,7 @@ class FlatModel:
             with torch.enable_grad():
                 gradients = self._gradients(scalar_of(self.calls.outputs(part)))
             torch._foreach_add_(self._gradient_views, list(gradients))
-        self._borrowed.reset()
+        self.reset()
         return self.sampled_gradient(self._gradient)
 
     def prepare(self, content: Any, batch_size: int) -> Any:
@@ -155,7 +159,7 @@ class FlatModel:
         self._place(self.origin)
         with torch.set_grad_enabled(self.with_graph):
             parts = [self.calls.outputs(part).detach() for part, _ in self.calls.pieces(content, batch_size)]
-        self._borrowed.reset()
+        self.reset()
         reference = torch.cat(parts)
         self.loss_fn.require_sound(reference)
         return content, reference
@@ -170,7 +174,7 @@ class FlatModel:
             parts = [
                 self.calls.losses(part, size, loss_fn).detach() for part, size in self.calls.pieces(batch, batch_size)
             ]
-        self._borrowed.reset()
+        self.reset()
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def losses_and_gradient(
@@ -188,7 +192,7 @@ class FlatModel:
             parts.append(losses.detach())
         if self.dimension > SMALL:
             self._last_gradients = ()
-        self._borrowed.reset()
+        self.reset()
         return parts[0] if len(parts) == 1 else torch.cat(parts), self.sampled_gradient(self._gradient)
 
     def gradients_by_block(self, position: torch.Tensor, batch: Any, batch_size: int) -> dict[str, torch.Tensor | None]:
@@ -198,7 +202,7 @@ class FlatModel:
         with torch.enable_grad():
             losses = self.calls.losses(part, size)
             found = self._autograd(losses.sum(), None, False) if losses.requires_grad else [None] * len(self.names)
-        self._borrowed.reset()
+        self.reset()
         return dict(zip(self.names, found, strict=True))
 
     def _backward(self, batch: Any, batch_size: int, weight: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:

@@ -86,10 +86,13 @@ class VmapModel:
         parameters = {f"model.{name}": view for name, view in views.items()}
         for name in self._model.complex_names:
             parameters[f"model.{name}"] = torch.view_as_complex(parameters[f"model.{name}"].clone())
-        gradients, losses = self._gradient(parameters, _stacked(contents))
+        try:
+            gradients, losses = self._gradient(parameters, _stacked(contents))
+        finally:
+            self._model.reset()  # what a module keeps in plain attributes are no tensors outside of vmap
         if losses.shape != (len(positions), batch_size):
             raise DataError(f"loss_fn must return one loss per sample, shape [{batch_size}]")
-        full = torch.cat([real_parts(gradients[f"model.{name}"]).flatten(1) for name in views], dim=1)
+        full = torch.cat([real_parts(gradients[f"model.{name}"]).reshape(len(losses), -1) for name in views], dim=1)
         return Evaluation(losses.detach(), self._model.sampled_gradient(full))
 
 
