@@ -27,6 +27,7 @@ class Animal:
         on a CPU.
     digits : share of the traces' size to which the ways agree. In float32 the sums of a forward and a backward pass in
         another order differ by some 1e-6 of the loss, of which the trace is a difference.
+    random : the loss draws random numbers, others in each way: only the same way twice agrees.
     twin : another animal, written the slow and plain way, whose estimate by the loop must be the same.
     settings : other settings of the estimate than the usual ones.
     """
@@ -37,6 +38,7 @@ class Animal:
     vmap: str | None = SAME
     microbatch: str | None = SAME
     digits: float = 1e-3
+    random: bool = False
     twin: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -500,7 +502,7 @@ def branch_on_values():
     return with_function(lambda h: h / 2 if h.abs().max() > 0 else h)
 
 
-@animal(twin="mlp")
+@animal(vmap=NO_VMAP, twin="mlp")
 def caches_as_plain_attributes():
     class Caching(nn.Module):
         def __init__(self):
@@ -705,7 +707,7 @@ def lightning_module():
     return Lit(), lambda model, batch: model.losses(batch), points()
 
 
-@animal(vmap=NO_VMAP, twin="mlp")
+@animal(twin="mlp")
 def lightning_module_with_a_metric():
     import pytorch_lightning as pl
     from torchmetrics.classification import MulticlassAccuracy
@@ -884,7 +886,7 @@ def loss_that_compares_the_samples_of_a_batch():
     return network(), loss_fn, points()
 
 
-@animal(vmap="random", microbatch="random")
+@animal(random=True)
 def loss_with_dropout_from_the_global_generator():
     def loss_fn(model, batch):
         return F.cross_entropy(model(F.dropout(batch[0], 0.2, training=True)), batch[1], reduction="none")

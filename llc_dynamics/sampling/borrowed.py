@@ -61,7 +61,8 @@ class BorrowedModule:
 
     def __enter__(self) -> BorrowedModule:
         with self._stack as stack:
-            modules, copies = list(self._model.modules()), {}
+            modules = list(self._model.modules())
+            copies: dict[int, torch.Tensor] = {}
             own = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
             kept = [(module.__dict__, dict(module.__dict__), module._buffers, dict(module._buffers)) for module in own]
             stack.callback(_give_back, kept)  # of all, before the mode of one of them changes that of another

@@ -224,15 +224,11 @@ class FlatModel:
                 ".detach() or .item(), and not inside torch.utils.checkpoint with use_reentrant=True"
             )
         found = self._autograd(outputs, weights, True)
-        if self._same_dtype and all(gradient.layout is torch.strided for gradient in found):
-            return found
-        return [
-            real_parts(gradient.to_dense() if gradient.layout is not torch.strided else gradient) for gradient in found
-        ]
+        return found if self._same_dtype else [real_parts(gradient) for gradient in found]
 
     def _autograd(self, outputs: torch.Tensor, weights: torch.Tensor | None, materialize: bool) -> Sequence[Any]:
         try:
-            return torch.autograd.grad(
+            found = torch.autograd.grad(
                 outputs, self._parameters, weights, allow_unused=True, materialize_grads=materialize
             )
         except Exception as error:
@@ -240,6 +236,7 @@ class FlatModel:
             if "use_reentrant" in str(error):
                 advice = "call torch.utils.checkpoint.checkpoint with use_reentrant=False"
             raise DataError(f"the gradient of the loss cannot be taken ({one_line(error)}); {advice}") from error
+        return [each.to_dense() if each is not None and each.is_sparse else each for each in found]
 
     def sum_by_block(self, values: torch.Tensor) -> NDArray[np.float64]:
         """Sums of `values` [d] over each parameter tensor, float64 [block]."""

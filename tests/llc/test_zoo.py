@@ -54,6 +54,9 @@ def test_all_ways_agree_or_say_why_not(name):
         with untouched(model, held):
             if refused is None:
                 results[way] = run(animal, born, **others)
+                if animal.random:
+                    again = run(animal, born, **others)
+                    np.testing.assert_array_equal(results.pop(way).trace, again.trace)
             else:
                 with pytest.raises((ConfigError, DataError), match=refused):
                     run(animal, born, **others)
