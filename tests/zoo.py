@@ -257,7 +257,7 @@ def embedding():
     return bag_of_tokens(), cross_entropy, tokens()
 
 
-@animal(twin="embedding")
+@animal(vmap=NO_VMAP, twin="embedding")
 def sparse_embedding():
     return bag_of_tokens(sparse=True), cross_entropy, tokens()
 
@@ -522,6 +522,45 @@ def caches_as_plain_attributes():
     model, data = Caching(), points()
     model(data[0])
     return model, cross_entropy, data
+
+
+class Stateful(nn.Module):
+    """Goes on from the hidden state that the last batch has left, as long as nobody puts it back."""
+
+    def __init__(self, forgets=False):
+        super().__init__()
+        self.layer, self.out, self.forgets = nn.GRU(5, WIDTH, batch_first=True), head(), forgets
+        self.state = torch.ones(1, 1, WIDTH)
+
+    def forward(self, x):
+        h, state = self.layer(x, self.state.expand(1, len(x), WIDTH).contiguous())
+        if not self.forgets:
+            self.state = state.detach().mean(1, keepdim=True)
+        return self.out(h[:, -1])
+
+
+@animal()
+def recurrent_layer_that_starts_anew():
+    return Stateful(forgets=True), cross_entropy, sequences()
+
+
+@animal(twin="recurrent_layer_that_starts_anew")
+def recurrent_layer_that_keeps_its_state():
+    return Stateful(), cross_entropy, sequences()
+
+
+@animal()
+def tensors_made_in_the_forward_pass():
+    class Making(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.position = network(), nn.Embedding(LENGTH, 5)
+
+        def forward(self, x):
+            weights = torch.linspace(0, 1, LENGTH, dtype=x.dtype)
+            return self.net(x + weights @ self.position(torch.arange(LENGTH))) + torch.zeros(CLASSES, dtype=x.dtype)
+
+    return Making(), cross_entropy, points()
 
 
 @animal(twin="mlp")

@@ -10,6 +10,7 @@ import torch
 
 from llc_dynamics.batch import mapped
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.sampling.borrowed import new_tensors_on
 from llc_dynamics.seeding import numpy_generator, torch_generator
 
 Data = tuple[torch.Tensor, ...] | list[torch.Tensor] | Callable[[torch.Generator, int], Any]
@@ -118,7 +119,8 @@ class SampledBatches:
         return self._content(torch_generator(seed, *purpose), size)
 
     def _content(self, generator: torch.Generator, size: int) -> Any:
-        return mapped(self._sample(generator, size), lambda leaf: leaf.to(self._device))
+        with new_tensors_on(generator.device):
+            return mapped(self._sample(generator, size), lambda leaf: leaf.to(self._device))
 
 
 def make_batches(data: Data, batch_size: int | None, num_samples: int | None, device: torch.device) -> Batches:

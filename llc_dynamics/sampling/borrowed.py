@@ -36,8 +36,22 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def new_tensors_on(device: torch.device) -> Iterator[None]:
+    """Inside, tensors are made on `device` rather than on a default device of another kind that the caller has set.
+
+    The plain default, the CPU, is left: people write models for it that run elsewhere, and the mode costs time.
+    """
+    default = torch.get_default_device().type
+    if default in ("cpu", device.type):
+        yield
+    else:
+        with torch.device(device):
+            yield
+
+
 class BorrowedModule:
-    """What the modules of `model` keep beside their parameters, given back in the end and after each evaluation.
+    """What the modules of `model` keep beside their parameters: put back before each evaluation, and in the end.
 
     These are buffers, of which a forward pass sees copies, and plain attributes: caches, counters, metrics, the hidden
     state of a recurrent layer, weights that hooks compute. If an evaluation left something in them, the loss at w and

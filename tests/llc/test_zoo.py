@@ -120,7 +120,9 @@ AMBIENT = {
 
 
 @pytest.mark.parametrize("ambient", AMBIENT)
-@pytest.mark.parametrize("name", ["causal_attention", "forces_by_autograd_behavioural", "user_dict"])
+@pytest.mark.parametrize(
+    "name", ["causal_attention", "forces_by_autograd_behavioural", "tensors_made_in_the_forward_pass", "user_dict"]
+)
 def test_the_state_of_torch_around_the_call_changes_nothing(ambient, name):
     animal = ZOO[name]
     born = animal.born()
