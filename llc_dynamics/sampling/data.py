@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from llc_dynamics.batch import leaves, mapped, num_samples, tensor_of
 from llc_dynamics.errors import DataError, LLCDynamicsError
+from llc_dynamics.sampling.borrowed import new_tensors_on
 from llc_dynamics.sampling.calls import one_line
 
 #: Tuple, list, mapping or dataclass of tensors or arrays; a map-style data set; (generator, batch_size) -> batch.
@@ -46,7 +47,7 @@ class Samples:
 
     def take(self, indices: torch.Tensor) -> Any:
         """The samples at `indices`, as one batch. Raises `DataError` where they cannot be had, or make no batch."""
-        with torch.no_grad():
+        with torch.no_grad(), new_tensors_on(torch.device("cpu")):
             samples = self._at(indices.tolist())
             try:
                 return default_collate(samples)
@@ -80,9 +81,13 @@ def opened(data: Data) -> Any:
 
 @contextmanager
 def errors_of(what: str) -> Iterator[None]:
-    """Inside, an exception of the user's code becomes a `DataError` that begins with `what`."""
+    """Inside, an exception of the user's code becomes a `DataError` that begins with `what`.
+
+    Tensors that it makes are on the CPU, where its generator is, unless it says otherwise.
+    """
     try:
-        yield
+        with new_tensors_on(torch.device("cpu")):
+            yield
     except LLCDynamicsError:
         raise
     except Exception as error:
