@@ -55,6 +55,13 @@ def mapped(batch: Any, change: Callable[[Tensor], Tensor], others: Callable[[Any
     return pytree.tree_map(of_leaf, batch)
 
 
+def others(batch: Any) -> list[Any]:
+    """What is neither tensor nor container in a batch, in order."""
+    found: list[Any] = []
+    mapped(batch, lambda leaf: leaf, found.append)
+    return found
+
+
 def rebuilt(batch: Any, tensors: Iterator[Tensor]) -> Any:
     """The batch with other tensors in the places of its own, in the order of `leaves`."""
     return mapped(batch, lambda _: next(tensors))

@@ -1,4 +1,7 @@
-"""Figures are drawn without a display and closed after each test; Ctrl-C reaches the programs that tests start."""
+"""Figures are drawn without a display and closed after each test; Ctrl-C reaches the programs that tests start.
+
+Hugging Face never asks the network: models are made from configurations.
+"""
 
 import os
 import signal
@@ -7,6 +10,7 @@ import sys
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a shell starts programs in the background so, and it is inherited

@@ -45,6 +45,7 @@ def result_of(
         target=Target(torch.zeros(1), nbeta, localization),
         kernel=sampler,
         chain_method="loop",
+        vmap_problem=None,
         num_gradients=0,
         blocks_without_gradient=(),
     )

@@ -103,7 +103,8 @@ def largest_curvature_of(
         content = flat.prepare(next(batches.stream(seed, "curvature")).content, batches.batch_size)
         directions = torch_generator(seed, "curvature direction")
         start, noise = (
-            torch.randn((1, flat.dimension), generator=directions, dtype=flat.dtype).to(flat.device) for _ in range(2)
+            torch.randn((1, flat.dimension), generator=directions, dtype=flat.dtype, device="cpu").to(flat.device)
+            for _ in range(2)
         )
         loop = LoopModel(flat)
         position = flat.origin[None] if gamma is None else flat.origin + noise / math.sqrt(gamma)

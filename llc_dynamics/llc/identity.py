@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llc_dynamics.batch import leaves
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.sampling.batches import Batches, Data
+from llc_dynamics.sampling.data import Samples, opened
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import isolated_generators, torch_generator
 
@@ -57,10 +59,13 @@ def curve_identity(problem: Problem, settings: EstimateSettings) -> dict[str, An
 
 
 def tensor_data_id(data: Data) -> str | None:
-    """A digest of the tensors; None for a function."""
-    if not isinstance(data, tuple | list):
+    """A digest of the tensors; None for a function, and for a data set whose samples are made one by one."""
+    content = opened(data)
+    if isinstance(content, Samples) or callable(content):
         return None
-    return digest_tensors({str(place): tensor for place, tensor in enumerate(data)})
+    tensors = leaves(content)
+    keys = content if isinstance(content, Mapping) and len(content) == len(tensors) else range(len(tensors))
+    return digest_tensors({str(key): tensor for key, tensor in zip(keys, tensors, strict=True)})
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -122,7 +127,7 @@ def _probe_losses(flat: FlatModel, batches: Batches, seed: int) -> NDArray[np.fl
     with isolated_generators(seed):
         content = flat.prepare(next(batches.stream(seed, "identity")).content, batches.batch_size)
         rows = [
-            flat.losses(position, content, batches.batch_size)[:_PROBE_SAMPLES].double().cpu().numpy()
+            flat.losses(position, content, batches.batch_size)[:_PROBE_SAMPLES].cpu().double().numpy()
             for position in (flat.origin, flat.origin + scale * step)
         ]
     return np.stack(rows)

@@ -17,7 +17,10 @@ from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
+from llc_dynamics.sampling.borrowed import plain_torch
+from llc_dynamics.sampling.examination import examine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
+from llc_dynamics.sampling.kernel import widened
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.seeding import isolated_generators, torch_generator
 from llc_dynamics.trajectory import Trajectory
@@ -92,11 +95,12 @@ class Problem:
 
     @contextmanager
     def opened(self, settings: EstimateSettings) -> Iterator[tuple[FlatModel, Batches]]:
-        """The model at w* as a function of one flat vector, entered, and its batches."""
-        with self.weights():
+        """The model at w* as a function of one flat vector, entered and examined, and its batches."""
+        with plain_torch(), self.weights():
             flat = FlatModel(self.model, self.loss_fn, self.device, self.parameters, settings.microbatch_size)
             batches = make_batches(self.data, settings.batch_size, settings.num_samples, flat.device)
             with flat:
+                examine(flat, batches, settings.seed)
                 yield flat, batches
 
 
@@ -132,6 +136,6 @@ def losses_around(problem: Problem, gamma: float, settings: EstimateSettings) ->
         for _, batch in zip(range(_DRAWS_AROUND), batches.stream(seed, "control"), strict=False):
             content = flat.prepare(batch.content, size)
             noise = torch.randn(flat.dimension, generator=generator, dtype=flat.dtype, device=flat.device)
-            there = flat.losses(flat.origin + noise / math.sqrt(gamma), content, size).double()
-            found.append(float((there - flat.losses(flat.origin, content, size).double()).mean()))
+            there = widened(flat.losses(flat.origin + noise / math.sqrt(gamma), content, size))
+            found.append(float((there - flat.losses(flat.origin, content, size)).mean()))
     return np.array(found)

@@ -74,7 +74,9 @@ def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
             for name, values in traces.observed.items()
         },
         settings=settings.resolved(batches),
-        provenance=provenance(str(model.device)) | {"chain_method": chains.chain_method, **chains.kernel.made_by},
+        provenance=provenance(str(model.device))
+        | {"chain_method": chains.chain_method, **chains.kernel.made_by}
+        | ({} if chains.vmap_problem is None else {"vmap_problem": chains.vmap_problem}),
     )
 
 

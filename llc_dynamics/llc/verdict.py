@@ -20,7 +20,7 @@ Codes of reasons, which make a result unconverged:
 | `negative_within_error` | a negative estimate that may be zero |
 
 Codes of notes, which do not: `out_of_time`, `target_not_reached`, `control_variate_idle`, `observed_agrees`,
-`observed_differs`, `no_gradient`.
+`observed_differs`, `no_gradient`, `chains_one_by_one`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def judged(result: LLCResult, limits: Thresholds | None = None) -> LLCResult:
     """The same estimate with its verdict under these limits (None: the usual ones)."""
     limits = Thresholds() if limits is None else limits
     # nothing is worth knowing of a result without an estimate
-    checks = (_stopped, _control_variate, _observed, _without_gradient) if math.isfinite(result.llc) else ()
+    checks = (
+        (_stopped, _control_variate, _observed, _without_gradient, _one_by_one) if math.isfinite(result.llc) else ()
+    )
     notes = tuple(note for check in checks for note in check(result))
     return replace(result, thresholds=limits, reasons=judge(result, limits), notes=notes)
 
@@ -343,3 +345,9 @@ def _without_gradient(result: LLCResult) -> Iterator[Finding]:
             f"no gradient at all at the last draw in {shown}{more}: the loss does not depend on them there (a dead "
             "branch, or unused weights), so they add nothing to the estimate",
         )
+
+
+def _one_by_one(result: LLCResult) -> Iterator[Finding]:
+    problem = result.provenance.get("vmap_problem")
+    if problem is not None:
+        yield Finding("chains_one_by_one", f"the chains ran one after the other, as torch.vmap cannot do it: {problem}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from llc_dynamics.errors import DataError
-from llc_dynamics.sampling.batches import Batch, Batches, TensorBatches
+from llc_dynamics.sampling.batches import Batch, Batches, FixedBatches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.flat_model import FlatModel
+from llc_dynamics.sampling.kernel import wide_dtype, widened
 
 # A looked-up loss must agree with a computed one to this share of the losses' size (float32 sums in another order).
 _AGREEMENT = 1e-4
@@ -30,12 +31,12 @@ class PairedBaseline:
         self._batch_size = batches.batch_size
         self._table: torch.Tensor | None = None
         if isinstance(model.loss_fn, Behavioural):
-            self._table = torch.zeros(batches.batch_size, dtype=torch.float64, device=model.device)
+            self._table = torch.zeros(batches.batch_size, dtype=wide_dtype(model.device), device=model.device)
             return
         probe = next(batches.stream(seed, "probe"))
         direct = self._direct(probe)
         self._require_finite(direct)
-        if isinstance(batches, TensorBatches) and batches.length <= num_draws * batches.batch_size:
+        if isinstance(batches, FixedBatches) and batches.length <= num_draws * batches.batch_size:
             table = self._all_losses(batches)
             self._require_finite(table)
             scale = direct.abs().mean() + table.std(correction=0)
@@ -48,19 +49,19 @@ class PairedBaseline:
         return self._table is not None
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """Losses at w* of the samples in `batch`, float64 [B]."""
+        """Losses at w* of the samples in `batch`, wide [B]."""
         if self._table is None:
             return self._direct(batch)
         return self._table if len(self._table) == self._batch_size else self._table[batch.indices]
 
     def _direct(self, batch: Batch) -> torch.Tensor:
-        return self._model.losses(self._model.origin, batch.content, self._batch_size).double()
+        return widened(self._model.losses(self._model.origin, batch.content, self._batch_size))
 
-    def _all_losses(self, batches: TensorBatches) -> torch.Tensor:
+    def _all_losses(self, batches: FixedBatches) -> torch.Tensor:
         parts = []
-        for part in torch.arange(batches.length, device=batches.tensors[0].device).split(self._batch_size):
+        for part in torch.arange(batches.length, device=batches.device).split(self._batch_size):
             content = batches.take(part).content
-            parts.append(self._model.losses(self._model.origin, content, len(part)).double())
+            parts.append(widened(self._model.losses(self._model.origin, content, len(part))))
         return torch.cat(parts)
 
     @staticmethod
@@ -69,5 +70,6 @@ class PairedBaseline:
         if bad:
             raise DataError(
                 f"the loss at w* (the model as given) is NaN or infinite for {bad} of {len(losses)} samples; check the "
-                "weights, the loss function and the data before sampling"
+                "weights, the loss function and the data, and leave out samples of which nothing counts (a mean over "
+                "no label)"
             )

@@ -33,16 +33,43 @@ class Behavioural:
             raise DataError(f"output_fn(model, batch) must return a tensor of outputs [B, ...], got {kind}")
         return found
 
+    def require_sound(self, reference: torch.Tensor) -> None:
+        """Raise `DataError` for outputs at w* [B, ...] that nothing can be compared with.
+
+        A class may be ruled out by a logit of minus infinity, as long as another one of its position is not.
+        """
+        sound = reference.isfinite()
+        if self.divergence == "kl":
+            sound = (sound | (reference == -torch.inf)) & sound.any(-1, keepdim=True)
+        if not bool(sound.all()):
+            bad = int((~sound).reshape(len(sound), -1).any(1).sum())
+            raise DataError(
+                f"the outputs at w* (the model as given) are NaN or infinite for {bad} of {len(sound)} samples; check "
+                "the weights and the data"
+            )
+
     def __call__(self, model: Any, batch: tuple[Any, torch.Tensor]) -> torch.Tensor:
-        """One loss per sample [B]."""
+        """One loss per sample [B]; outputs of less than float32 precision are compared in float32."""
         content, reference = batch
-        found = self.outputs(model, content)
+        found, before = self.outputs(model, content), reference
+        if found.shape != before.shape:
+            raise DataError(
+                f"output_fn(model, batch) returned shape {tuple(found.shape)} at w, and {tuple(before.shape)} at w*; "
+                "outputs must have the same shape whatever the weights are"
+            )
+        if found.dtype.itemsize < 4 or not (found.is_floating_point() or found.is_complex()):
+            found, before = found.float(), before.float()
         if self.divergence == "kl":
             # KL(p* || p), summed over classes and averaged over all positions of a sample
-            before = torch.log_softmax(reference, -1)
-            terms = (before.exp() * (before - torch.log_softmax(found, -1))).sum(-1)
+            after, before = torch.log_softmax(found, -1), torch.log_softmax(before, -1)
+            share = before.exp()
+            # a class that is ruled out adds 0, not infinity minus infinity
+            terms = torch.where(share > 0, share * (before - after), 0.0).sum(-1)
         else:
-            terms = (found - reference).square()
+            difference = found - before
+            terms = (torch.view_as_real(difference) if difference.is_complex() else difference).square()
+            if found.is_complex():
+                terms = terms.sum(-1)
         return terms if terms.ndim == 1 else terms.flatten(1).mean(1)
 
 

@@ -18,10 +18,10 @@ from llc_dynamics.sampling.batches import Batch, Batches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
-from llc_dynamics.sampling.group_model import LoopModel, VmapModel, choose_chain_method
-from llc_dynamics.sampling.kernel import ChainState, Evaluation, Kernel, Noise, Target
+from llc_dynamics.sampling.group_model import LoopModel, VmapModel, choose_chain_method, vmap_problem
+from llc_dynamics.sampling.kernel import ChainState, Evaluation, Kernel, Noise, Target, wide_dtype, widened
 from llc_dynamics.sampling.settings import ChainSettings
-from llc_dynamics.sampling.traces import ChainTraces, FailedChain, Recorder
+from llc_dynamics.sampling.traces import ChainTraces, FailedChain, Recorder, data_not_finite
 from llc_dynamics.seeding import derive_seed, isolated_generators, seed_global, torch_generator
 
 Progress = Callable[[int, int], None]
@@ -45,6 +45,7 @@ class Chains:
     Attributes
     ----------
     target, kernel : the density, and what moves the chains. chain_method : "loop" or "vmap".
+    vmap_problem : why "auto" is the loop where it should be vmap; None otherwise.
     traces : all draws so far.
 
     Raises `ConfigError` for a kernel that holds its batch on minibatches of a given loss, and `DataError` if the loss
@@ -60,13 +61,16 @@ class Chains:
     ) -> None:
         self.kernel = kernel = settings.kernel_for(model)
         _require_sound(model, batches, kernel, settings.control_variate)
-        self.chain_method = choose_chain_method(settings.chain_method, model, settings.num_chains)
         self.model, self.batches, self.settings = model, batches, settings
+        self.chain_method, self.vmap_problem = choose_chain_method(
+            settings.chain_method, model, settings.num_chains, self._vmap_problem
+        )
         self.target = Target(model.origin, settings.nbeta(batches.num_samples), kernel.localization)
         self._seed, self._num_burnin, self._steps_per_draw = settings.seed, settings.num_burnin, settings.steps_per_draw
         self._observed = dict(observed or {})
         self._recorder = Recorder(model, self.target)
-        self._group_model = VmapModel(model) if self.chain_method == "vmap" else LoopModel(model)
+        together = self.chain_method == "vmap"
+        self._group_model = VmapModel(model, settings.chain_method == "vmap") if together else LoopModel(model)
         with isolated_generators(self._seed):
             self._baseline = PairedBaseline(model, batches, settings.num_draws, self._seed)
             self._reference = float(self._baseline.losses(next(batches.stream(self._seed, "probe"))).mean())
@@ -76,9 +80,16 @@ class Chains:
         perturbed = kernel.holds_batch and not batches.whole
         self._fresh_every = max(1, round(_GRADIENTS_BETWEEN_LOOKS / apart)) if perturbed else 0
         num_chains = settings.num_chains
-        size = num_chains if self.chain_method == "vmap" else 1
+        size = num_chains if together else 1
         self._groups = [_Group(tuple(range(at, at + size))) for at in range(0, num_chains, size)]
         self.traces = ChainTraces.empty(num_chains, 0, len(model.sizes), tuple(self._observed))
+
+    def _vmap_problem(self) -> str | None:
+        seed, size = self.settings.seed, self.batches.batch_size
+        with isolated_generators(seed):
+            streams = [self.batches.stream(seed, "batch", chain) for chain in range(self.settings.num_chains)]
+            contents = [self.model.prepare(next(stream).content, size) for stream in streams]
+            return vmap_problem(self.model, contents, size, seed)
 
     @property
     def num_draws(self) -> int:
@@ -187,6 +198,7 @@ class Chains:
             else:
                 problem = self._record(group, state, seen, row, draw)
             if problem is not None:
+                problem = data_not_finite(self._baseline.losses(group.batches[row])) or problem
                 group.alive.remove(chain)
                 failed = FailedChain(chain, group.step, problem)
                 self.traces = replace(self.traces, failed=(*self.traces.failed, failed))
@@ -214,12 +226,12 @@ class Chains:
         if self._fresh_every and draw % self._fresh_every == 0:  # on a batch that the chain has not moved on
             content = self.model.prepare(next(group.fresh[row]).content, size)
             losses = self.model.losses(position, content, size)
-            traces.fresh_difference[chain, draw] = float(losses.mean(dtype=torch.float64))
+            traces.fresh_difference[chain, draw] = float(losses.mean(dtype=wide_dtype(losses.device)))
         if state.acceptance is not None:
             traces.acceptance[chain, draw] = float(state.acceptance[row])
         for name, loss_fn in self._observed.items():
-            there = self.model.losses(position, batch.content, size, loss_fn).double()
-            origin = self.model.losses(self.target.origin, batch.content, size, loss_fn).double()
+            there = widened(self.model.losses(position, batch.content, size, loss_fn))
+            origin = widened(self.model.losses(self.target.origin, batch.content, size, loss_fn))
             traces.observed[name][chain, draw] = float((there - origin).mean())
         return None
 

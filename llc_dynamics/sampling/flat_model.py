@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.behavioural import Behavioural
+from llc_dynamics.sampling.borrowed import BorrowedModule, require_usable
+from llc_dynamics.sampling.calls import Calls, LossFunction, advice_on_memory, one_line
+from llc_dynamics.sampling.kernel import wide_dtype
 from llc_dynamics.sampling.selection import Selection, resolve_selection
-
-LossFunction = Callable[[Any, Any], torch.Tensor]
 
 #: Up to so many weights, memory is spent for speed: gradients stay until the next backward pass (see `_backward`).
 SMALL = 1_000_000
@@ -29,10 +30,14 @@ class FlatModel:
     (`parameter.data`), its buffers are replaced by copies, and it is in evaluation mode (dropout off, BatchNorm with
     its running statistics). On leaving, also by an exception, the module is as it was: its own storage was never
     written to, and `.grad` and `requires_grad` were never touched. Parameters that share a tensor (tied weights) count
-    once; parameters with `requires_grad=False` stay at their value and are not sampled.
+    once; parameters with `requires_grad=False` stay at their value and are not sampled. A complex parameter is sampled
+    in its real and imaginary parts.
 
-    The vector is float32 (float64 if the module has a float64 parameter) whatever the module's precision: updates of
-    bfloat16 weights by small steps would be rounded away.
+    The vector is float32 (float64 if the module has a parameter of that precision) whatever the module's precision:
+    updates of bfloat16 weights by small steps would be rounded away.
+
+    `examine` (see `llc_dynamics.sampling.examination`) looks once how the loss function behaves and sets `with_graph`
+    and what `calls` does accordingly; without it they are as for a loss that does nothing unusual.
 
     Parameters
     ----------
@@ -48,10 +53,14 @@ class FlatModel:
     loss_fn : evaluated as `loss_fn(module, content)`, on contents that `prepare` has made.
     origin : w*, [d], in units of `measure_in`. dtype, device : of all vectors.
     names, sizes : of the sampled parameter tensors (the blocks of the virial ratio) and of what is sampled of each.
-    dimension : d, the number of sampled weights.
+    complex_names : of those that are sampled in two parts. dimension : d, the number of sampled weights.
     chosen : int64 [d], the places of the sampled weights among all elements of the sampled tensors; None for all.
+    with_graph : evaluate losses with gradients switched on even where none is asked for: the loss takes some itself,
+        or has another value without.
+    calls : of the loss function, see `Calls`.
 
-    Raises `ConfigError` if no parameter requires a gradient or is selected, `DataError` for a loss of the wrong shape.
+    Raises `ConfigError` if no parameter requires a gradient or is selected, `DataError` for a loss of the wrong shape,
+    or one that fails.
     """
 
     def __init__(
@@ -64,8 +73,7 @@ class FlatModel:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise DataError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not callable(loss_fn):
-            raise DataError("loss_fn must be a function loss_fn(model, batch) that returns one loss per sample")
+        require_usable(model)
         sampled = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not sampled:
             raise ConfigError(
@@ -74,30 +82,35 @@ class FlatModel:
             )
         masks = resolve_selection(parameters, sampled)
         sampled = {name: sampled[name] for name in masks}
-        complex_names = [name for name, p in sampled.items() if p.is_complex()]
-        if complex_names:
-            raise DataError(
-                f"complex parameters cannot be sampled: {', '.join(complex_names)}; keep real and imaginary"
-            )
         self.module = model
         self.loss_fn = loss_fn
         self._parameters = list(sampled.values())
         self.names = tuple(sampled)
         self.shapes = tuple(tuple(p.shape) for p in self._parameters)
-        self._full_sizes = tuple(p.numel() for p in self._parameters)
+        self.complex_names = tuple(name for name, p in sampled.items() if p.is_complex())
+        self._parts = tuple((*p.shape, 2) if p.is_complex() else tuple(p.shape) for p in self._parameters)
+        self._full_sizes = tuple(math.prod(shape) for shape in self._parts)
+        masks = {name: _real_mask(mask, p) for (name, mask), p in zip(masks.items(), self._parameters, strict=True)}
         self.sizes = tuple(
-            p.numel() if (mask := masks[name]) is None else int(mask.sum()) for name, p in sampled.items()
+            size if mask is None else int(mask.sum())
+            for size, mask in zip(self._full_sizes, masks.values(), strict=True)
         )
         self.dimension = sum(self.sizes)
         self._starts = np.cumsum((0, *self.sizes[:-1]))
         self._filled = all(self.sizes)
         self.device = torch.device(device) if device is not None else self._parameters[0].device
-        wide = any(p.dtype == torch.float64 for p in self._parameters)
+        wide = any(p.dtype in (torch.float64, torch.complex128) for p in self._parameters)
         self.dtype = torch.float64 if wide else torch.float32
-        self._full = torch.cat([p.detach().reshape(-1).to(self.device, self.dtype) for p in self._parameters])
+        if wide and wide_dtype(self.device) != torch.float64:
+            raise DataError(f"the model has float64 parameters, which {self.device} does not know; call model.float()")
+        self._full = torch.cat(
+            [real_parts(p.detach()).reshape(-1).to(self.device, self.dtype) for p in self._parameters]
+        )
         self.chosen = self._places_of(masks)
         self.measure_in(None)
         self.microbatch_size = microbatch_size
+        self.calls = Calls(model, loss_fn, microbatch_size)
+        self.with_graph = False
         self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
         self._restore: ExitStack | None = None
         self._last_gradients: Sequence[torch.Tensor] = ()
@@ -105,10 +118,7 @@ class FlatModel:
     def __enter__(self) -> FlatModel:
         with ExitStack() as stack:
             self._swap_parameters(stack)
-            self._swap_buffers(stack)
-            for module in self.module.modules():
-                stack.callback(setattr, module, "training", module.training)
-            self.module.eval()
+            self._borrowed = stack.enter_context(BorrowedModule(self.module, self.device))
             self._restore = stack.pop_all()
         return self
 
@@ -131,12 +141,11 @@ class FlatModel:
         assert isinstance(self.loss_fn, Behavioural)
         self._place(self.origin)
         self._gradient.zero_()
-        for part, _ in self._pieces(content, batch_size):
+        for part, _ in self.calls.pieces(content, batch_size):
             with torch.enable_grad():
-                scalar = scalar_of(self.loss_fn.outputs(self.module, part))
-                gradients = torch.autograd.grad(scalar, self._parameters, allow_unused=True, materialize_grads=True)
+                gradients = self._gradients(scalar_of(self.calls.outputs(part)))
             torch._foreach_add_(self._gradient_views, list(gradients))
-        self._reset_buffers()
+        self._borrowed.reset()
         return self.sampled_gradient(self._gradient)
 
     def prepare(self, content: Any, batch_size: int) -> Any:
@@ -144,25 +153,24 @@ class FlatModel:
         if not isinstance(self.loss_fn, Behavioural):
             return content
         self._place(self.origin)
-        with torch.no_grad():
-            parts = [self.loss_fn.outputs(self.module, part) for part, _ in self._pieces(content, batch_size)]
-        self._reset_buffers()
-        reference = torch.cat(parts).detach()
-        if not bool(reference.isfinite().all()):
-            raise DataError(
-                "the outputs at w* (the model as given) are NaN or infinite; check the weights and the data"
-            )
+        with torch.set_grad_enabled(self.with_graph):
+            parts = [self.calls.outputs(part).detach() for part, _ in self.calls.pieces(content, batch_size)]
+        self._borrowed.reset()
+        reference = torch.cat(parts)
+        self.loss_fn.require_sound(reference)
         return content, reference
 
     def losses(
         self, position: torch.Tensor, batch: Any, batch_size: int, loss_fn: LossFunction | None = None
     ) -> torch.Tensor:
         """One loss per sample [B] at `position` [d], without a gradient; of another `loss_fn` if one is given."""
-        loss_fn = self.loss_fn if loss_fn is None else loss_fn
         self._place(position)
-        with torch.no_grad():
-            parts = [self._checked(loss_fn(self.module, part), size) for part, size in self._pieces(batch, batch_size)]
-        self._reset_buffers()
+        # another loss was not examined
+        with torch.set_grad_enabled(self.with_graph or loss_fn is not None):
+            parts = [
+                self.calls.losses(part, size, loss_fn).detach() for part, size in self.calls.pieces(batch, batch_size)
+            ]
+        self._borrowed.reset()
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def losses_and_gradient(
@@ -171,7 +179,7 @@ class FlatModel:
         """One loss per sample [B], and the gradient [d] of their mean; the gradient's memory is used again."""
         self._place(position)
         parts: list[torch.Tensor] = []
-        for part, size in self._pieces(batch, batch_size):
+        for part, size in self.calls.pieces(batch, batch_size):
             losses, gradients = self._backward(part, size, 1 / batch_size)
             if parts:
                 torch._foreach_add_(self._gradient_views, list(gradients))
@@ -180,42 +188,61 @@ class FlatModel:
             parts.append(losses.detach())
         if self.dimension > SMALL:
             self._last_gradients = ()
-        self._reset_buffers()
+        self._borrowed.reset()
         return parts[0] if len(parts) == 1 else torch.cat(parts), self.sampled_gradient(self._gradient)
+
+    def gradients_by_block(self, position: torch.Tensor, batch: Any, batch_size: int) -> dict[str, torch.Tensor | None]:
+        """Gradients of the losses of the first microbatch; None where autograd finds no path from them."""
+        self._place(position)
+        part, size = next(self.calls.pieces(batch, batch_size))
+        with torch.enable_grad():
+            losses = self.calls.losses(part, size)
+            found = self._autograd(losses.sum(), None, False) if losses.requires_grad else [None] * len(self.names)
+        self._borrowed.reset()
+        return dict(zip(self.names, found, strict=True))
 
     def _backward(self, batch: Any, batch_size: int, weight: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         """Losses of a microbatch, and the gradients of their sum times `weight`."""
         with torch.enable_grad():
-            losses = self._checked(self.loss_fn(self.module, batch), batch_size)
-            if not losses.requires_grad:
-                raise DataError(
-                    "loss_fn returned losses without a gradient: compute them from the model that is passed in, "
-                    "without torch.no_grad() or .detach()"
-                )
+            losses = self.calls.losses(batch, batch_size)
             # weights 1/B on the losses are the gradient of their mean, without two more nodes in the graph
             wide = losses.to(self.dtype)
             weights = torch.full_like(wide, weight)
             self._last_gradients = ()  # only now: freed before the forward pass, their memory made it some 3% slower
-            self._last_gradients = torch.autograd.grad(
-                wide, self._parameters, weights, allow_unused=True, materialize_grads=True
-            )
+            self._last_gradients = self._gradients(wide, weights)
         return losses, self._last_gradients
 
-    def _pieces(self, batch: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
-        size = self.microbatch_size
-        if size is None or size >= batch_size:
-            yield batch, batch_size
-            return
-        for start in range(0, batch_size, size):
-            stop = min(start + size, batch_size)
-            yield take_slice(batch, start, stop, batch_size), stop - start
+    def _gradients(self, outputs: torch.Tensor, weights: torch.Tensor | None = None) -> Sequence[torch.Tensor]:
+        """By all elements of the sampled tensors: dense, and the two parts of complex ones."""
+        if not outputs.requires_grad:
+            raise DataError(
+                "the losses have no gradient: compute them from the model that is passed in, without torch.no_grad(), "
+                ".detach() or .item(), and not inside torch.utils.checkpoint with use_reentrant=True"
+            )
+        found = self._autograd(outputs, weights, True)
+        if self._same_dtype and all(gradient.layout is torch.strided for gradient in found):
+            return found
+        return [
+            real_parts(gradient.to_dense() if gradient.layout is not torch.strided else gradient) for gradient in found
+        ]
+
+    def _autograd(self, outputs: torch.Tensor, weights: torch.Tensor | None, materialize: bool) -> Sequence[Any]:
+        try:
+            return torch.autograd.grad(
+                outputs, self._parameters, weights, allow_unused=True, materialize_grads=materialize
+            )
+        except Exception as error:
+            advice = advice_on_memory(error) or "check operations that work in place, and your own autograd functions"
+            if "use_reentrant" in str(error):
+                advice = "call torch.utils.checkpoint.checkpoint with use_reentrant=False"
+            raise DataError(f"the gradient of the loss cannot be taken ({one_line(error)}); {advice}") from error
 
     def sum_by_block(self, values: torch.Tensor) -> NDArray[np.float64]:
         """Sums of `values` [d] over each parameter tensor, float64 [block]."""
         if self._filled and values.device.type == "cpu" and self.dimension <= SMALL:
             # several times quicker than a torch sum for each block, but it makes a float64 copy
             return np.add.reduceat(values.numpy(), self._starts, dtype=np.float64)
-        return torch.stack([part.sum(dtype=torch.float64) for part in values.split(self.sizes)]).cpu().numpy()
+        return torch.stack([part.sum(dtype=wide_dtype(part.device)) for part in values.split(self.sizes)]).cpu().numpy()
 
     def largest_by_block(self, values: torch.Tensor) -> NDArray[np.float64]:
         """Largest absolute value in each parameter tensor of `values` [d], float64 [block]; 0 for an empty one."""
@@ -229,45 +256,27 @@ class FlatModel:
         views = self._views(self._work)
         for parameter, view in zip(self._parameters, views, strict=True):
             stack.callback(setattr, parameter, "data", parameter.data)
-            parameter.data = view if self._same_dtype else view.to(parameter.dtype, copy=True)
-        self._targets = None if self._same_dtype else [p.data for p in self._parameters]
+            if not self._same_dtype:
+                view = (torch.view_as_complex(view.clone()) if parameter.is_complex() else view).to(
+                    parameter.dtype, copy=True
+                )
+            parameter.data = view
+        self._targets = None if self._same_dtype else [real_parts(p.data) for p in self._parameters]
         sampled = {id(p) for p in self._parameters}
         for parameter in self.module.parameters():
             if id(parameter) not in sampled and parameter.device != self.device:
                 stack.callback(setattr, parameter, "data", parameter.data)
                 parameter.data = parameter.data.to(self.device)
 
-    def _swap_buffers(self, stack: ExitStack) -> None:
-        copies: dict[int, torch.Tensor] = {}
-        self._buffers: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor, torch.Tensor, int]] = []
-        for module in self.module.modules():
-            # the whole dictionary comes back, whatever a forward pass assigned to it
-            stack.callback(module._buffers.update, dict(module._buffers))
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    clean = buffer.to(self.device)
-                    copy = copies.setdefault(id(buffer), clean.clone())
-                    module._buffers[name] = copy
-                    self._buffers.append((module._buffers, name, copy, clean, copy._version))
-
-    def _reset_buffers(self) -> None:
-        """Undo what a forward pass did to the buffers, so that no chain sees what another one left behind."""
-        for row, (owner, name, copy, clean, version) in enumerate(self._buffers):
-            if owner.get(name) is not copy:
-                owner[name] = copy
-            if copy._version != version:
-                copy.copy_(clean)
-                self._buffers[row] = (owner, name, copy, clean, copy._version)
-
     def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        return [part.view(shape) for part, shape in zip(flat.split(self._full_sizes), self.shapes, strict=True)]
+        return [part.view(shape) for part, shape in zip(flat.split(self._full_sizes), self._parts, strict=True)]
 
     def _places_of(self, masks: dict[str, torch.Tensor | None]) -> torch.Tensor | None:
         """Places of the sampled weights in the vector of all elements of the sampled tensors; None for all."""
         if all(mask is None for mask in masks.values()):
             return None
         whole = [
-            torch.ones(size, dtype=torch.bool) if mask is None else mask.reshape(-1).cpu()
+            torch.ones(size, dtype=torch.bool, device="cpu") if mask is None else mask.reshape(-1).cpu()
             for mask, size in zip(masks.values(), self._full_sizes, strict=True)
         ]
         return torch.cat(whole).nonzero()[:, 0].to(self.device)
@@ -283,11 +292,14 @@ class FlatModel:
         return full
 
     def named_views(self, full: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`full` [..., elements] as the sampled tensors by name, each with the leading dimensions."""
+        """`full` [..., elements] as the sampled tensors by name, each with the leading dimensions.
+
+        Of a complex tensor both parts, along one more dimension.
+        """
         parts = full.split(self._full_sizes, dim=-1)
         return {
             name: part.reshape(*full.shape[:-1], *shape)
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+            for name, part, shape in zip(self.names, parts, self._parts, strict=True)
         }
 
     def sampled_gradient(self, full: torch.Tensor) -> torch.Tensor:
@@ -308,19 +320,11 @@ class FlatModel:
         if self._targets is not None:
             torch._foreach_copy_(self._targets, self._views(full))
 
-    def _checked(self, losses: Any, batch_size: int) -> torch.Tensor:
-        if not isinstance(losses, torch.Tensor) or losses.shape != (batch_size,):
-            given = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-            hint = " (use reduction='none' and average over all but the first dimension)"
-            raise DataError(
-                f"loss_fn(model, batch) must return one loss per sample, a tensor of shape [{batch_size}]; "
-                f"it returned {'shape ' if isinstance(given, tuple) else ''}{given}{hint}"
-            )
-        return losses
+
+def real_parts(tensor: torch.Tensor) -> torch.Tensor:
+    """Real and imaginary part along one more dimension, or the tensor itself."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def take_slice(batch: Any, start: int, stop: int, batch_size: int) -> Any:
-    """Samples `start` to `stop` of a batch: of every tensor in it whose first dimension is the batch's."""
-    return tree_map_only(
-        torch.Tensor, lambda part: part[start:stop] if part.ndim and len(part) == batch_size else part, batch
-    )
+def _real_mask(mask: torch.Tensor | None, parameter: torch.Tensor) -> torch.Tensor | None:
+    return mask[..., None].expand(*mask.shape, 2) if mask is not None and parameter.is_complex() else mask

@@ -17,7 +17,17 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.settings import errors_in, from_fields, nearest
+from llc_dynamics.settings import errors_in, from_fields, nearest, with_plain_numbers
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """In what single numbers and sums over a batch are kept ("wide"): float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in the wide format of its device."""
+    return tensor.to(wide_dtype(tensor.device))
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,8 @@ class Evaluation:
 
     @property
     def loss(self) -> torch.Tensor:
-        """Mean of the losses, float64 [g]."""
-        return self.losses.mean(1, dtype=torch.float64)
+        """Mean of the losses, wide [g]."""
+        return self.losses.mean(1, dtype=wide_dtype(self.losses.device))
 
 
 Evaluate = Callable[[torch.Tensor], Evaluation]
@@ -64,8 +74,8 @@ class Noise:
         return out
 
     def uniform(self, like: torch.Tensor) -> torch.Tensor:
-        """Uniform numbers in [0, 1), float64 [g], on the device of `like` [g, ...]."""
-        out = torch.empty(len(like), dtype=torch.float64, device=like.device)
+        """Uniform numbers in [0, 1), wide [g], on the device of `like` [g, ...]."""
+        out = torch.empty(len(like), dtype=wide_dtype(like.device), device=like.device)
         for row, generator in zip(out.unbind(), self.generators, strict=True):
             row.uniform_(generator=generator)
         return out
@@ -127,6 +137,7 @@ class Kernel(ABC, Generic[S]):
     made_by: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         name = type(self).__name__
         if self.step_size is not None or not self.finds_step:
             advice = "or None to have it found" if self.finds_step else "1e-4 is a usual start"

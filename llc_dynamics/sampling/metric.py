@@ -28,6 +28,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.flat_model import FlatModel
+from llc_dynamics.sampling.kernel import wide_dtype, widened
 from llc_dynamics.seeding import torch_generator
 
 Metric = Literal["euclidean", "curvature", "relative"]
@@ -70,13 +71,13 @@ def curvature_units(flat: FlatModel, batches: Batches) -> torch.Tensor:
             "known from first derivatives"
         )
     signs = torch_generator(_SEED, "metric signs", device=flat.device)
-    total = torch.zeros_like(flat.origin, dtype=torch.float64)
+    total = torch.zeros_like(flat.origin, dtype=wide_dtype(flat.device))
     stream = batches.stream(_SEED, "metric")
     for _ in range(_PROBES):
         gradient = flat.output_gradient(
             next(stream).content, lambda outputs: _signed(outputs, loss.divergence, signs), batches.batch_size
         )
-        total += gradient.double().square()
+        total += widened(gradient).square()
     curvature = total / (_PROBES * batches.batch_size)
     return torch.where(curvature > 0, curvature, 1.0).rsqrt().to(flat.dtype)
 

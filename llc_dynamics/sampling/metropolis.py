@@ -37,6 +37,8 @@ from llc_dynamics.sampling.kernel import (
     Target,
     require_count,
     require_positive,
+    wide_dtype,
+    widened,
 )
 
 # First step: this over the largest frequency at w*. The adaptation takes it from there.
@@ -110,10 +112,12 @@ class _MetropolisTrajectory(Kernel[State]):
             start = noise.normal(torch.empty_like(position))
             curvature = curvature_for_steps(evaluate, position, start, momentum, target, _FIRST_STEP)
             stiffest = target.nbeta * curvature + target.localization
-            step = _FIRST_STEP / stiffest.double().sqrt().clamp_min(1e-12)
+            step = _FIRST_STEP / widened(stiffest).sqrt().clamp_min(1e-12)
         else:
-            step = torch.full((chains,), float(self.step_size), dtype=torch.float64, device=position.device)
-        zeros = torch.zeros(chains, dtype=torch.float64, device=position.device)
+            step = torch.full(
+                (chains,), float(self.step_size), dtype=wide_dtype(position.device), device=position.device
+            )
+        zeros = torch.zeros_like(step)
         return State(
             position=position.clone(),
             momentum=momentum,
@@ -229,12 +233,12 @@ class MALA(HMC):
 
 
 def _kicked(momentum: torch.Tensor, gradient: torch.Tensor, kick: torch.Tensor) -> torch.Tensor:
-    """Add kick * gradient to the momentum, in place; the kinetic energy gained, float64 [g].
+    """Add kick * gradient to the momentum, in place; the kinetic energy gained, wide [g].
 
     kick g.p + (kick g)^2 / 2 rather than the difference of two large energies.
     """
-    along = torch.linalg.vecdot(gradient, momentum).double()
-    size = torch.linalg.vecdot(gradient, gradient).double()
+    along = widened(torch.linalg.vecdot(gradient, momentum))
+    size = widened(torch.linalg.vecdot(gradient, gradient))
     momentum.addcmul_(gradient, kick.expand_as(gradient))
-    wide = kick[:, 0].double()
+    wide = widened(kick[:, 0])
     return wide * along + wide.square() * size / 2

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llc_dynamics.finding import Finding
 from llc_dynamics.sampling.flat_model import SMALL, FlatModel
-from llc_dynamics.sampling.kernel import Target
+from llc_dynamics.sampling.kernel import Target, wide_dtype, widened
 
 # In equilibrium nbeta (L(w) - L(w*)) averages at most d/2; a chain this far above d has left for good.
 EXPLOSION = 1e5
@@ -111,6 +111,18 @@ def _longer(values: np.ndarray, num_draws: int) -> np.ndarray:
     return np.concatenate([values, room], axis=1)
 
 
+def data_not_finite(at_origin: torch.Tensor) -> Finding | None:
+    """What is wrong with a batch on which the losses at w* [B] are not finite; None if they are."""
+    bad = int((~at_origin.isfinite()).sum())
+    if not bad:
+        return None
+    return Finding(
+        "data_not_finite",
+        f"the loss at w* is NaN or infinite for {bad} of {len(at_origin)} samples of a batch: look for NaN in the "
+        "data, and for samples of which nothing counts (a mean over no label)",
+    )
+
+
 class Recorder:
     """Writes the draws of chains into traces, unless something is wrong with them."""
 
@@ -133,13 +145,13 @@ class Recorder:
     ) -> Finding | None:
         """Record a draw of one chain (vectors [d], losses [B]), or say why the chain has died."""
         # the difference sample by sample in float64: the two losses share most of their digits
-        paired = losses.double() - at_origin
+        paired = widened(losses) - at_origin
         difference = float(paired.mean())
         baseline = float(at_origin.mean())
         distance, by_block = self._distance_and_virial(position, gradient)
         virial = float(by_block.sum()) / self._model.dimension
-        if not math.isfinite(baseline):
-            return Finding("data_not_finite", "the loss at w* is not finite on this batch: look for NaN in the data")
+        if (of_data := data_not_finite(at_origin)) is not None:
+            return of_data
         if not (math.isfinite(distance) and math.isfinite(virial)):
             return Finding(
                 "weights_not_finite", "the weights or the gradient are no longer finite: try a smaller step_size"
@@ -181,7 +193,7 @@ class Recorder:
         for block in zip(*parts, strict=True):
             own, products = terms(*block)
             distance += own
-            sums.append(float(products.sum(dtype=torch.float64)))
+            sums.append(float(products.sum(dtype=wide_dtype(products.device))))
         return distance, np.array(sums)
 
     def problem(self, excess: float) -> Finding | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
-from llc_dynamics.settings import nearest
+from llc_dynamics.settings import nearest, plain_number
 from llc_dynamics.trajectory import extras as array_sets
 from llc_dynamics.trajectory.extras import read_resume
 from llc_dynamics.trajectory.formats import restore
@@ -286,9 +286,10 @@ class Trajectory:
         return int(np.searchsorted(self._shards.steps, step))
 
     def _locate(self, step: int) -> tuple[Shard, int]:
-        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+        step = plain_number(step)
+        if isinstance(step, bool) or not isinstance(step, int):
             raise DataError(f"step {step!r}: expected a whole number of optimiser updates")
-        found = self._shards.locate(int(step))
+        found = self._shards.locate(step)
         if found is not None:
             return found
         steps = self._shards.steps

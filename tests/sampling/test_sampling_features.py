@@ -21,8 +21,9 @@ from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling import Chains, ChainSettings
 from llc_dynamics.sampling.batches import make_batches
+from llc_dynamics.sampling.calls import take_slice
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
-from llc_dynamics.sampling.flat_model import FlatModel, take_slice
+from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.sampling.selection import resolve_selection
 from llc_dynamics.theory import Quadratic, potential_data
 from llc_dynamics.theory import squared_error as potential_loss

@@ -504,7 +504,13 @@ def test_a_kernel_that_holds_its_batch_wants_a_loss_with_its_minimum_at_the_star
     with pytest.raises(ConfigError, match=r"behavioural.*batch_size"):
         ld.estimate_llc(model, squared_error, regression(), batch_size=8, **short)
     with pytest.raises(ConfigError, match=type(kernel).__name__):
-        ld.estimate_llc(model, squared_error, lambda generator, size: None, num_samples=40, **short)  # noqa: ARG005
+        ld.estimate_llc(
+            model,
+            squared_error,
+            lambda _, size: problems.regression(size, dtype=torch.float64),
+            num_samples=40,
+            **short,
+        )
     ld.estimate_llc(model, squared_error, regression(), batch_size=40, **short)
     ld.estimate_llc(model, ld.behavioural(outputs), regression(), batch_size=8, **short)
 

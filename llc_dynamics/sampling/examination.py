@@ -1,0 +1,158 @@
+"""One look, before chains start, at how a loss function behaves on a batch: what an estimate takes for granted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from llc_dynamics.batch import leaves
+from llc_dynamics.errors import DataError
+from llc_dynamics.sampling.batches import Batches
+from llc_dynamics.sampling.flat_model import FlatModel
+from llc_dynamics.seeding import isolated_generators, torch_generator
+
+# Two ways to the same losses may differ by this share of their size: sums of float32 in another order.
+_AGREEMENT = 1e-4
+# Distance from w* at which is looked, as a share of the weights' size; a behavioural loss has no gradient at w* itself.
+_NEAR = 0.01
+_FAR = 0.1
+
+
+def examine(model: FlatModel, batches: Batches, seed: int) -> None:
+    """Look at the loss near w*, inside an entered `FlatModel`, and set `with_graph` and `calls` accordingly.
+
+    - A loss that writes to its batch gets copies.
+    - A loss that fails without gradients, or has another value without them, is evaluated with them everywhere: L(w)
+      and L(w*) are then computed in the same way.
+    - A tensor that the loss depends on although autograd finds no gradient for it is an error: the chains would take
+      the gradient for zero.
+    - Where microbatches are asked for, tensors of a batch that are not one row a sample stay whole, and the slices must
+      have the losses of the whole.
+
+    Raises `DataError` for the last two, and for a loss function that fails.
+    """
+    look = _Look(model, batches, seed)
+    cut = model.microbatch_size is not None and model.microbatch_size < batches.batch_size
+    if cut:
+        look.at_rows()
+    look.at_writing()
+    look.at_gradients()
+    look.at_missing_gradients()
+    if cut:
+        look.at_slices()
+
+
+class _Look:
+    """The batch that is looked at, and losses near w* on it, each time from the same random numbers."""
+
+    def __init__(self, model: FlatModel, batches: Batches, seed: int) -> None:
+        self._model, self._batches, self._seed = model, batches, seed
+        self._size = batches.batch_size
+        # two microbatches, or a little more where that is the whole batch
+        few = 2 * (model.microbatch_size or 1)
+        self._few = min(few + (few == self._size), self._size) if batches.fixed else few + (few == self._size)
+        self._smaller: Any = None
+        with isolated_generators(seed):
+            self._content = next(batches.stream(seed, "examination")).content
+        self._near = near(model, seed)
+
+    def at_writing(self) -> None:
+        calls, self._model.with_graph = self._model.calls, True
+        calls.hands_out_copies = True
+        self._losses(self._near)
+        calls.hands_out_copies = calls.written
+
+    def at_gradients(self) -> None:
+        self._model.with_graph = True
+        with_graph = self._losses(self._near)
+        try:
+            self._model.with_graph = False
+            self._model.with_graph = not _agree(self._losses(self._near), with_graph)
+        except DataError:  # with gradients it does not fail
+            self._model.with_graph = True
+
+    def at_missing_gradients(self) -> None:
+        model = self._model
+        with isolated_generators(self._seed):
+            prepared = model.prepare(self._content, self._size)
+            found = model.gradients_by_block(self._near, prepared, self._size)
+        wrong = [name for name, each in found.items() if each is not None and not bool(each.isfinite().all())]
+        if wrong and bool(self._losses(self._near).isfinite().all()):
+            raise DataError(
+                f"the loss near w* is finite, but its gradient is NaN or infinite for {_some(wrong)}: look for a "
+                "square root, a norm or a logarithm at zero, also inside of torch.where, where it is 0 times infinity"
+            )
+        missing = {name for name, each in found.items() if each is None}
+        if not missing:
+            return
+        of_missing = torch.cat(
+            [
+                torch.full((size,), float(name in missing), device=model.device, dtype=model.dtype)
+                for name, size in zip(model.names, model.sizes, strict=True)
+            ]
+        )
+        here, again = self._losses(self._near), self._losses(self._near)
+        there = self._losses(self._near + (near(model, self._seed + 1, _FAR) - model.origin) * of_missing)
+        if _agree(here, again) and not _agree(here, there):
+            raise DataError(
+                f"the loss depends on {_some(sorted(missing))}, but autograd finds no gradient for it: look for "
+                "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), .detach(), .data, .item(), "
+                "NumPy or torch.no_grad() inside the model, or leave it out with parameters="
+            )
+
+    def at_rows(self) -> None:
+        """Tensors whose length is that of the batch at one size only are not one row a sample."""
+        with isolated_generators(self._seed):
+            self._smaller = self._batches.sized(self._few, self._seed, "examination")
+        pairs = [[len(leaf) if leaf.ndim else None for leaf in leaves(each)] for each in (self._content, self._smaller)]
+        if self._batches.fixed or len(pairs[0]) != len(pairs[1]):
+            return
+        if self._few not in pairs[1]:  # it gives as many samples as it likes
+            self._few = self._size
+        rows = (self._size, self._few)
+        self._model.calls.uncut = frozenset(
+            place for place, pair in enumerate(zip(*pairs, strict=True)) if pair != rows
+        )
+
+    def at_slices(self) -> None:
+        """Some samples in slices and together; never as many as a batch that does not fit into memory."""
+        model, few = self._model, self._few
+        sliced = self._losses(self._near, self._smaller, few)
+        with model.calls.in_one_piece():
+            whole = self._losses(self._near, self._smaller, few)
+        if not _agree(sliced, whole):
+            raise DataError(
+                f"microbatch_size: {few} samples have other losses in slices of {model.microbatch_size} than together "
+                f"(they differ by up to {float((sliced - whole).abs().max()):.3g}). A loss that mixes samples, or a "
+                "batch with something that is not one row a sample, cannot be cut: leave microbatch_size out, or give "
+                "the samples as a tuple or dict of tensors"
+            )
+
+    def _losses(self, position: torch.Tensor, content: Any = None, size: int | None = None) -> torch.Tensor:
+        content, size = (self._content, self._size) if size is None else (content, size)
+        with isolated_generators(self._seed):
+            return self._model.losses(position, self._model.prepare(content, size), size)
+
+
+def near(model: FlatModel, seed: int, share: float = _NEAR) -> torch.Tensor:
+    """w* and noise of so many times the root mean square of each weight's tensor, [d]; a little for one of zeros."""
+    generator = torch_generator(seed, "near", device=model.device)
+    noise = torch.randn(model.dimension, generator=generator, device=model.device, dtype=model.dtype)
+    parts = model.origin.split(list(model.sizes))
+    scales = [float(part.square().mean().sqrt()) if part.numel() else 0.0 for part in parts]
+    usual = max(scales) or 1.0
+    scale = torch.cat([torch.full_like(part, own or 0.1 * usual) for part, own in zip(parts, scales, strict=True)])
+    return model.origin + share * scale * noise
+
+
+def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two ways gave the same losses [B]; what is not finite is judged where the estimate begins."""
+    if not bool(one.isfinite().all() & other.isfinite().all()):
+        return True
+    scale = other.abs().mean() + other.std(correction=0)
+    return bool(((one - other).abs() <= _AGREEMENT * scale).all())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
