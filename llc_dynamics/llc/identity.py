@@ -45,7 +45,9 @@ class Identity:
 def identity_of(problem: Problem, settings: EstimateSettings) -> Identity:
     """The identity of an estimate that is still to be made."""
     with problem.weights():
-        weights = digest_tensors(problem.model.state_dict())
+        # extra states of modules may be anything, and no checkpoint has them
+        state = problem.model.state_dict().items()
+        weights = digest_tensors({name: value for name, value in state if isinstance(value, torch.Tensor)})
     with problem.opened(settings) as (flat, batches):
         return Identity(
             _curve_identity(problem, settings, flat, batches), weights, _probe_losses(flat, batches, settings.seed)

@@ -17,7 +17,7 @@ from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
-from llc_dynamics.sampling.borrowed import plain_torch
+from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch
 from llc_dynamics.sampling.examination import examine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.kernel import widened
@@ -52,7 +52,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         # a problem is opened more than once, and an iterator can be read only once
-        if self.parameters is not None and not isinstance(self.parameters, str | Mapping):
+        if isinstance(self.parameters, Iterable) and not isinstance(self.parameters, str | Mapping):
             object.__setattr__(self, "parameters", tuple(self.parameters))
 
     @property
@@ -99,7 +99,7 @@ class Problem:
         with plain_torch(), self.weights():
             flat = FlatModel(self.model, self.loss_fn, self.device, self.parameters, settings.microbatch_size)
             batches = make_batches(self.data, settings.batch_size, settings.num_samples, flat.device)
-            with flat:
+            with flat, new_tensors_on(flat.device):
                 examine(flat, batches, settings.seed)
                 yield flat, batches
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,9 @@ from torch.utils.data import (
     default_convert,
 )
 
-from llc_dynamics.batch import leaves, mapped, num_samples
+from llc_dynamics.batch import leaves, mapped, num_samples, tensor_of
 from llc_dynamics.errors import DataError, LLCDynamicsError
+from llc_dynamics.sampling.borrowed import new_tensors_on
 from llc_dynamics.sampling.calls import one_line
 
 #: Tuple, list, mapping or dataclass of tensors or arrays; a map-style data set; (generator, batch_size) -> batch.
@@ -47,7 +47,7 @@ class Samples:
 
     def take(self, indices: torch.Tensor) -> Any:
         """The samples at `indices`, as one batch. Raises `DataError` where they cannot be had, or make no batch."""
-        with torch.no_grad():
+        with torch.no_grad(), new_tensors_on(torch.device("cpu")):
             samples = self._at(indices.tolist())
             try:
                 return default_collate(samples)
@@ -81,28 +81,17 @@ def opened(data: Data) -> Any:
 
 @contextmanager
 def errors_of(what: str) -> Iterator[None]:
-    """Inside, an exception of the user's code becomes a `DataError` that begins with `what`."""
+    """Inside, an exception of the user's code becomes a `DataError` that begins with `what`.
+
+    Tensors that it makes are on the CPU, where its generator is, unless it says otherwise.
+    """
     try:
-        yield
+        with new_tensors_on(torch.device("cpu")):
+            yield
     except LLCDynamicsError:
         raise
     except Exception as error:
         raise DataError(f"{what} failed: {one_line(error)}") from error
-
-
-def tensor_of(leaf: Any) -> Any:
-    """A tensor of an array, which shares its memory where it can; anything else as it is."""
-    if isinstance(leaf, torch.Tensor) or not hasattr(leaf, "__array__"):
-        return leaf
-    array = np.asarray(leaf)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an array that is read-only: it is not written to
-            return torch.from_numpy(np.asarray(array, array.dtype.newbyteorder("="), order="C"))
-    except TypeError:
-        raise DataError(
-            f"data holds an array of {array.dtype} {list(array.shape)}; give numbers, such as array.astype('float32')"
-        ) from None
 
 
 def _opened_set(data: Any) -> Any:

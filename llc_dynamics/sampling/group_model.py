@@ -25,6 +25,9 @@ from llc_dynamics.seeding import derive_seed, isolated_generators
 ChainMethod = Literal["auto", "loop", "vmap"]
 # Sums of float32 in another order; gradients lose more digits than losses.
 _AGREEMENT = 1e-3
+# Distance from w* at which is looked, as a share of the weights' size: the divergences of a behavioural loss there are
+# far above the rounding of the outputs.
+_AWAY = 0.1
 
 
 class LoopModel:
@@ -86,16 +89,17 @@ class VmapModel:
         parameters = {f"model.{name}": view for name, view in views.items()}
         for name in self._model.complex_names:
             parameters[f"model.{name}"] = torch.view_as_complex(parameters[f"model.{name}"].clone())
+        self._model.reset()
         gradients, losses = self._gradient(parameters, _stacked(contents))
         if losses.shape != (len(positions), batch_size):
             raise DataError(f"loss_fn must return one loss per sample, shape [{batch_size}]")
-        full = torch.cat([real_parts(gradients[f"model.{name}"]).flatten(1) for name in views], dim=1)
+        full = torch.cat([real_parts(gradients[f"model.{name}"]).reshape(len(losses), -1) for name in views], dim=1)
         return Evaluation(losses.detach(), self._model.sampled_gradient(full))
 
 
 def vmap_problem(model: FlatModel, contents: Sequence[Any], batch_size: int, seed: int) -> str | None:
     """Why `torch.vmap` does not give what one chain after the other gives near w*; None if it does."""
-    positions = torch.stack([near(model, derive_seed(seed, chain)) for chain in range(len(contents))])
+    positions = torch.stack([near(model, derive_seed(seed, chain), _AWAY) for chain in range(len(contents))])
 
     def found(group: LoopModel | VmapModel, numbers: int) -> Evaluation:
         with isolated_generators(numbers):
