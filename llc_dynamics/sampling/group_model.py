@@ -17,14 +17,12 @@ from torch.func import functional_call
 from llc_dynamics.batch import leaves, others, rebuilt
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.calls import one_line
-from llc_dynamics.sampling.examination import near
+from llc_dynamics.sampling.examination import agree, near
 from llc_dynamics.sampling.flat_model import FlatModel, real_parts
 from llc_dynamics.sampling.kernel import Evaluation
 from llc_dynamics.seeding import derive_seed, isolated_generators
 
 ChainMethod = Literal["auto", "loop", "vmap"]
-# Sums of float32 in another order; gradients lose more digits than losses.
-_AGREEMENT = 1e-3
 
 
 class LoopModel:
@@ -169,5 +167,4 @@ def _stacked(contents: Sequence[Any]) -> list[torch.Tensor]:
 
 def _same(one: Evaluation, other: Evaluation) -> bool:
     """Whether two evaluations agree but for rounding."""
-    pairs = ((one.losses, other.losses), (one.gradient, other.gradient))
-    return all(bool((a - b).abs().max() <= _AGREEMENT * b.abs().max()) for a, b in pairs if bool(b.isfinite().all()))
+    return agree(one.losses, other.losses) and agree(one.gradient, other.gradient)
