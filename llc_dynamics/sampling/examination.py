@@ -66,13 +66,21 @@ class _Look:
         calls.hands_out_copies = calls.written
 
     def at_gradients(self) -> None:
-        self._model.with_graph = True
-        with_graph = self._losses(self._near)
+        """Outputs at w* with gradients, so that those at w without them show a difference."""
+        model = self._model
+        model.with_graph = True
+        with isolated_generators(self._seed):
+            prepared = model.prepare(self._content, self._size)
+        with_graph = self._at_near(prepared)
         try:
-            self._model.with_graph = False
-            self._model.with_graph = not agree(self._losses(self._near), with_graph, _SAME)
+            model.with_graph = False
+            model.with_graph = not agree(self._at_near(prepared), with_graph, _SAME)
         except DataError:  # with gradients it does not fail
-            self._model.with_graph = True
+            model.with_graph = True
+
+    def _at_near(self, prepared: Any) -> torch.Tensor:
+        with isolated_generators(self._seed):
+            return self._model.losses(self._near, prepared, self._size)
 
     def at_missing_gradients(self) -> None:
         model = self._model

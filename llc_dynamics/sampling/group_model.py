@@ -83,7 +83,7 @@ class VmapModel:
         views = self._model.named_views(self._model.full_vectors(positions))
         parameters = {f"model.{name}": view for name, view in views.items()}
         for name in self._model.complex_names:
-            parameters[f"model.{name}"] = torch.view_as_complex(parameters[f"model.{name}"].clone())
+            parameters[f"model.{name}"] = torch.view_as_complex(parameters[f"model.{name}"].contiguous().clone())
         gradients, losses = self._gradient(parameters, _stacked(contents))
         if losses.shape != (len(positions), batch_size):
             raise DataError(f"loss_fn must return one loss per sample, shape [{batch_size}]")
