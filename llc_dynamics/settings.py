@@ -26,6 +26,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
+def plain_number(value: Any) -> Any:
+    """Python's own number for one of NumPy or torch (also an array or tensor without dimensions); else the value."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def with_plain_numbers(settings: Any) -> None:
+    """For `__post_init__`: the fields of a dataclass hold Python's own numbers, whatever kind was given."""
+    for field in dataclasses.fields(settings):
+        if field.init:
+            value = getattr(settings, field.name)
+            plain = tuple(map(plain_number, value)) if type(value) is tuple else plain_number(value)
+            object.__setattr__(settings, field.name, plain)
+
+
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """Build the dataclass `cls` from `mapping`, recursively.
 
@@ -102,6 +116,7 @@ def _path(where: str, key: str) -> str:
 def converted(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`; `ConfigError`, beginning with `where`, if it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    value = plain_number(value)
     if origin in (typing.Union, types.UnionType):
         if type(None) in arguments and (value is None or (value == "none" and str not in arguments)):
             return None  # TOML has no other way to say it
@@ -145,6 +160,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    value = plain_number(value)
     if dataclasses.is_dataclass(value):
         own = getattr(value, "to_mapping", None)
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from llc_dynamics.errors import ConfigError, LLCDynamicsError
 from llc_dynamics.progress import progress_bars
+from llc_dynamics.settings import plain_number
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,7 @@ def require_workers(workers: int | None) -> int:
     """
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = plain_number(workers)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ConfigError(f"workers must be a whole number of 1 or more, got {workers!r}")
     return workers

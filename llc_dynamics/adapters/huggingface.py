@@ -7,6 +7,7 @@ from typing import Any
 
 from llc_dynamics.adapters.trainer import TrainerRecording
 from llc_dynamics.optional import optional_import
+from llc_dynamics.settings import plain_number
 
 _transformers: Any = optional_import("transformers", "transformers", "HuggingFaceCallback")
 
@@ -78,6 +79,6 @@ class HuggingFaceCallback(TrainerRecording, _transformers.TrainerCallback):
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
-        for name, value in logs.items()
+        for name, value in ((name, plain_number(value)) for name, value in logs.items())
         if isinstance(value, int | float) and not name.endswith(_TIMINGS)
     }

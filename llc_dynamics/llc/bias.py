@@ -24,7 +24,7 @@ from typing import Any
 
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
-from llc_dynamics.sampling.batches import Batches, TensorBatches
+from llc_dynamics.sampling.batches import Batches, FixedBatches
 from llc_dynamics.seeding import derive_seed
 
 Run = Callable[[EstimateSettings, Batches], LLCResult]
@@ -92,7 +92,7 @@ def larger_batches(batches: Batches) -> Batches | None:
     if batches.whole:
         return None
     size = 2 * batches.batch_size
-    if isinstance(batches, TensorBatches):
+    if isinstance(batches, FixedBatches):
         size = min(size, batches.length)
     larger = copy.copy(batches)
     larger.batch_size = size
@@ -101,7 +101,7 @@ def larger_batches(batches: Batches) -> Batches | None:
 
 def _noise(batches: Batches) -> float:
     """Variance of a batch's mean in units of that of one sample; without repetition inside the batch for tensors."""
-    whole = 1 / batches.length if isinstance(batches, TensorBatches) else 0.0
+    whole = 1 / batches.length if isinstance(batches, FixedBatches) else 0.0
     return 1 / batches.batch_size - whole
 
 

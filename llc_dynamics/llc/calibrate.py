@@ -113,7 +113,7 @@ def calibrate_problems(
 
     All have the same kind of loss, and one n; the last one is where batches and temperatures are tried.
     """
-    require_workers(workers)
+    workers = require_workers(workers)
     start = options.start
     done, most = 0, len(RUNGS) * len(problems) + MOST_TRIALS_ELSEWHERE
 

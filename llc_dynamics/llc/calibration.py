@@ -14,7 +14,7 @@ from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
 from llc_dynamics.seeding import derive_seed
-from llc_dynamics.settings import load_toml
+from llc_dynamics.settings import load_toml, with_plain_numbers
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
@@ -34,6 +34,7 @@ class CalibrationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
             raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:

@@ -185,7 +185,7 @@ def llc_curve(
     ConfigError, DataError, StepNotStoredError, CorruptRunError : as `llc_point`. What was stored before stays.
     """
     run, wanted = checkpoints_of(run, steps)
-    require_workers(workers)
+    workers = require_workers(workers)
     chosen = EstimateSettings.of(settings, everyday)
     problem = Problem(model, loss_fn, data, parameters, device, tensor_data_id(data) if data_id is None else data_id)
     curve = curve_identity(problem, chosen)

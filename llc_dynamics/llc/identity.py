@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llc_dynamics.batch import leaves
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.sampling.batches import Batches, Data
+from llc_dynamics.sampling.data import Samples, opened
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import isolated_generators, torch_generator
 
@@ -43,7 +45,9 @@ class Identity:
 def identity_of(problem: Problem, settings: EstimateSettings) -> Identity:
     """The identity of an estimate that is still to be made."""
     with problem.weights():
-        weights = digest_tensors(problem.model.state_dict())
+        # extra states of modules may be anything, and no checkpoint has them
+        state = problem.model.state_dict().items()
+        weights = digest_tensors({name: value for name, value in state if isinstance(value, torch.Tensor)})
     with problem.opened(settings) as (flat, batches):
         return Identity(
             _curve_identity(problem, settings, flat, batches), weights, _probe_losses(flat, batches, settings.seed)
@@ -57,10 +61,13 @@ def curve_identity(problem: Problem, settings: EstimateSettings) -> dict[str, An
 
 
 def tensor_data_id(data: Data) -> str | None:
-    """A digest of the tensors; None for a function."""
-    if not isinstance(data, tuple | list):
+    """A digest of the tensors; None for a function, and for a data set whose samples are made one by one."""
+    content = opened(data)
+    if isinstance(content, Samples) or callable(content):
         return None
-    return digest_tensors({str(place): tensor for place, tensor in enumerate(data)})
+    tensors = leaves(content)
+    keys = content if isinstance(content, Mapping) and len(content) == len(tensors) else range(len(tensors))
+    return digest_tensors({str(key): tensor for key, tensor in zip(keys, tensors, strict=True)})
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -19,6 +19,7 @@ from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import curve_folder, point_file, read_point, stored_points, write_point
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.llc.verdict import judged
+from llc_dynamics.ranges import whole_number
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.trajectory import Trajectory
 
@@ -113,7 +114,7 @@ def torch_threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
         if threads is not None:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(whole_number("threads", threads, 1))
         yield
     finally:
         torch.set_num_threads(before)

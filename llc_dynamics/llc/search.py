@@ -21,7 +21,7 @@ from llc_dynamics.llc.problem import Problem, losses_around
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import MALT, Kernel, Underdamped
-from llc_dynamics.sampling.batches import Batches, TensorBatches
+from llc_dynamics.sampling.batches import Batches, FixedBatches
 
 # Steps per radian of the stiffest direction: what the adaptation of MALT arrives at, on networks that were tried.
 _STEP = 0.35
@@ -69,7 +69,7 @@ class Search:
         self._estimates, self._problems, self._batches = estimates, problems, batches
         self._curvature, self._options = curvature, options
         self._nbeta = options.start.nbeta(batches.num_samples) if options.nbeta is None else float(options.nbeta)
-        self._whole = isinstance(batches, TensorBatches) and batches.batch_size == batches.length
+        self._whole = isinstance(batches, FixedBatches) and batches.batch_size == batches.length
         self._loss: Loss = "behavioural" if all(p.loss == "behavioural" for p in problems) else "given"
         self._corrected = self._whole or self._loss == "behavioural"
         passages = _BURN_IN_PASSAGES + _DRAW_PASSAGES
@@ -147,7 +147,7 @@ class Search:
             return settings
         first = size = self._batches.batch_size
         problem = self._problems[-1]
-        limit = self._batches.length if isinstance(self._batches, TensorBatches) else math.inf
+        limit = self._batches.length if isinstance(self._batches, FixedBatches) else math.inf
         sizes = [factor * first for factor in _BATCH_FACTORS if factor * first <= limit]
         pilots = [dataclasses.replace(settings, num_chains=2, batch_size=each) for each in sizes]
         # the first two are always needed, and may be made side by side

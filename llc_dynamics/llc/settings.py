@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 import tomli_w
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.ranges import whole_number
 from llc_dynamics.sampling import ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.metric import Metric
@@ -23,6 +24,7 @@ Loss = Literal["given", "behavioural"]
 
 # A run to a wanted error that has not got there ends at so many times num_draws.
 _MOST_DRAWS = 16
+_COUNTS = {"batch_size": 1, "num_samples": 3, "max_draws": 1, "microbatch_size": 1}
 # Optional features, which an estimate that does without them need not mention.
 _OPTIONAL = (
     "control_variate", "target_error", "max_draws", "max_seconds", "bias_checks", "chain_method", "engine", "metric",
@@ -74,6 +76,9 @@ class EstimateSettings(ChainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, least in _COUNTS.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if self.metric not in get_args(Metric):
             raise ConfigError(f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}")
         if self.engine != "llc_dynamics" and self.metric != "euclidean":
@@ -89,8 +94,6 @@ class EstimateSettings(ChainSettings):
             )
         if self.max_seconds is not None and not (0 < self.max_seconds < math.inf):
             raise ConfigError(f"max_seconds must be a positive number of seconds, got {self.max_seconds!r}")
-        if self.microbatch_size is not None and self.microbatch_size < 1:
-            raise ConfigError(f"microbatch_size must be 1 or more, got {self.microbatch_size}")
 
     @classmethod
     def of(cls, settings: object, given: Mapping[str, Any]) -> EstimateSettings:

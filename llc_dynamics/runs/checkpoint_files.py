@@ -18,6 +18,10 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+#: What trainings leave beside the weights.
+_BESIDE = re.compile(
+    r"(?<![a-z])(optim(izer)?s?|schedulers?|rng|random_states?|scaler|sampler|training_args)(?![a-z])", re.I
+)
 _PART = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
 _STEP = re.compile(
     r"(?<![a-z])(?:global_?)?(?:steps?|iter(?:ation)?s?|checkpoint|ckpt)[-_=. ]*(\d+)(?![\d.]*\d|[a-z])", re.I
@@ -32,7 +36,8 @@ def find_checkpoints(folder: Path, pattern: str | None = None) -> dict[int, Path
     Without a pattern, every file in the folder that ends in .safetensors, .pt, .pth, .bin or .ckpt is one, or, if there
     are none, every subfolder that holds weights (`step1000/model.safetensors`, `checkpoint-500/pytorch_model.bin`, or
     an index of several files), or the revisions in a folder of Hugging Face's cache. The step is the number behind
-    "step", "iter" or "checkpoint" in the name, or else the only number in it.
+    "step", "iter" or "checkpoint" in the name, or else the only number in it. States of optimisers, schedulers and
+    generators beside the weights are left alone.
 
     Parameters
     ----------
@@ -69,7 +74,7 @@ def find_checkpoints(folder: Path, pattern: str | None = None) -> dict[int, Path
 def _guessed(folder: Path) -> list[tuple[int, Path]]:
     """All files of the folder, else all subfolders, each with the step in its name."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    chosen = {entry: entry for entry in entries if entry.is_file() and entry.suffix in _SUFFIXES}
+    chosen = {entry: entry for entry in _weight_files(entries)}
     if (folder / "refs").is_dir() and (folder / "snapshots").is_dir():
         chosen = _cached(folder)
     elif not any(_numbers(entry.stem) for entry in chosen):
@@ -155,8 +160,7 @@ def _weights_in(folder: Path) -> Path | None:
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and entry.suffix in _SUFFIXES]
-    files = [entry for entry in files if not _PART.fullmatch(entry.name)]
+    files = [entry for entry in _weight_files(sorted(folder.iterdir())) if not _PART.fullmatch(entry.name)]
     if len(files) > 1:
         example = re.sub("[0-9]+", "{step}", folder.name, count=1) + f"/{files[0].name}"
         raise TrajectoryError(
@@ -164,6 +168,12 @@ def _weights_in(folder: Path) -> Path | None:
             f"--pattern, as in --pattern '{example}'"
         )
     return files[0] if files else None
+
+
+def _weight_files(entries: list[Path]) -> list[Path]:
+    """The files that may hold weights, without the states of optimisers and generators if there are others."""
+    files = [entry for entry in entries if entry.is_file() and entry.suffix in _SUFFIXES]
+    return [entry for entry in files if not _BESIDE.search(entry.stem)] or files
 
 
 def _names(folder: Path) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,17 @@ from llc_dynamics.runs.checkpoint_files import find_checkpoints
 from llc_dynamics.runs.staging import require_free, staged_run
 from llc_dynamics.runs.weight_files import load_state
 from llc_dynamics.trajectory import Trajectory, WeightStorage
+from llc_dynamics.trajectory.loading import EXTRA_STATE, Fit, is_constant
 from llc_dynamics.trajectory.manifest import Manifest, plain_config
-from llc_dynamics.trajectory.state import StateLayout, bare
+from llc_dynamics.trajectory.state import StateLayout, bare, plain_names
 
 if TYPE_CHECKING:
     import torch
 
-#: Endings of the names of what models usually keep as buffers, which a state dict does not tell from parameters.
-_BUFFERS = (
-    "running_mean",
-    "running_var",
-    "num_batches_tracked",
-    "inv_freq",
-    "masked_bias",
-    "attn.bias",
-    "attention.bias",
+_SAMPLED = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+_OTHER_MODEL = (
+    "a run holds one model. Leave the file out with --pattern, import it into another run, or give the model "
+    "(model=), which says what belongs to it"
 )
 
 
@@ -46,9 +43,15 @@ def import_checkpoints(
 ) -> Trajectory:
     """Make a run of a folder of checkpoints that another program wrote: weights and steps, nothing else is in them.
 
-    PyTorch files are read with `torch.load(weights_only=True)` only, so that opening them runs no code; see
-    `find_checkpoints` for the layouts that are understood. One checkpoint at a time is in memory. The run folder is
-    built under a hidden name and renamed when it is whole; an import that was killed goes on.
+    Opening the files runs no code: of PyTorch files only tensors and plain values are read, whatever other objects lie
+    beside them. See `find_checkpoints` for the layouts that are understood. One checkpoint at a time is in memory. The
+    run folder is built under a hidden name and renamed when it is whole; an import that was killed goes on.
+
+    With a `model` it decides: its names are found with and without wrappers (`module.`, `_orig_mod.`) and a prefix that
+    all share (Lightning's `model.`), a tied tensor under either of its names; each checkpoint must fit into it, where a
+    floating-point format may be narrower than the model's (float16 for float32); what it does not have is left out: a
+    criterion's weights, metrics, averaged copies, buffers of other versions. A warning says what was left out, and
+    what an estimate would refuse.
 
     Parameters
     ----------
@@ -56,11 +59,10 @@ def import_checkpoints(
     out : the run folder to make.
     pattern : which files are meant and where their step stands, "model_{step}.pt"; None finds out.
     key : where the state dict is in files that hold more than it, "model" or "a/b"; None finds out.
-    strip_prefix : removed from all names, such as "module." of data parallelism.
+    strip_prefix : removed from all names, such as "model."; with a `model`, other names are left out.
     storage : how weights are kept, as for `TrajectoryWriter`.
-    model : the module that the checkpoints belong to, if it is at hand: they are compared with it, and it says which
-        tensors are parameters. Without it, floating-point tensors count as parameters unless their names are those of
-        usual buffers.
+    model : the module that the checkpoints belong to, if it is at hand. Without it, floating-point tensors count as
+        parameters unless their names are those of usual buffers, and all tensors are kept.
     config : settings to store with the run.
     progress : called with the checkpoints that are done and their number.
 
@@ -69,23 +71,22 @@ def import_checkpoints(
     TrajectoryError
         No checkpoints, steps that are missing, ambiguous or repeated in the names, or something is at `out`.
     ManifestMismatchError
-        A tensor is missing, extra, or of another shape or format than in the first checkpoint; the message names file
-        and tensor.
+        A tensor is missing, extra, or of another shape or format than in the first checkpoint or the model; the message
+        names file and tensor.
     CorruptRunError, DataError
-        A file is damaged, or holds something else than tensors.
+        A file is damaged, holds something else than tensors, or would need code to be run.
     """
     folder, out = Path(folder), Path(out)
     require_free(out)
     found = find_checkpoints(folder, pattern)
     steps = list(found)
     first_file = found[steps[0]]
-    first = load_state(first_file, key, strip_prefix)
-    parameters = _parameters(first, model)
-    kinds = {name: "parameter" if name in parameters else "buffer" for name in first}
-    layout = StateLayout.of(first, kinds)
-    if model is not None:
-        _require_same(first_file, StateLayout.of(model), layout, "the model")
-    names = list(first)
+
+    def read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+        return _arranged(path, load_state(path, key, strip_prefix, others=model is not None), model)
+
+    tensors, left_out = read(first_file)
+    layout = StateLayout.of(tensors, _kinds(tensors, model))
     stamp = hashlib.sha256(json.dumps([[step, *_stamp(folder, path)] for step, path in found.items()]).encode())
     origin = provenance() | {
         "imported": {
@@ -98,62 +99,89 @@ def import_checkpoints(
             "pattern": pattern,
             "key": key,
             "strip_prefix": strip_prefix,
+            "left_out": left_out.copy(),
         }
     }
     settings = plain_config(dict(config or {}))
     manifest = Manifest(layout, settings, origin, {}, WeightStorage.of(storage))
-    # Filled anew for each checkpoint, so that one at a time is in memory.
-    tensors = first
+    undefined = []
+    # `tensors` is filled anew for each checkpoint, so that one at a time is in memory.
     with staged_run(out, manifest, {}, model=tensors) as staged:
         for done, (step, path) in enumerate(found.items(), start=1):
             if step <= staged.last_step:
                 continue
-            loaded = load_state(path, key, strip_prefix)
-            given = {name: loaded[name] for name in names if name in loaded} | loaded
-            _require_same(path, layout, StateLayout.of(given), str(first_file), stored=path)
+            given, more = read(path)
+            left_out += [name for name in more if name not in left_out]
+            given = {name: given[name] for name in tensors if name in given} | given
+            if problem := layout.difference(StateLayout.of(given, _kinds(given, model)), str(first_file), "this file"):
+                raise ManifestMismatchError(f"{path}: {problem}; {_OTHER_MODEL}")
             tensors.update(given)
+            undefined += [step] if _undefined(given, layout) else []
             staged.writer.record(step)
             if progress is not None:
                 progress(done, len(found))
         staged.writer.finish()
         staged.publish()
+    for finding in _doubts(layout, model, left_out, undefined):
+        warnings.warn(f"{folder}: {finding}", UserWarning, stacklevel=2)
     return Trajectory(out)
 
 
-def _parameters(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module | None) -> frozenset[str]:
-    if model is not None:
-        return frozenset(name for name, _ in bare(model).named_parameters(remove_duplicate=False))
-    return frozenset(
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and not name.endswith(_BUFFERS)
-    )
+def _arranged(
+    path: Path, state: dict[str, Any], model: torch.nn.Module | None
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors of a checkpoint to store, under the names of the model if there is one, and what is left out."""
+    extra = [name for name in state if name.endswith(EXTRA_STATE)]
+    tensors = {name: value for name, value in state.items() if name not in extra}
+    if model is None:
+        return tensors, extra
+    advice = "give the model that the checkpoints belong to"
+    fit = Fit.of(model, StateLayout.of(tensors), str(path), whose="the file", advice=advice, foreign=True)
+    return fit.with_constants(tensors), [*fit.left_out, *extra]
 
 
-def _require_same(
-    path: Path, wanted: StateLayout, given: StateLayout, reference: str, stored: Path | None = None
-) -> None:
-    """Raise `ManifestMismatchError`, naming the file and the first tensor that is not as `wanted`."""
-    mine = {entry.name: entry for entry in given.entries}
-    theirs = {entry.name: entry for entry in wanted.entries}
-    problem = None
-    for name in [*theirs, *(name for name in mine if name not in theirs)]:
-        if name not in mine:
-            problem = f"'{name}' {list(theirs[name].shape)} is missing, which {reference} has"
-        elif name not in theirs:
-            problem = f"'{name}' {list(mine[name].shape)} is in it, which {reference} does not have"
-        elif mine[name].shape != theirs[name].shape:
-            problem = f"'{name}' has shape {list(mine[name].shape)}, but {list(theirs[name].shape)} in {reference}"
-        elif mine[name].dtype != theirs[name].dtype:
-            problem = f"'{name}' is {mine[name].dtype}, but {theirs[name].dtype} in {reference}"
-        if problem is not None:
-            break
-    if problem is None:
-        return
-    wrapped = [prefix for prefix in ("module.", "_orig_mod.", "model.") if all(n.startswith(prefix) for n in mine)]
-    hint = f"; all its names begin with '{wrapped[0]}': --strip-prefix {wrapped[0]} removes that" if wrapped else ""
-    advice = hint or (
-        "; a run holds one model. Leave the file out with --pattern, or import it into another run" if stored else ""
-    )
-    raise ManifestMismatchError(f"{path}: {problem}{advice}")
+def _kinds(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module | None) -> dict[str, str]:
+    """ "parameter" or "buffer" by name."""
+    if model is None:
+        named = {
+            name
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point()
+            and not (name.endswith(("running_mean", "running_var")) or is_constant(name, tensor.shape))
+        }
+    else:
+        own = bare(model)
+        plain = plain_names(own, own.state_dict())
+        named = {plain.get(name, name) for name, _ in own.named_parameters(remove_duplicate=False)}
+    return {name: "parameter" if name in named else "buffer" for name in tensors}
+
+
+def _undefined(tensors: Mapping[str, torch.Tensor], layout: StateLayout) -> bool:
+    """Whether a parameter is NaN or infinite somewhere."""
+    floats = [entry.name for entry in layout.entries if entry.kind == "parameter" and entry.dtype in _SAMPLED]
+    return not all(bool(tensors[name].isfinite().all()) for name in floats)
+
+
+def _doubts(
+    layout: StateLayout, model: torch.nn.Module | None, left_out: list[str], undefined: list[int]
+) -> Iterator[str]:
+    """What was not taken over, and what an estimate would refuse."""
+    if left_out:
+        more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
+        yield f"left out, as no weights of the model: {', '.join(left_out[:8])}{more}"
+    if undefined:
+        yield f"weights are NaN or infinite at step {', '.join(map(str, undefined[:8]))}; no estimate can be made there"
+    packed = [
+        entry
+        for entry in layout.entries
+        if entry.dtype.startswith("float8") or (entry.dtype in ("int8", "uint8") and entry.name.endswith("weight"))
+    ]
+    if not any(entry.kind == "parameter" and entry.dtype in _SAMPLED for entry in layout.entries):
+        yield "no floating-point parameter is in the checkpoints, so that an estimate has nothing to sample"
+    elif packed:
+        yield f"'{packed[0].name}' is {packed[0].dtype}; an estimate cannot sample quantised weights"
+    elif model is not None and not any(parameter.requires_grad for parameter in model.parameters()):
+        yield "no parameter of the model requires a gradient; call requires_grad_(True) before an estimate"
 
 
 def _stamp(folder: Path, path: Path) -> tuple[str, int, int]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from llc_dynamics.errors import CorruptRunError, DataError, MissingPackageError, TrajectoryError
+from llc_dynamics.errors import CorruptRunError, DataError, TrajectoryError
+from llc_dynamics.runs.pickled_files import Foreign, load_pickled, type_name
 from llc_dynamics.trajectory.files import storage_errors
+from llc_dynamics.trajectory.loading import EXTRA_STATE, without_wrappers
 
 if TYPE_CHECKING:
     import torch
@@ -27,22 +25,25 @@ _MOST_EXPANSION = 16
 _LARGEST_INDEX = 1 << 26
 
 
-def load_state(path: Path, key: str | None = None, prefix: str = "") -> dict[str, torch.Tensor]:
-    """The state dict in a file, on the CPU.
+def load_state(path: Path, key: str | None = None, prefix: str = "", others: bool = False) -> dict[str, Any]:
+    """The state dict in a file, on the CPU, without what wrappers put into its names.
+
+    Its values are tensors, but for what modules keep beside them (`get_extra_state`), which may be anything.
 
     Parameters
     ----------
-    path : `.safetensors`; `.pt`, `.pth`, `.bin` or `.ckpt`, which are read with `torch.load(weights_only=True)`; or the
-        index of a checkpoint in several files (`*.index.json`).
+    path : `.safetensors`; `.pt`, `.pth`, `.bin` or `.ckpt`, of which only tensors and plain values are made, whatever
+        other objects lie beside them; or the index of a checkpoint in several files (`*.index.json`).
     key : where in the file the state dict is, "model" or "a/b"; None finds it if that is unambiguous.
-    prefix : removed from the beginning of every name, such as "module.".
+    prefix : removed from the beginning of every name, such as "model.".
+    others : names without the prefix may be there and are left out.
 
     Raises
     ------
     CorruptRunError
         The file is cut short or damaged.
     DataError
-        The file holds other things than tensors, or would need code to be run; no such code is run.
+        The state dict holds other things than tensors, or code would need to be run; no such code is run.
     """
     if path.name.endswith(INDEX):
         found = _load_index(path, key)
@@ -51,64 +52,31 @@ def load_state(path: Path, key: str | None = None, prefix: str = "") -> dict[str
         if key is not None:
             raise DataError(f"{path}: a safetensors file is flat, it has no '{key}'; leave --key out")
     else:
-        found = _find_state(path, _load_pickled(path), key)
+        found = _find_state(path, load_pickled(path), key)
     _require_bounded(path, found)
-    return _without_prefix(path, found, prefix)
+    found = _without_prefix(path, found, prefix, others)
+    names = without_wrappers(found)
+    return {names[name]: tensor for name, tensor in found.items()}
 
 
 def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     with storage_errors(path, "read"), path.open("rb"):
         pass
     try:
-        return dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # `save_model` stores a tied tensor once, and says here under which name
+            tied = {name: found[kept] for name, kept in (file.metadata() or {}).items() if kept in found}
+            return found | {name: tensor for name, tensor in tied.items() if name not in found}
     except (SafetensorError, ValueError, KeyError, OSError, AttributeError) as error:
         raise CorruptRunError(
             f"{path}: not a sound safetensors file ({error}, {path.stat().st_size} bytes); get another copy of it"
         ) from None
 
 
-def _load_pickled(path: Path) -> Any:
-    import torch
-
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6):
-        # CVE-2025-32434: before 2.6 a hostile file could run code in spite of weights_only.
-        raise MissingPackageError(
-            f"{path}: reading {path.suffix} files safely needs torch 2.6 or newer, this is {torch.__version__}; "
-            "update torch, or convert the files to safetensors"
-        )
-    mapped = False
-    with storage_errors(path, "read"):
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            mapped = True
-            with zipfile.ZipFile(path) as parts:
-                if sum(part.file_size for part in parts.infolist()) > size:
-                    raise DataError(f"{path}: claims more bytes than it has; refused, torch.save writes no such file")
-    try:
-        with warnings.catch_warnings():
-            # torch warns of unusual pickles; what matters of that is in the errors below.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise CorruptRunError(
-                f"{path}: not a sound PyTorch file ({size} bytes), or more than tensors and plain values is in it; get "
-                "another copy of it, or save model.state_dict() alone"
-            ) from None
-        raise DataError(
-            f"{path}: it asks to run code ({found[1]}), which was not done. Only tensors and plain values are read; if "
-            "you trust the file, load it where it was made and save model.state_dict() alone"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
-        reason = str(error).split("\n")[0]
-        raise CorruptRunError(f"{path}: not a sound PyTorch file ({reason}, {size} bytes); get another copy") from None
-
-
-def _load_index(path: Path, key: str | None) -> dict[str, torch.Tensor]:
+def _load_index(path: Path, key: str | None) -> dict[str, Any]:
     """A checkpoint in several files: the index says which tensor is in which."""
     try:
         with storage_errors(path, "read"):
@@ -124,7 +92,7 @@ def _load_index(path: Path, key: str | None) -> dict[str, torch.Tensor]:
         if isinstance(error, DataError):
             raise
         raise CorruptRunError(f"{path}: not an index of a checkpoint ({error}); get another copy of it") from None
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Any] = {}
     for file, names in parts.items():
         part = path.parent / file
         if not part.is_file() or part.name.endswith(INDEX):
@@ -138,7 +106,7 @@ def _load_index(path: Path, key: str | None) -> dict[str, torch.Tensor]:
     return {name: found[name] for name in weight_map}
 
 
-def _find_state(path: Path, content: Any, key: str | None) -> dict[str, torch.Tensor]:
+def _find_state(path: Path, content: Any, key: str | None) -> dict[str, Any]:
     """The state dict inside what a file holds."""
     if key is not None:
         place = content
@@ -151,8 +119,9 @@ def _find_state(path: Path, content: Any, key: str | None) -> dict[str, torch.Te
             raise DataError(f"{path}: '{key}' is no state dict ({problem}); give another --key")
         return dict(place)
     if not isinstance(content, Mapping):
+        what = "a pickled object" if isinstance(content, Foreign) else "a"
         raise DataError(
-            f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict(), or tensors by name"
+            f"{path}: holds {what} {type_name(content)}, not a state dict; save model.state_dict(), or tensors by name"
         )
     problem = _no_state(content)
     if not problem:
@@ -172,37 +141,39 @@ def _no_state(value: Any) -> str | None:
     import torch
 
     if not isinstance(value, Mapping) or not value:
-        return "empty" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+        return "empty" if isinstance(value, Mapping) else f"a {type_name(value)}"
     for name, item in value.items():
-        if not isinstance(name, str) or not isinstance(item, torch.Tensor):
-            return f"{name!r} is a {type(item).__name__}"
+        if not isinstance(name, str) or not (isinstance(item, torch.Tensor) or name.endswith(EXTRA_STATE)):
+            return f"{name!r} is a {type_name(item)}"
     return None
 
 
 def _listed(content: Mapping[Any, Any]) -> str:
-    shown = [f"{name} ({type(item).__name__})" for name, item in list(content.items())[:12]]
+    shown = [f"{name} ({type_name(item)})" for name, item in list(content.items())[:12]]
     return ", ".join(shown) + (", ..." if len(content) > 12 else "")
 
 
-def _require_bounded(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def _require_bounded(path: Path, state: Mapping[str, Any]) -> None:
     """Refuse views that blow a small storage up: their copy would take memory that the file does not justify."""
+    import torch
+
     folder = path.parent
     size = (
         sum(each.stat().st_size for each in folder.iterdir() if each.is_file())
         if INDEX in path.name
         else path.stat().st_size
     )
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values() if isinstance(tensor, torch.Tensor))
     if total > _MOST_EXPANSION * size:
         raise DataError(f"{path}: its tensors would take {total:,} bytes, the file has {size:,}; refused")
 
 
-def _without_prefix(path: Path, tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    if not prefix:
-        return tensors
-    for name in tensors:
-        if not name.startswith(prefix) or name == prefix:
-            raise TrajectoryError(
-                f"{path}: '{name}' does not begin with '{prefix}'; leave --strip-prefix out or correct it"
-            )
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+def _without_prefix(path: Path, tensors: dict[str, Any], prefix: str, others: bool) -> dict[str, Any]:
+    """Names without the prefix; those that do not begin with it are left out with `others`, unless that is all."""
+    within = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if "" in within or (len(within) < len(tensors) and not (others and within)):
+        name = next(name for name in tensors if not name.startswith(prefix) or name == prefix)
+        raise TrajectoryError(
+            f"{path}: '{name}' does not begin with '{prefix}'; leave --strip-prefix out or correct it"
+        )
+    return within

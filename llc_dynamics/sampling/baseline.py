@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llc_dynamics.errors import DataError
-from llc_dynamics.sampling.batches import Batch, Batches, TensorBatches
+from llc_dynamics.sampling.batches import Batch, Batches, FixedBatches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.sampling.kernel import wide_dtype, widened
@@ -36,7 +36,7 @@ class PairedBaseline:
         probe = next(batches.stream(seed, "probe"))
         direct = self._direct(probe)
         self._require_finite(direct)
-        if isinstance(batches, TensorBatches) and batches.length <= num_draws * batches.batch_size:
+        if isinstance(batches, FixedBatches) and batches.length <= num_draws * batches.batch_size:
             table = self._all_losses(batches)
             self._require_finite(table)
             scale = direct.abs().mean() + table.std(correction=0)
@@ -57,9 +57,9 @@ class PairedBaseline:
     def _direct(self, batch: Batch) -> torch.Tensor:
         return widened(self._model.losses(self._model.origin, batch.content, self._batch_size))
 
-    def _all_losses(self, batches: TensorBatches) -> torch.Tensor:
+    def _all_losses(self, batches: FixedBatches) -> torch.Tensor:
         parts = []
-        for part in torch.arange(batches.length, device=batches.tensors[0].device).split(self._batch_size):
+        for part in torch.arange(batches.length, device=batches.device).split(self._batch_size):
             content = batches.take(part).content
             parts.append(widened(self._model.losses(self._model.origin, content, len(part))))
         return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Minibatches: from tensors that are given, or from a distribution that is sampled on the fly."""
+"""Minibatches: of data that is given, or of a distribution that is sampled on the fly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
-from llc_dynamics.batch import mapped
+from llc_dynamics.batch import leaves, mapped, num_samples
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.sampling.data import Data as Data
+from llc_dynamics.sampling.data import Samples, errors_of, opened, tensor_of
 from llc_dynamics.seeding import numpy_generator, torch_generator
 
-Data = tuple[torch.Tensor, ...] | list[torch.Tensor] | Callable[[torch.Generator, int], Any]
 DEFAULT_BATCH_SIZE = 256
 
 
@@ -50,23 +51,26 @@ class Batches(Protocol):
         ...
 
 
-class TensorBatches:
+class FixedBatches:
     """Batches without repetition inside a batch, each independent of the others; the whole data if B = n.
 
     Independent batches (rather than passes through a shuffled order) make the batch of a step independent of the
-    position it is evaluated at, which the estimate needs.
+    position it is evaluated at, which the estimate needs. All are copies of the data.
+
+    Attributes
+    ----------
+    length : samples that there are. device : of the batches. Others : as of `Batches`.
     """
 
     fixed = True
 
-    def __init__(
-        self, tensors: tuple[torch.Tensor, ...], num_samples: int, batch_size: int, device: torch.device
-    ) -> None:
-        self.tensors = tuple(tensor.to(device) for tensor in tensors)
-        self.length = len(tensors[0])
+    def __init__(self, content: Any, num_samples: int, batch_size: int, device: torch.device) -> None:
+        self.length = _length(content)
         self.num_samples = num_samples
         self.batch_size = batch_size
-        self._device = device
+        self.device = device
+        self._content = content if isinstance(content, Samples) else mapped(content, self._moved)
+        self._everything: Batch | None = None
 
     @property
     def whole(self) -> bool:
@@ -76,21 +80,28 @@ class TensorBatches:
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Independent batches of B samples for one chain."""
         if self.whole:
-            everything = Batch(self.tensors, torch.arange(self.length, device=self._device))
+            if self._everything is None:
+                self._everything = self.take(torch.arange(self.length, device=self.device))
             while True:
-                yield everything
+                yield self._everything
         generator = numpy_generator(seed, *purpose)
         while True:
             chosen = generator.choice(self.length, self.batch_size, replace=False, shuffle=False)
-            yield self.take(torch.from_numpy(chosen).to(self._device))
+            yield self.take(torch.from_numpy(chosen).to(self.device))
 
     def sized(self, size: int, seed: int, *purpose: str | int) -> Any:
         """The content of some batch of another size."""
-        return self.take(torch.arange(size, device=self._device)).content
+        return self.take(torch.arange(size, device=self.device)).content
 
     def take(self, indices: torch.Tensor) -> Batch:
         """The samples at `indices`."""
-        return Batch(tuple(tensor.index_select(0, indices) for tensor in self.tensors), indices)
+        if isinstance(self._content, Samples):
+            return Batch(mapped(self._content.take(indices), self._moved), indices)
+        return Batch(mapped(self._content, lambda leaf: _rows(leaf, indices)), indices)
+
+    def _moved(self, leaf: torch.Tensor) -> torch.Tensor:
+        moved = leaf.detach().to(self.device)
+        return moved.requires_grad_() if leaf.requires_grad else moved
 
 
 class SampledBatches:
@@ -111,14 +122,25 @@ class SampledBatches:
         """Fresh batches for one chain; the generator is a CPU one, so that they are the same on every device."""
         generator = torch_generator(seed, *purpose)
         while True:
-            yield Batch(self._content(generator, self.batch_size), None)
+            yield Batch(self._drawn(generator, self.batch_size), None)
 
     def sized(self, size: int, seed: int, *purpose: str | int) -> Any:
         """The content of some batch of another size, if the function heeds it."""
-        return self._content(torch_generator(seed, *purpose), size)
+        return self._drawn(torch_generator(seed, *purpose), size)
 
-    def _content(self, generator: torch.Generator, size: int) -> Any:
-        return mapped(self._sample(generator, size), lambda leaf: leaf.to(self._device))
+    def _drawn(self, generator: torch.Generator, size: int) -> Any:
+        with errors_of(f"data(generator, {size})"):
+            try:
+                content = self._sample(generator, size)
+            except StopIteration as error:
+                raise DataError(
+                    f"data(generator, {size}) has no more batches (StopIteration): the iterator behind it is at its "
+                    "end, and an estimate asks for batches without end. Give the data set that a loader loads, "
+                    f"data=loader.dataset, batch_size={size}, or draw a new batch in every call"
+                ) from error
+        content = mapped(mapped(content, lambda leaf: leaf, tensor_of), lambda leaf: leaf.to(self._device))
+        _require_full(content, size)
+        return content
 
 
 def make_batches(data: Data, batch_size: int | None, num_samples: int | None, device: torch.device) -> Batches:
@@ -131,39 +153,41 @@ def make_batches(data: Data, batch_size: int | None, num_samples: int | None, de
         raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     if num_samples is not None and num_samples < 3:
         raise ConfigError(f"num_samples must be at least 3 (nbeta is n / log n), got {num_samples}")
-    if isinstance(data, tuple | list):
-        length = _common_length(data)
-        size = min(DEFAULT_BATCH_SIZE, length) if batch_size is None else batch_size
-        if size > length:
-            raise DataError(f"batch_size is {size}, but the data holds {length} samples; choose at most {length}")
-        if num_samples is None and length < 3:
+    content = opened(data)
+    if callable(content):
+        if num_samples is None:
             raise ConfigError(
-                f"the data holds {length} samples; nbeta = n / log n needs 3 or more, or give num_samples"
+                "data is a function, so num_samples must be given: the n of nbeta = n / log n, for example the number "
+                "of samples the model was trained on"
             )
-        return TensorBatches(tuple(data), length if num_samples is None else int(num_samples), size, device)
-    if not callable(data) or isinstance(data, torch.nn.Module):
+        return SampledBatches(content, int(num_samples), batch_size or DEFAULT_BATCH_SIZE, device)
+    length = _length(content)
+    if not length:
+        raise DataError("the data holds no samples")
+    size = min(DEFAULT_BATCH_SIZE, length) if batch_size is None else batch_size
+    if size > length:
+        raise DataError(f"batch_size is {size}, but the data holds {length} samples; choose at most {length}")
+    if num_samples is None and length < 3:
+        raise ConfigError(f"the data holds {length} samples; nbeta = n / log n needs 3 or more, or give num_samples")
+    return FixedBatches(content, length if num_samples is None else int(num_samples), size, device)
+
+
+def _length(content: Any) -> int:
+    return content.length if isinstance(content, Samples) else num_samples(content)
+
+
+def _rows(leaf: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    if leaf.requires_grad:  # a leaf of its own, as the caller's is: inputs that a loss differentiates by
+        return leaf.detach().index_select(0, indices).requires_grad_()
+    return leaf.index_select(0, indices)
+
+
+def _require_full(content: Any, size: int) -> None:
+    """Raise `DataError` for a batch that is certainly too short; what is no row a sample is not counted."""
+    found = leaves(content)
+    lengths = {len(leaf) if leaf.ndim else size for leaf in found}
+    if len(lengths) == 1 and lengths < {*range(size)} and not any(size in leaf.shape for leaf in found):
         raise DataError(
-            f"data must be a tuple of tensors or a function (generator, batch_size) -> batch, got "
-            f"{type(data).__name__}; wrap a single tensor as (tensor,)"
+            f"data(generator, {size}) gave a batch of {lengths.pop()} samples, and batch_size is {size}: the last "
+            "batch of a DataLoader is shorter; give its data set, data=loader.dataset, or the loader drop_last=True"
         )
-    if num_samples is None:
-        raise ConfigError(
-            "data is a function, so num_samples must be given: the n of nbeta = n / log n, for example the number of "
-            "samples the model was trained on"
-        )
-    return SampledBatches(data, int(num_samples), batch_size or DEFAULT_BATCH_SIZE, device)
-
-
-def _common_length(tensors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> int:
-    if not tensors:
-        raise DataError("data is an empty tuple; give at least one tensor")
-    for place, tensor in enumerate(tensors):
-        if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0:
-            kind = "a tensor without dimensions" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise DataError(f"data[{place}] is {kind}; every part must be a tensor with samples along dimension 0")
-    lengths = [len(tensor) for tensor in tensors]
-    if len(set(lengths)) > 1:
-        raise DataError(f"the tensors of data have {lengths} samples; they must have the same number")
-    if lengths[0] == 0:
-        raise DataError("the tensors of data hold no samples")
-    return lengths[0]

@@ -1,10 +1,13 @@
-"""A caller's module while the chains use it: in evaluation mode, on copies of its buffers; afterwards as it was."""
+"""A caller's module while the chains use it: in evaluation mode, each time in the same state; afterwards as it was."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import operator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,8 +36,27 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def new_tensors_on(device: torch.device) -> Iterator[None]:
+    """Inside, tensors are made on `device` rather than on a default device of another kind that the caller has set.
+
+    The plain default, the CPU, is left: people write models for it that run elsewhere, and the mode costs time.
+    """
+    default = torch.get_default_device().type
+    if default in ("cpu", device.type):
+        yield
+    else:
+        with torch.device(device):
+            yield
+
+
 class BorrowedModule:
-    """Attributes of the modules of `model`, kept to be given back; its parameters are the caller's own business.
+    """What the modules of `model` keep beside their parameters: put back before each evaluation, and in the end.
+
+    These are buffers, of which a forward pass sees copies, and plain attributes: caches, counters, metrics, the hidden
+    state of a recurrent layer, weights that hooks compute. If an evaluation left something in them, the loss at w and
+    that at w* would not be the same function. What they hold in tensors, lists, dicts, sets and deques is kept as well;
+    what is inside of other objects is not.
 
     The mode is set on every module by itself: `model.eval()` may do more, such as merging adapters into weights.
     """
@@ -47,18 +69,32 @@ class BorrowedModule:
         self._buffers: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor, torch.Tensor, int]] = []
         #: The same for buffers that stay where they are, with the memory of the copy.
         self._scripted: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]] = []
+        #: `__dict__` of each module and what is in it; what puts back the contents of these attributes.
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._contents: list[Callable[[], None]] = []
 
     def __enter__(self) -> BorrowedModule:
         with self._stack as stack:
+            modules = list(self._model.modules())
             copies: dict[int, torch.Tensor] = {}
-            for module in self._model.modules():
+            own = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+            kept = [(module.__dict__, dict(module.__dict__), module._buffers, dict(module._buffers)) for module in own]
+            stack.callback(_give_back, kept)  # of all, before the mode of one of them changes that of another
+            for module in modules:
                 if isinstance(module, torch.jit.ScriptModule):
                     stack.callback(setattr, module, "training", module.training)
                     self._swap_scripted(module, stack)
                 else:
-                    self._keep_attributes(module, stack)
                     self._swap_buffers(module, copies)
                 module.training = False
+            self._attributes = [(module.__dict__, dict(module.__dict__)) for module in own]
+            seen: set[int] = set()
+            for _, attributes in self._attributes:
+                for name in attributes.keys() - _OF_ALL_MODULES:
+                    for restore, size in _contents(attributes[name], seen):
+                        stack.callback(restore)
+                        if size <= _LARGEST_COMPARED:
+                            self._contents.append(restore)
             if any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
                 # those of cuDNN have no gradient in evaluation mode
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
@@ -67,10 +103,11 @@ class BorrowedModule:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        self._buffers, self._scripted = [], []
+        self._buffers, self._scripted, self._attributes, self._contents = [], [], [], []
 
     def reset(self) -> None:
-        """Undo what a forward pass did to the buffers, so that no chain sees what another one left behind."""
+        """Undo what a forward pass did, so that no evaluation sees what another one left behind."""
+        self._put_back_attributes()
         for row, (owner, name, copy, clean, version) in enumerate(self._buffers):
             if owner.get(name) is not copy:
                 owner[name] = copy
@@ -82,18 +119,13 @@ class BorrowedModule:
                 copy.copy_(clean)
                 self._scripted[row] = (buffer, copy, clean, buffer._version)
 
-    @staticmethod
-    def _keep_attributes(module: nn.Module, stack: ExitStack) -> None:
-        """Whatever a forward pass assigns to a module is taken back: caches, counters, weights that hooks compute."""
-        kept, buffers = dict(module.__dict__), dict(module._buffers)
-
-        def give_back() -> None:
-            module.__dict__.clear()
-            module.__dict__.update(kept)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-
-        stack.callback(give_back)
+    def _put_back_attributes(self) -> None:
+        for there, kept in self._attributes:
+            if len(there) != len(kept) or not all(map(operator.is_, there.values(), kept.values())):
+                there.clear()
+                there.update(kept)
+        for restore in self._contents:
+            restore()
 
     def _swap_buffers(self, module: nn.Module, copies: dict[int, torch.Tensor]) -> None:
         for name, buffer in module._buffers.items():
@@ -111,6 +143,62 @@ class BorrowedModule:
             stack.callback(setattr, buffer, "data", clean)
             buffer.data = copy
             self._scripted.append((buffer, copy, clean.to(self._device), buffer._version))
+
+
+# What every module has: weights, buffers and the mode, which are dealt with by themselves, and hooks.
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+_CONTAINERS = (tuple, list, dict, OrderedDict, defaultdict, set, deque)
+# Larger containers (a vocabulary, all the data) are compared at the end only: it would cost more than small models do.
+_LARGEST_COMPARED = 1000
+
+
+def _give_back(kept: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]]) -> None:
+    for attributes, own, buffers, own_buffers in kept:
+        attributes.clear()
+        attributes.update(own)
+        buffers.clear()
+        buffers.update(own_buffers)
+
+
+def _contents(value: Any, seen: set[int]) -> Iterator[tuple[Callable[[], None], int]]:
+    """What puts back the values of a plain attribute that a forward pass may write into, and how many are compared."""
+    if id(value) in seen or isinstance(value, nn.Parameter | nn.Module):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        if not (value.is_meta or value.is_inference()):
+            yield _tensor_keeper(value), 1
+    elif type(value) in _CONTAINERS:
+        for each in list(value.values() if isinstance(value, dict) else value):
+            yield from _contents(each, seen)
+        if type(value) is not tuple:
+            yield _container_keeper(value), len(value)
+
+
+def _tensor_keeper(tensor: torch.Tensor) -> Callable[[], None]:
+    clean, version = tensor.detach().clone(), tensor._version
+
+    def restore() -> None:
+        nonlocal version
+        if tensor._version != version:
+            tensor.detach().copy_(clean)
+            version = tensor._version
+
+    return restore
+
+
+def _container_keeper(container: Any) -> Callable[[], None]:
+    kept, put = container.copy(), container.update if isinstance(container, dict | set) else container.extend
+
+    def items(each: Any) -> Iterator[Any]:
+        return itertools.chain(each, each.values()) if isinstance(each, dict) else iter(each)
+
+    def restore() -> None:
+        if len(container) != len(kept) or not all(map(operator.is_, items(container), items(kept))):
+            container.clear()
+            put(kept)
+
+    return restore
 
 
 def require_usable(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 
 import torch
 
-from llc_dynamics.sampling.batches import Batches, TensorBatches
+from llc_dynamics.sampling.batches import Batches, FixedBatches
 from llc_dynamics.sampling.flat_model import FlatModel
 
 # Batches that stand for the population when samples are fresh.
@@ -34,7 +34,7 @@ class ControlVariate:
         self._model = model
         self._size = batches.batch_size
         self._mean = torch.zeros_like(model.origin)
-        if isinstance(batches, TensorBatches):
+        if isinstance(batches, FixedBatches):
             whole = torch.arange(batches.length, device=model.device)
             contents = [(batches.take(part).content, len(part)) for part in whole.split(self._size)]
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -128,6 +128,10 @@ class FlatModel:
         self._restore = None
         self._last_gradients = ()
 
+    def reset(self) -> None:
+        """Undo what the last evaluation, or a failed one, left behind in buffers and plain attributes of the module."""
+        self._borrowed.reset()
+
     def measure_in(self, units: torch.Tensor | None) -> None:
         """From here on positions are w_i / units_i [d], and gradients by these; None for the weights themselves."""
         plain = self._full if self.chosen is None else self._full[self.chosen]
@@ -141,11 +145,10 @@ class FlatModel:
         assert isinstance(self.loss_fn, Behavioural)
         self._place(self.origin)
         self._gradient.zero_()
-        for part, _ in self.calls.pieces(content, batch_size):
+        for part, _ in self._pieces(content, batch_size):
             with torch.enable_grad():
                 gradients = self._gradients(scalar_of(self.calls.outputs(part)))
             torch._foreach_add_(self._gradient_views, list(gradients))
-        self._borrowed.reset()
         return self.sampled_gradient(self._gradient)
 
     def prepare(self, content: Any, batch_size: int) -> Any:
@@ -154,8 +157,7 @@ class FlatModel:
             return content
         self._place(self.origin)
         with torch.set_grad_enabled(self.with_graph):
-            parts = [self.calls.outputs(part).detach() for part, _ in self.calls.pieces(content, batch_size)]
-        self._borrowed.reset()
+            parts = [self.calls.outputs(part).detach() for part, _ in self._pieces(content, batch_size)]
         reference = torch.cat(parts)
         self.loss_fn.require_sound(reference)
         return content, reference
@@ -167,10 +169,7 @@ class FlatModel:
         self._place(position)
         # another loss was not examined
         with torch.set_grad_enabled(self.with_graph or loss_fn is not None):
-            parts = [
-                self.calls.losses(part, size, loss_fn).detach() for part, size in self.calls.pieces(batch, batch_size)
-            ]
-        self._borrowed.reset()
+            parts = [self.calls.losses(part, size, loss_fn).detach() for part, size in self._pieces(batch, batch_size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def losses_and_gradient(
@@ -179,7 +178,7 @@ class FlatModel:
         """One loss per sample [B], and the gradient [d] of their mean; the gradient's memory is used again."""
         self._place(position)
         parts: list[torch.Tensor] = []
-        for part, size in self.calls.pieces(batch, batch_size):
+        for part, size in self._pieces(batch, batch_size):
             losses, gradients = self._backward(part, size, 1 / batch_size)
             if parts:
                 torch._foreach_add_(self._gradient_views, list(gradients))
@@ -188,18 +187,21 @@ class FlatModel:
             parts.append(losses.detach())
         if self.dimension > SMALL:
             self._last_gradients = ()
-        self._borrowed.reset()
         return parts[0] if len(parts) == 1 else torch.cat(parts), self.sampled_gradient(self._gradient)
 
     def gradients_by_block(self, position: torch.Tensor, batch: Any, batch_size: int) -> dict[str, torch.Tensor | None]:
         """Gradients of the losses of the first microbatch; None where autograd finds no path from them."""
         self._place(position)
-        part, size = next(self.calls.pieces(batch, batch_size))
+        part, size = next(self._pieces(batch, batch_size))
         with torch.enable_grad():
             losses = self.calls.losses(part, size)
             found = self._autograd(losses.sum(), None, False) if losses.requires_grad else [None] * len(self.names)
-        self._borrowed.reset()
         return dict(zip(self.names, found, strict=True))
+
+    def _pieces(self, batch: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
+        for piece in self.calls.pieces(batch, batch_size):
+            self.reset()
+            yield piece
 
     def _backward(self, batch: Any, batch_size: int, weight: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         """Losses of a microbatch, and the gradients of their sum times `weight`."""
@@ -220,15 +222,11 @@ class FlatModel:
                 ".detach() or .item(), and not inside torch.utils.checkpoint with use_reentrant=True"
             )
         found = self._autograd(outputs, weights, True)
-        if self._same_dtype and all(gradient.layout is torch.strided for gradient in found):
-            return found
-        return [
-            real_parts(gradient.to_dense() if gradient.layout is not torch.strided else gradient) for gradient in found
-        ]
+        return found if self._same_dtype else [real_parts(gradient) for gradient in found]
 
     def _autograd(self, outputs: torch.Tensor, weights: torch.Tensor | None, materialize: bool) -> Sequence[Any]:
         try:
-            return torch.autograd.grad(
+            found = torch.autograd.grad(
                 outputs, self._parameters, weights, allow_unused=True, materialize_grads=materialize
             )
         except Exception as error:
@@ -236,6 +234,7 @@ class FlatModel:
             if "use_reentrant" in str(error):
                 advice = "call torch.utils.checkpoint.checkpoint with use_reentrant=False"
             raise DataError(f"the gradient of the loss cannot be taken ({one_line(error)}); {advice}") from error
+        return [each.to_dense() if each is not None and each.is_sparse else each for each in found]
 
     def sum_by_block(self, values: torch.Tensor) -> NDArray[np.float64]:
         """Sums of `values` [d] over each parameter tensor, float64 [block]."""

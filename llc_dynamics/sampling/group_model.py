@@ -84,10 +84,11 @@ class VmapModel:
         parameters = {f"model.{name}": view for name, view in views.items()}
         for name in self._model.complex_names:
             parameters[f"model.{name}"] = torch.view_as_complex(parameters[f"model.{name}"].contiguous().clone())
+        self._model.reset()
         gradients, losses = self._gradient(parameters, _stacked(contents))
         if losses.shape != (len(positions), batch_size):
             raise DataError(f"loss_fn must return one loss per sample, shape [{batch_size}]")
-        full = torch.cat([real_parts(gradients[f"model.{name}"]).flatten(1) for name in views], dim=1)
+        full = torch.cat([real_parts(gradients[f"model.{name}"]).reshape(len(losses), -1) for name in views], dim=1)
         return Evaluation(losses.detach(), self._model.sampled_gradient(full))
 
 

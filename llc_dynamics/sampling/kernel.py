@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.settings import errors_in, from_fields, nearest
+from llc_dynamics.settings import errors_in, from_fields, nearest, with_plain_numbers
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -137,6 +137,7 @@ class Kernel(ABC, Generic[S]):
     made_by: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         name = type(self).__name__
         if self.step_size is not None or not self.finds_step:
             advice = "or None to have it found" if self.finds_step else "1e-4 is a usual start"

@@ -11,6 +11,7 @@ from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.sampling.group_model import ChainMethod
 from llc_dynamics.sampling.kernel import Kernel
 from llc_dynamics.sampling.sgld import SGLD
+from llc_dynamics.settings import with_plain_numbers
 
 _LEAST = {"num_chains": 1, "num_draws": 4, "num_burnin": 0, "steps_per_draw": 1}
 
@@ -43,6 +44,7 @@ class ChainSettings:
     engine: Engine = "llc_dynamics"
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         if not isinstance(self.sampler, Kernel):
             raise ConfigError(f"sampler must be a kernel such as SGLD(step_size=1e-4), got {self.sampler!r}")
         require_engine(self.engine, self.sampler)

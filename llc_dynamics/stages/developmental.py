@@ -22,6 +22,7 @@ from llc_dynamics.finding import Finding
 from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
 from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.settings import plain_number
 from llc_dynamics.stages.boundaries import Found, Kind, change_between, find_boundaries
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
 from llc_dynamics.stages.points import common_points
@@ -200,6 +201,7 @@ def detect_stages(
 
 def _cosine_content(curve: Curve, component: int) -> float:
     """NaN where it cannot be told."""
+    component = plain_number(component)
     if isinstance(component, bool) or not isinstance(component, int) or component < 1:
         raise ConfigError(f"component must be 1, 2, ... (the number of the principal component), got {component!r}")
     return float(cosine_content(curve.values, [component])[0])

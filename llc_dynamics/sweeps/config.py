@@ -18,7 +18,7 @@ from llc_dynamics.llc.settings import EstimateSettings, Loss, settings_from_mapp
 from llc_dynamics.sampling import behavioural
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.seeding import derive_seed
-from llc_dynamics.settings import converted, load_toml, nearest, to_mapping
+from llc_dynamics.settings import converted, load_toml, nearest, to_mapping, with_plain_numbers
 from llc_dynamics.systems.registry import calling, system_mapping, system_of
 from llc_dynamics.systems.system import System
 from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig
@@ -52,6 +52,7 @@ class LLCConfig:
     first_step: int = 0
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         if self.num_points < 1:
             raise ConfigError(f"llc.num_points must be 1 or more; got {self.num_points}")
         n, batch_size = self.estimate.num_samples, self.estimate.batch_size

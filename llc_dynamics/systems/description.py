@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.settings import from_mapping, nearest, to_mapping
+from llc_dynamics.settings import from_mapping, nearest, to_mapping, with_plain_numbers
 
 if TYPE_CHECKING:
     from llc_dynamics.trajectory import Trajectory
@@ -39,6 +39,7 @@ class Axis:
     label: str
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         for text, what in ((self.name, "name"), (self.label, "label"), (str(self.value), "value")):
             _require_label(text, f"axis.{what}")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.settings import converted, nearest, to_mapping
+from llc_dynamics.settings import converted, nearest, to_mapping, with_plain_numbers
 from llc_dynamics.systems.registry import system_mapping, system_of
 from llc_dynamics.systems.system import System
 from llc_dynamics.training.schedules import SCHEDULES
@@ -69,6 +69,7 @@ class TrainingConfig:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         for name in ("num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be 1 or more; got {getattr(self, name)}")
@@ -99,6 +100,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         self.checkpoint_steps()  # its settings are checked before anything is trained
 
     @classmethod

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError, StepNotStoredError, TrajectoryError
-from llc_dynamics.settings import nearest
+from llc_dynamics.settings import nearest, plain_number
 from llc_dynamics.trajectory import extras as array_sets
 from llc_dynamics.trajectory.extras import read_resume
 from llc_dynamics.trajectory.formats import restore
 from llc_dynamics.trajectory.lazy import LazyRows, TensorRows
+from llc_dynamics.trajectory.loading import Fit
 from llc_dynamics.trajectory.manifest import Manifest, read_complete, same_run
 from llc_dynamics.trajectory.names import RESUME, classify, from_link, to_link
 from llc_dynamics.trajectory.shards import Shard, ShardList, WholeRow
-from llc_dynamics.trajectory.state import StateEntry, load_checked, load_problem
+from llc_dynamics.trajectory.state import StateEntry
 
 if TYPE_CHECKING:
     import torch
@@ -197,14 +198,20 @@ class Trajectory:
     def load_into(self, model: torch.nn.Module, step: int) -> None:
         """Load the checkpoint of `step` into `model`, on whatever device it is.
 
+        The names of the model decide: those of the run may have a prefix or wrappers (`module.`), one name of a tied
+        tensor is enough, floating-point formats may be narrower than the model's, and buffers that the model makes
+        itself (masks, counters) may be missing on either side.
+
         Raises `ManifestMismatchError`, naming the first tensor that is missing, unexpected or of another shape or
-        format (wider floating-point formats are accepted); the model is then unchanged.
+        format; the model is then unchanged.
         """
-        where = f"{self.path}: step {step}"
         shard, row = self._locate_weights(step)
-        if load_problem(model, self.manifest.state):
-            load_checked(model, {}, self.manifest.state, where)
-        load_checked(model, self.manifest.state.tensors(shard.read_state(row)), self.manifest.state, where)
+        state = self.manifest.state
+        advice = "build the model with the run's own configuration (run.config)"
+        if "imported" in self.provenance:
+            advice = "give the model of these checkpoints, or import them again with it (import_checkpoints(model=...))"
+        fit = Fit.of(model, state, f"{self.path}: step {step}", whose="the run", advice=advice)
+        fit.load(state.tensors(shard.read_state(row)))
 
     def metrics(self, name: str) -> NDArray[np.float64]:
         """float64 [C]; NaN at checkpoints that were recorded without this metric."""
@@ -286,9 +293,10 @@ class Trajectory:
         return int(np.searchsorted(self._shards.steps, step))
 
     def _locate(self, step: int) -> tuple[Shard, int]:
-        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+        step = plain_number(step)
+        if isinstance(step, bool) or not isinstance(step, int):
             raise DataError(f"step {step!r}: expected a whole number of optimiser updates")
-        found = self._shards.locate(int(step))
+        found = self._shards.locate(step)
         if found is not None:
             return found
         steps = self._shards.steps

@@ -104,25 +104,25 @@ class StateLayout:
         kept = WeightStorage.of(storage)
         return sum(size * kept.dtype_of(name).itemsize for name, size in self.sizes().items())
 
-    def difference(self, other: StateLayout, whose: str = "the model") -> str | None:
-        """The first difference between this (the stored) layout and `other`, in words; None if there is none."""
-        mine = {entry.name: entry for entry in self.entries}
-        theirs = {entry.name: entry for entry in other.entries}
-        for name, entry in mine.items():
-            if name not in theirs:
-                return f"'{name}' {list(entry.shape)} is stored but missing in {whose}"
-            found = theirs[name]
+    def difference(self, other: StateLayout, mine: str = "the run", whose: str = "the model") -> str | None:
+        """The first difference between this layout, `mine`, and `other`, in words; None if there is none."""
+        here = {entry.name: entry for entry in self.entries}
+        there = {entry.name: entry for entry in other.entries}
+        for name, entry in here.items():
+            if name not in there:
+                return f"'{name}' {list(entry.shape)} is in {mine}, but not in {whose}"
+            found = there[name]
             if found.shape != entry.shape:
-                return f"'{name}' is stored with shape {list(entry.shape)} but has shape {list(found.shape)} in {whose}"
+                return f"'{name}' has shape {list(entry.shape)} in {mine}, but {list(found.shape)} in {whose}"
             if found.dtype != entry.dtype:
-                return f"'{name}' is stored as {entry.dtype} but is {found.dtype} in {whose}"
+                return f"'{name}' is {entry.dtype} in {mine}, but {found.dtype} in {whose}"
             if found.kind != entry.kind:
-                return f"'{name}' is stored as a {entry.kind} but is a {found.kind} in {whose}"
-        extra = [name for name in theirs if name not in mine]
-        if extra:
-            return f"'{extra[0]}' {list(theirs[extra[0]].shape)} is in {whose} but was not stored"
-        if list(mine) != list(theirs):
-            return f"the tensors of {whose} come in another order than they were stored in"
+                return f"'{name}' is a {entry.kind} in {mine}, but a {found.kind} in {whose}"
+        for name, entry in there.items():
+            if name not in here:
+                return f"'{name}' {list(entry.shape)} is in {whose}, but not in {mine}"
+        if list(here) != list(there):
+            return f"the tensors of {mine} come in another order than those of {whose}"
         return None
 
     def copy_into(self, model: Model, row: Mapping[str, NDArray], storage: WeightStorage) -> None:
@@ -256,47 +256,3 @@ def plain_names(model: torch.nn.Module, names: Iterable[str]) -> dict[str, str]:
             if found.startswith(prefix):
                 plain[name] = short + found[len(prefix) :]
     return plain if len(set(plain.values())) == len(plain) else {name: name for name in plain}
-
-
-def load_checked(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], layout: StateLayout, where: str) -> None:
-    """Load `tensors` into `model`; a model that does not fit raises `ManifestMismatchError` and is left as it was.
-
-    A floating-point tensor may go into a wider format (float32 into float64), never into a narrower one.
-    """
-    import torch
-
-    problem = load_problem(model, layout)
-    if problem:
-        raise ManifestMismatchError(
-            f"{where}: {problem}; build the model with the run's own configuration (run.config)"
-        )
-    own = bare(model)
-    plain = plain_names(own, own.state_dict().keys())
-    with torch.no_grad():
-        own.load_state_dict({name: tensors[short] for name, short in plain.items()}, strict=True)
-
-
-def load_problem(model: torch.nn.Module, layout: StateLayout) -> str | None:
-    """Why a checkpoint of `layout` does not fit into `model`, None if it does."""
-    import torch
-
-    own = tensors_of(model)
-    if layout.describes(own):
-        return None
-    widened = []
-    for entry in layout.entries:
-        dtype = entry.dtype
-        if entry.name in own:
-            stored, wanted = getattr(torch, dtype), own[entry.name].dtype
-            if stored != wanted and stored.is_floating_point and torch.promote_types(stored, wanted) == wanted:
-                dtype = str(wanted).removeprefix("torch.")
-        widened.append(StateEntry(entry.name, entry.kind, dtype, entry.shape, 0))
-    # Whether a tensor is a parameter or a buffer does not matter for loading.
-    kinds = {entry.name: entry.kind for entry in layout.entries}
-    given = [
-        StateEntry(name, kinds.get(name, "parameter"), str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0)
-        for name, tensor in own.items()
-    ]
-    order = {entry.name: position for position, entry in enumerate(layout.entries)}
-    given.sort(key=lambda entry: order.get(entry.name, len(order)))
-    return StateLayout(tuple(widened)).difference(StateLayout(tuple(given)))

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
 from llc_dynamics.provenance import provenance as current_provenance
+from llc_dynamics.settings import plain_number
 from llc_dynamics.trajectory import extras as array_sets
 from llc_dynamics.trajectory.extras import write_resume
 from llc_dynamics.trajectory.files import RunLock, fsync_folder, is_temporary, storage_errors
@@ -337,6 +337,7 @@ def _shard_rows(given: int | None, manifest: Manifest) -> tuple[int, int]:
 
 
 def _check_rows(given: int | None) -> None:
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    given = plain_number(given)
+    whole = isinstance(given, int) and not isinstance(given, bool)
     if given is not None and not (whole and 1 <= given <= _MOST_ROWS):
         raise ConfigError(f"rows_per_shard: expected a whole number from 1 to {_MOST_ROWS:,}, got {given!r}")

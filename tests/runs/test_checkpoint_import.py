@@ -222,13 +222,16 @@ def test_state_dicts_inside_of_other_things(tmp_path):
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
 def test_a_checkpoint_that_differs_is_named(tmp_path, ending):
     for change, words in (
-        (lambda state: state.pop("half"), "'half' [5] is missing, which {0} has"),
-        (lambda state: state.update(more=torch.ones(2)), "'more' [2] is in it, which {0} does not have"),
-        (lambda state: state.update({"layer.bias": torch.ones(4)}), "'layer.bias' has shape [4], but [3] in {0}"),
-        (lambda state: state.update(half=torch.ones(5)), "'half' is float32, but bfloat16 in {0}"),
+        (lambda state: state.pop("half"), "'half' [5] is in {0}, but not in this file"),
+        (lambda state: state.update(more=torch.ones(2)), "'more' [2] is in this file, but not in {0}"),
         (
-            lambda state: [state.update({f"module.{name}": state.pop(name)}) for name in list(state)],
-            "--strip-prefix module. removes that",
+            lambda state: state.update({"layer.bias": torch.ones(4)}),
+            "'layer.bias' has shape [3] in {0}, but [4] in this file",
+        ),
+        (lambda state: state.update(half=torch.ones(5)), "'half' is bfloat16 in {0}, but float32 in this file"),
+        (
+            lambda state: [state.update({f"net.{name}": state.pop(name)}) for name in list(state)],
+            "is in {0}, but not in this file; a run holds one model",
         ),
     ):
         for step in (1, 2, 3):
@@ -384,5 +387,7 @@ def test_with_the_model_at_hand(tmp_path):
     }
     assert run.config == {"width": 3}
     run.load_into(model, 1)
-    with pytest.raises(ManifestMismatchError, match=r"step1\.pt: '0\.weight' has shape \[3, 2\], but \[4, 2\] in the"):
+    with pytest.raises(
+        ManifestMismatchError, match=r"step1\.pt: '0\.weight' has shape \[3, 2\] in the file, but \[4, 2\]"
+    ):
         ld.import_checkpoints(tmp_path / "given", tmp_path / "other", model=torch.nn.Sequential(torch.nn.Linear(2, 4)))

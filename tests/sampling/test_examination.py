@@ -186,9 +186,7 @@ def test_a_gradient_that_is_not_finite_is_named():
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_loss_may_do_to_its_batch_what_it_likes(whole):
     (x, y), size = classes(), 64 if whole else 16
-    twin = value(
-        classifier(), lambda m, b: cross_entropy(m, (b[0] / 2 + 1, b[1])), (x, y), batch_size=size
-    )
+    twin = value(classifier(), lambda m, b: cross_entropy(m, (b[0] / 2 + 1, b[1])), (x, y), batch_size=size)
 
     def in_place(model, batch):
         batch[0].div_(2).add_(1)

@@ -309,12 +309,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            ((torch.zeros(5, 1), torch.zeros(4, 1)), r"\[5, 4\]"),
+            ((torch.zeros(5, 1), torch.zeros(4, 1)), r"\[5, 1\], \[4, 1\]"),
             ((torch.zeros(3, 1),), "batch_size is 8, but the data holds 3"),
             ((), "empty"),
             (torch.zeros(9, 1), r"\(tensor,\)"),
-            ((np.zeros((9, 1)),), "ndarray"),
-            ((torch.tensor(1.0),), "without dimensions"),
+            ((np.zeros((9, 1), dtype=object),), "array of object"),
+            ((torch.tensor(1.0),), r"along dimension 0; got \[\]"),
             ((torch.zeros(0, 1),), "no samples"),
         ],
     )

@@ -127,8 +127,8 @@ def test_resuming_with_another_model_config_or_arrays_names_the_first_difference
     wider.unembed = torch.nn.Linear(4, 6)
     before = contents(run)
     for arguments, words in (
-        ((wider, CONFIG), r"'unembed.weight' is stored with shape \[5, 4\] but has shape \[6, 4\]"),
-        ((Tied().double(), CONFIG), "'scale' is stored as float32 but is float64"),
+        ((wider, CONFIG), r"'unembed.weight' has shape \[5, 4\] in the run, but \[6, 4\]"),
+        ((Tied().double(), CONFIG), "'scale' is float32 in the run, but float64"),
         ((Tied(), {**CONFIG, "rate": 0.2}), r"config\.rate is 0.1 in the stored run and 0.2 now"),
         ((Tied(), {**CONFIG, "model": {"width": 4}}), "config.model.name is 'tiny' .* not given now"),
         ((Tied(), {**CONFIG, "more": None}), "config.more is None now and not in the stored run"),

@@ -98,8 +98,8 @@ def test_load_into_restores_ties_and_moves_on_a_mismatch_nothing(recorded):
     assert (model.unembed.weight == 3).all()
 
     for change, name in (
-        (lambda m: delattr(m, "scale"), "'scale' .* missing"),
-        (lambda m: m.register_buffer("more", torch.zeros(1)), "'more' .* was not stored"),
+        (lambda m: delattr(m, "scale"), "'scale' .* not in the model"),
+        (lambda m: m.register_buffer("more", torch.zeros(1)), "'more' .* not in the run"),
         (lambda m: setattr(m, "scale", torch.nn.Parameter(torch.ones(2))), r"'scale' .*shape \[\] .*\[2\]"),
         (lambda m: m.bits16.resize_(3, 2), r"'bits16' .*\[2, 3\].*\[3, 2\]"),
     ):
@@ -118,7 +118,7 @@ def test_load_into_widens_and_never_narrows(tmp_path):
     wide = torch.nn.Linear(3, 2).double()
     ld.Trajectory(tmp_path / "run").load_into(wide, 0)
     assert torch.equal(wide.weight, model.weight.double())
-    with pytest.raises(ManifestMismatchError, match="float32 but is bfloat16"):
+    with pytest.raises(ManifestMismatchError, match="float32 in the run, but bfloat16"):
         ld.Trajectory(tmp_path / "run").load_into(torch.nn.Linear(3, 2).bfloat16(), 0)
 
 
@@ -300,7 +300,7 @@ def test_tensors_by_name_are_recorded_as_they_are_at_each_step(tmp_path):
     model.register_parameter("w", torch.nn.Parameter(torch.zeros(2, 3)))
     model.register_buffer("count", torch.tensor(0))
     model.register_buffer("scale", torch.ones(2, dtype=torch.float16))
-    with pytest.raises(ManifestMismatchError, match="'scale' is stored as a parameter but is a buffer"):
+    with pytest.raises(ManifestMismatchError, match="'scale' is a parameter in the run, but a buffer"):
         ld.TrajectoryWriter(tmp_path / "run", model, resume=True)
     run.load_into(model, 2)
     assert torch.equal(model.w, expected[2]["w"])

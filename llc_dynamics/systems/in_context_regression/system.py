@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.seeding import numpy_generator, torch_generator
+from llc_dynamics.settings import with_plain_numbers
 from llc_dynamics.systems.description import Axis, Description, Transition
 from llc_dynamics.systems.in_context_regression import predictors
 from llc_dynamics.systems.in_context_regression.transformer import InContextTransformer, TransformerConfig
@@ -62,6 +63,7 @@ class InContextRegression(System):
     num_root_sequences: int = 256
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         if not (self.num_tasks == math.inf or (self.num_tasks >= 1 and self.num_tasks == int(self.num_tasks))):
             raise ConfigError(f"num_tasks: M must be a whole number of 1 or more, or inf; got {self.num_tasks}")
         if self.dimension < 1:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import derive_seed
+from llc_dynamics.settings import with_plain_numbers
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TransformerConfig:
     attention_output: bool = True
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         for name in ("dimension", "num_layers", "num_heads", "width", "mlp_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be 1 or more; got {getattr(self, name)}")
