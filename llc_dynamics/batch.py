@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -60,6 +63,26 @@ def others(batch: Any) -> list[Any]:
     found: list[Any] = []
     mapped(batch, lambda leaf: leaf, found.append)
     return found
+
+
+def with_tensors(batch: Any) -> Any:
+    """The batch with tensors in place of arrays."""
+    return mapped(batch, lambda leaf: leaf, tensor_of)
+
+
+def tensor_of(leaf: Any) -> Any:
+    """A tensor of an array, which shares its memory where it can; anything else as it is."""
+    if isinstance(leaf, torch.Tensor) or not hasattr(leaf, "__array__"):
+        return leaf
+    array = np.asarray(leaf)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an array that is read-only: it is not written to
+            return torch.from_numpy(np.asarray(array, array.dtype.newbyteorder("="), order="C"))
+    except TypeError:
+        raise DataError(
+            f"an array of {array.dtype} {list(array.shape)}; give numbers, such as array.astype('float32')"
+        ) from None
 
 
 def rebuilt(batch: Any, tensors: Iterator[Tensor]) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import DataError
 from llc_dynamics.optional import optional_import
+from llc_dynamics.ranges import array_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ class Curve:
 
 def _array(name: str, label: str, given: Any, dtype: type | None) -> NDArray:
     try:
-        return np.asarray(given, dtype=dtype)
+        return array_of(given, dtype)
     except (TypeError, ValueError):
         wanted = "true or false" if dtype is np.bool_ else "numbers"
         raise DataError(

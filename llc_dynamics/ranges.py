@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.settings import plain_number
 
 
 def whole_number(name: str, value: float, at_least: int) -> int:
     """`value` as an int; `ConfigError` if it is not a whole number of `at_least` or more."""
+    value = plain_number(value)
     try:
         whole = int(value)
     except (TypeError, ValueError, OverflowError):
         whole = at_least - 1
-    if isinstance(value, bool) or whole != value or whole < at_least:
+    if isinstance(value, bool) or whole < at_least or whole != value:
         raise ConfigError(f"{name} must be a whole number of {at_least} or more; got {value!r}")
     return whole
 
@@ -46,10 +48,29 @@ def between_0_and_1(name: str, value: float) -> float:
     return number
 
 
+def array_of(values: Any, dtype: Any = None) -> NDArray[Any]:
+    """`np.asarray`, also of tensors of any type, with a gradient, on any device, and of lists that hold such tensors.
+
+    Number formats that NumPy does not have become float32. Raises `TypeError` or `ValueError` for what is no array.
+    """
+    if hasattr(values, "detach"):  # a tensor: torch itself need not be imported here
+        values = values.detach().to_dense()
+        try:
+            values = values.numpy(force=True)
+        except TypeError:
+            values = values.float().numpy(force=True)
+    elif isinstance(values, list | tuple):
+        values = [array_of(each) if hasattr(each, "detach") or isinstance(each, list) else each for each in values]
+    array = np.asarray(values)
+    if dtype is not None and array.dtype.kind == "c":
+        raise TypeError("complex numbers")
+    return np.asarray(array, dtype=dtype)
+
+
 def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
     """`values` as a float64 array of any shape; `ConfigError` if they are no numbers, or rows of unequal lengths."""
     try:
-        return np.asarray(values, dtype=np.float64)
+        return array_of(values, np.float64)
     except (TypeError, ValueError):
         raise ConfigError(f"{name} must be a number or an array of numbers; got {values!r}") from None
 
@@ -57,6 +78,6 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
 def _number(value: Any) -> float:
     """As a float, NaN for what is none: text is not read as a number."""
     try:
-        return math.nan if isinstance(value, str | bytes) else float(value)
+        return math.nan if isinstance(value, str | bytes) else float(plain_number(value))
     except (TypeError, ValueError, OverflowError):
         return math.nan

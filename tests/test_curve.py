@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError
@@ -37,3 +38,21 @@ def test_a_curve_keeps_what_it_was_given():
 def test_bad_curves(arguments, message):
     with pytest.raises(DataError, match=message):
         ld.Curve(**arguments)
+
+
+@pytest.mark.parametrize(
+    "change", [torch.Tensor.bfloat16, torch.Tensor.requires_grad_, list, lambda x: list(x.requires_grad_())]
+)
+def test_tensors_of_any_kind(change):
+    values = torch.tensor([1.0, 2.0, 4.0])
+    found = ld.Curve(
+        torch.arange(3), change(values.clone()), change(values / 4), samples=[change(values) for _ in range(3)]
+    )
+    assert found.values.tolist() == [1.0, 2.0, 4.0]
+    assert found.standard_errors.tolist() == [0.25, 0.5, 1.0]
+    assert found.samples.shape == (3, 3)
+
+
+def test_complex_values_are_refused():
+    with pytest.raises(DataError, match="values must be numbers"):
+        ld.Curve([0, 1], np.array([1j, 2.0]))

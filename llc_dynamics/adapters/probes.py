@@ -12,7 +12,7 @@ from torch import nn
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.systems.checks import check_probe
 from llc_dynamics.systems.description import Description
-from llc_dynamics.systems.measure import ProbeSet, described, undisturbed
+from llc_dynamics.systems.measure import Observer, ProbeSet, described
 from llc_dynamics.systems.system import Probe, System
 
 #: From a model and a batch to one loss a sample [B], or to outputs [B, ...].
@@ -72,7 +72,10 @@ def loop_probes(
             )
     complete = described(told, found)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with undisturbed(model) as own:
+
+    def check(own: nn.Module) -> None:
         for name, probe in found.items():
             check_probe(own, measured, f"probe '{name}'", probe, name == complete.function_vector, device)
+
+    Observer()(model, check)
     return ProbeSet(measured, found, complete, device), complete

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,8 @@ from llc_dynamics.adapters.probes import ModelFunction, loop_probes
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
 from llc_dynamics.runs import rewind_run
 from llc_dynamics.systems.description import Description
-from llc_dynamics.systems.measure import PROBES, undisturbed
+from llc_dynamics.systems.measure import PROBES, Observer
+from llc_dynamics.systems.registry import calling
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter, WeightStorage
 from llc_dynamics.trajectory.pending import step_number
@@ -63,7 +65,7 @@ class Recorder:
     weight_steps : a sparser schedule for the weights; rows at other steps hold metrics, samples and function vectors
         alone. None stores weights in every row.
     outputs : a function from the model to its function vector on inputs that stay the same, for example
-        `lambda model: model(x)`. Called at recorded steps, in evaluation mode, without gradients.
+        `lambda model: model(x)`. Called at recorded steps, in evaluation mode, without gradients unless it needs them.
     probes : evaluation sets by name, each an `ld.Probe` or a batch. At recorded steps `loss/<probe>` and
         `distance/<probe>/<reference>` are measured, as for a system, and the function vector on the probe that the
         description names (by default the first; with `outputs` none). The probes are stored with the run.
@@ -117,6 +119,7 @@ class Recorder:
         self.path = Path(path)
         self._model = model
         self._outputs = outputs
+        self._observe = Observer()
         self._state = state
         self._seal_seconds = seal_seconds
         self._schedule = sorted({step_number(step) for step in steps})
@@ -259,8 +262,7 @@ class Recorder:
             samples = {**measured.samples, **(samples or {})}
             outputs = measured.outputs
         if self._outputs is not None:
-            with undisturbed(self._model) as own:
-                outputs = self._outputs(own)
+            outputs = self._observe(self._model, partial(calling, "outputs(model)", self._outputs))
         late = time.monotonic() - self._sealed_at > self._seal_seconds
         if self._state is None and late:
             # Before the new row: a trainer's metrics for a row may come after it, and its own checkpoint with them.

@@ -54,7 +54,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         # a problem is opened more than once, and an iterator can be read only once
-        if self.parameters is not None and not isinstance(self.parameters, str | Mapping):
+        if isinstance(self.parameters, Iterable) and not isinstance(self.parameters, str | Mapping):
             object.__setattr__(self, "parameters", tuple(self.parameters))
 
     @property

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.ranges import numbers_of
 from llc_dynamics.seeding import numpy_generator
 
 #: From this cosine content on a component is nearly what PCA makes of a random walk, and its turns mean nothing.
@@ -32,7 +33,7 @@ def cosine_content(scores: ArrayLike, half_periods: ArrayLike | None = None) -> 
 
     Raises `DataError` for fewer than 4 checkpoints, values that are not finite, or half periods that do not fit.
     """
-    p = np.asarray(scores, dtype=np.float64)
+    p = numbers_of("scores", scores)
     p = p[:, None] if p.ndim == 1 else p
     if p.ndim != 2 or len(p) < 4:
         raise DataError(f"scores have shape {p.shape}; wanted [checkpoint, component] with at least 4 checkpoints")

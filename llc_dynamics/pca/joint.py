@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.pca.decomposition import SOLVERS, choose_solver, decompose
-from llc_dynamics.pca.rows import RunRows, StackedRows, gather_runs, is_trajectory
+from llc_dynamics.pca.rows import RunRows, StackedRows, gather_runs, is_trajectory, vectors_of
+from llc_dynamics.ranges import finite_number, numbers_of, whole_number
 
 
 class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
@@ -86,20 +86,18 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
         """
         if self.solver not in SOLVERS:
             raise ConfigError(f"solver={self.solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
-        if not isinstance(self.n_components, numbers.Integral) or self.n_components < 1:
-            raise ConfigError(f"n_components={self.n_components!r}; give a whole number of at least 1")
-        if not self.block_megabytes > 0:
-            raise ConfigError(f"block_megabytes={self.block_megabytes!r}; give a positive number")
+        count = whole_number("n_components", self.n_components, 1)
+        block_bytes = int(finite_number("block_megabytes", self.block_megabytes, zero=False) * 2**20)
         runs = gather_runs(X)
         num_rows, num_features = sum(run.num_rows for run in runs), runs[0].num_features
-        if self.n_components > min(num_rows, num_features):
+        if count > min(num_rows, num_features):
             raise DataError(
-                f"n_components={self.n_components}, but {num_rows} checkpoints of {num_features} numbers have at most "
+                f"n_components={count}, but {num_rows} checkpoints of {num_features} numbers have at most "
                 f"{min(num_rows, num_features)}; ask for fewer, or store more checkpoints"
             )
-        rows = StackedRows(runs, block_bytes=int(self.block_megabytes * 2**20))
+        rows = StackedRows(runs, block_bytes)
         solver = choose_solver(num_rows, num_features, rows.block_rows) if self.solver == "auto" else self.solver
-        found = decompose(rows, int(self.n_components), solver, self.seed)
+        found = decompose(rows, count, solver, self.seed)
 
         largest = np.abs(found.components).argmax(axis=1)
         signs = np.where(found.components[np.arange(len(largest)), largest] < 0, -1.0, 1.0)
@@ -108,7 +106,7 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
         self.explained_variance_ = found.singular_values**2 / max(num_rows - 1, 1)
         self.explained_variance_ratio_ = found.singular_values**2 / found.total
         self.mean_ = rows.mean
-        self.n_components_ = int(self.n_components)
+        self.n_components_ = count
         self.n_features_in_ = num_features
         self.n_samples_ = num_rows
         self.n_runs_ = len(runs)
@@ -133,14 +131,14 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         if isinstance(X, dict):
             return {name: self._scores(item, f"'{name}'") for name, item in X.items()}
-        if isinstance(X, (list, tuple)) and X and all(is_trajectory(run) or np.ndim(run) >= 2 for run in X):
+        if isinstance(X, (list, tuple)) and X and all(is_trajectory(run) or _axes(run) >= 2 for run in X):
             return [self._scores(item, f"item {number}") for number, item in enumerate(X)]
         return self._scores(X, "the input")
 
     def inverse_transform(self, X: Any) -> NDArray[np.float64]:
         """Function vectors [..., feature] (flat) from scores [..., component]: mean_ + scores . components_."""
         check_is_fitted(self)
-        scores = np.asarray(X, dtype=np.float64)
+        scores = numbers_of("scores", X)
         if scores.shape[-1:] != (self.n_components_,):
             raise DataError(f"scores have shape {scores.shape}; the last axis must be {self.n_components_} components")
         return scores @ self.components_ + self.mean_
@@ -153,12 +151,12 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
         )
         if not is_trajectory(item):
             if not hasattr(item, "shape"):
-                item = np.asarray(item)
+                item = vectors_of(item, label)
             shape = tuple(item.shape)
             single = shape in (self.feature_shape_, (self.n_features_in_,))
             # A stack [checkpoint, *feature_shape_] and a lone vector differ in their number of axes, except where a
             # flat vector was stored; then the shapes above decide.
-            item = np.asarray(item)[None] if single else item
+            item = vectors_of(item, label)[None] if single else item
             if len(item.shape) < 2:
                 raise DataError(f"{label} has shape {shape}; {misfit}")
         run = RunRows(item, label)
@@ -172,3 +170,7 @@ class JointTrajectoryPCA(TransformerMixin, BaseEstimator):
             stop = min(start + block_rows, run.num_rows)
             scores[start:stop] = (run.read(start, stop) - self.mean_) @ self.components_.T
         return scores[0] if single else scores
+
+
+def _axes(item: Any) -> int:
+    return item.ndim if hasattr(item, "ndim") else vectors_of(item, "an item").ndim

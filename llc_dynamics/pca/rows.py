@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.ranges import array_of
 
 #: Bytes that are read at a time, before they become a part of a float64 block.
 _PIECE = 4 << 20
@@ -17,6 +18,16 @@ _PIECE = 4 << 20
 def is_trajectory(item: Any) -> bool:
     """True for anything that stores function vectors like `llc_dynamics.Trajectory` (it has a method `outputs`)."""
     return callable(getattr(item, "outputs", None))
+
+
+def vectors_of(item: Any, label: str) -> NDArray[Any]:
+    """An array of what was given; a `DataError` says that it is none."""
+    try:
+        return array_of(item)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{label} ({type(item).__name__}) is no array of numbers; give function vectors, [checkpoint, ...]"
+        ) from None
 
 
 class RunRows:
@@ -42,7 +53,7 @@ class RunRows:
                     "the model's outputs on one fixed batch"
                 )
         if not hasattr(item, "shape"):
-            item = np.asarray(item)
+            item = vectors_of(item, label)
         shape = tuple(int(n) for n in item.shape)
         if len(shape) < 2:
             raise DataError(f"{label} has shape {shape}; wanted one function vector per checkpoint, [checkpoint, ...]")
@@ -65,7 +76,7 @@ class RunRows:
         at_once = max(1, _PIECE // (8 * self.num_features))
         for first in range(start, stop, at_once):
             last = min(first + at_once, stop)
-            piece = np.asarray(self.item[first:last])
+            piece = vectors_of(self.item[first:last], self.label)
             if piece.dtype.kind not in "fiub":
                 raise DataError(f"{self.label} holds {piece.dtype} values; function vectors must be real numbers")
             block[first - start : last - start] = piece.reshape(last - first, self.num_features)

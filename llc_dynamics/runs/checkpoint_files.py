@@ -18,9 +18,10 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-#: What trainings leave beside the weights.
+#: What trainings leave beside the weights of the steps; `last.ckpt` of Lightning is a copy of one.
 _BESIDE = re.compile(
-    r"(?<![a-z])(optim(izer)?s?|schedulers?|rng|random_states?|scaler|sampler|training_args)(?![a-z])", re.I
+    r"(?<![a-z])(optim(izer)?s?|schedulers?|rng|random_states?|scaler|sampler|training_args)(?![a-z])|^last(-v\d+)?$",
+    re.I,
 )
 _PART = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
 _STEP = re.compile(
@@ -84,7 +85,8 @@ def _guessed(folder: Path) -> list[tuple[int, Path]]:
     if not chosen:
         raise TrajectoryError(
             f"{folder}: no checkpoints in it: neither files ({', '.join(_SUFFIXES)}) nor subfolders with weights, such "
-            "as step1000/model.safetensors"
+            "as step1000/model.safetensors. (Distributed checkpoints, *.distcp, become files by "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE)"
         )
     without: list[str] = []
     ambiguous: list[str] = []

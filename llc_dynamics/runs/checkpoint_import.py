@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llc_dynamics.errors import ManifestMismatchError
+from llc_dynamics.errors import DataError, ManifestMismatchError
 from llc_dynamics.provenance import provenance
 from llc_dynamics.runs.checkpoint_files import find_checkpoints
 from llc_dynamics.runs.staging import require_free, staged_run
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 _SAMPLED = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
-_OTHER_MODEL = (
-    "a run holds one model. Leave the file out with --pattern, import it into another run, or give the model "
-    "(model=), which says what belongs to it"
-)
+_ONE_MODEL = "a run holds one model in one number format. Leave the file out with --pattern, import it into another run"
 
 
 def import_checkpoints(
@@ -114,7 +111,8 @@ def import_checkpoints(
             left_out += [name for name in more if name not in left_out]
             given = {name: given[name] for name in tensors if name in given} | given
             if problem := layout.difference(StateLayout.of(given, _kinds(given, model)), str(first_file), "this file"):
-                raise ManifestMismatchError(f"{path}: {problem}; {_OTHER_MODEL}")
+                advice = _ONE_MODEL + (", or give the model, which says what belongs to it" if model is None else "")
+                raise ManifestMismatchError(f"{path}: {problem}; {advice}")
             tensors.update(given)
             undefined += [step] if _undefined(given, layout) else []
             staged.writer.record(step)
@@ -133,10 +131,14 @@ def _arranged(
     """The tensors of a checkpoint to store, under the names of the model if there is one, and what is left out."""
     extra = [name for name in state if name.endswith(EXTRA_STATE)]
     tensors = {name: value for name, value in state.items() if name not in extra}
+    try:
+        layout = StateLayout.of(tensors)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     if model is None:
         return tensors, extra
-    advice = "give the model that the checkpoints belong to"
-    fit = Fit.of(model, StateLayout.of(tensors), str(path), whose="the file", advice=advice, foreign=True)
+    advice = "give the model that the checkpoints belong to, in their number format or a wider one"
+    fit = Fit.of(model, layout, str(path), whose="the file", advice=advice, foreign=True)
     return fit.with_constants(tensors), [*fit.left_out, *extra]
 
 
@@ -176,7 +178,8 @@ def _doubts(
         for entry in layout.entries
         if entry.dtype.startswith("float8") or (entry.dtype in ("int8", "uint8") and entry.name.endswith("weight"))
     ]
-    if not any(entry.kind == "parameter" and entry.dtype in _SAMPLED for entry in layout.entries):
+    kinds = {entry.kind for entry in layout.entries if entry.dtype in _SAMPLED}
+    if "parameter" not in kinds and not any(entry.dtype.startswith("complex") for entry in layout.entries):
         yield "no floating-point parameter is in the checkpoints, so that an estimate has nothing to sample"
     elif packed:
         yield f"'{packed[0].name}' is {packed[0].dtype}; an estimate cannot sample quantised weights"

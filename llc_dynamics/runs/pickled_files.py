@@ -114,14 +114,14 @@ def load_pickled(path: Path) -> Any:
                 raise _refusal(path, str(error), size) from None
         except Exception as error:
             # a file decides what torch meets in it, so that any error of Python is possible
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            reason = f"{type(error).__name__}: {error}".split("\n")[0].split(". ")[0]
             if needed := list(known)[1:]:
                 raise DataError(
                     f"{path}: it asks to run code ({', '.join(needed[:5])}), which was not done, and is not sound "
                     f"without ({reason}); {_ADVICE}"
                 ) from None
             raise CorruptRunError(
-                f"{path}: not a sound PyTorch file ({reason}, {size} bytes); get another copy"
+                f"{path}: not a sound PyTorch file ({reason}, {size} bytes); get another copy, or {_ADVICE}"
             ) from None
     raise DataError(f"{path}: names more than {_MOST_FOREIGN} classes; {_ADVICE}")
 

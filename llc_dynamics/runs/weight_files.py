@@ -133,6 +133,10 @@ def _find_state(path: Path, content: Any, key: str | None) -> dict[str, Any]:
         raise DataError(
             f"{path}: several state dicts in it ({', '.join(nested)}); say which with --key, as --key {nested[0]}"
         )
+    inner = [
+        f"in '{name}' {_no_state(content[name])}" for name in _USUAL_KEYS if isinstance(content.get(name), Mapping)
+    ]
+    problem = (*inner, problem)[0]
     raise DataError(f"{path}: no state dict found ({problem}); say where it is with --key. It has: {_listed(content)}")
 
 
@@ -143,7 +147,8 @@ def _no_state(value: Any) -> str | None:
     if not isinstance(value, Mapping) or not value:
         return "empty" if isinstance(value, Mapping) else f"a {type_name(value)}"
     for name, item in value.items():
-        if not isinstance(name, str) or not (isinstance(item, torch.Tensor) or name.endswith(EXTRA_STATE)):
+        plain = isinstance(item, torch.Tensor) and not hasattr(item, "full_tensor")  # which parts of a tensor have
+        if not isinstance(name, str) or not (plain or name.endswith(EXTRA_STATE)):
             return f"{name!r} is a {type_name(item)}"
     return None
 

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-from llc_dynamics.batch import leaves, mapped, num_samples
+from llc_dynamics.batch import leaves, mapped, num_samples, with_tensors
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.data import Data as Data
-from llc_dynamics.sampling.data import Samples, errors_of, opened, tensor_of
+from llc_dynamics.sampling.data import Samples, errors_of, opened
 from llc_dynamics.seeding import numpy_generator, torch_generator
 
 DEFAULT_BATCH_SIZE = 256
@@ -138,7 +138,7 @@ class SampledBatches:
                     "end, and an estimate asks for batches without end. Give the data set that a loader loads, "
                     f"data=loader.dataset, batch_size={size}, or draw a new batch in every call"
                 ) from error
-        content = mapped(mapped(content, lambda leaf: leaf, tensor_of), lambda leaf: leaf.to(self._device))
+        content = mapped(with_tensors(content), lambda leaf: leaf.to(self._device))
         _require_full(content, size)
         return content
 

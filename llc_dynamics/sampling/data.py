@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from llc_dynamics.batch import leaves, mapped, num_samples
+from llc_dynamics.batch import leaves, mapped, num_samples, tensor_of
 from llc_dynamics.errors import DataError, LLCDynamicsError
 from llc_dynamics.sampling.borrowed import new_tensors_on
 from llc_dynamics.sampling.calls import one_line
@@ -93,21 +92,6 @@ def errors_of(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(f"{what} failed: {one_line(error)}") from error
-
-
-def tensor_of(leaf: Any) -> Any:
-    """A tensor of an array, which shares its memory where it can; anything else as it is."""
-    if isinstance(leaf, torch.Tensor) or not hasattr(leaf, "__array__"):
-        return leaf
-    array = np.asarray(leaf)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an array that is read-only: it is not written to
-            return torch.from_numpy(np.asarray(array, array.dtype.newbyteorder("="), order="C"))
-    except TypeError:
-        raise DataError(
-            f"data holds an array of {array.dtype} {list(array.shape)}; give numbers, such as array.astype('float32')"
-        ) from None
 
 
 def _opened_set(data: Any) -> Any:

@@ -11,10 +11,12 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from llc_dynamics.batch import tensor_of
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.settings import nearest
 
 #: A name, a pattern ("blocks.0.*"), several of them, or {name or pattern: boolean mask of the tensor's shape or None}.
+#: What is the name of a parameter to the letter stands for that one, also with the characters of patterns in it.
 Selection = str | Iterable[str] | Mapping[str, torch.Tensor | None]
 
 
@@ -30,14 +32,21 @@ def resolve_selection(
         return dict.fromkeys(parameters)
     if isinstance(selection, str):
         selection = [selection]
+    if not isinstance(selection, Iterable):
+        raise ConfigError(f"parameters: give names or patterns of parameters, got a {type(selection).__name__}")
     rows = selection.items() if isinstance(selection, Mapping) else ((pattern, None) for pattern in selection)
     chosen: dict[str, torch.Tensor | None] = {}
     for pattern, mask in rows:
-        matches = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not isinstance(pattern, str):
+            raise ConfigError(f"parameters: give names or patterns of parameters, got a {type(pattern).__name__}")
+        matches = [pattern] if pattern in parameters else [name for name in parameters if fnmatchcase(name, pattern)]
         if not matches:
+            brackets = "[...] is a pattern for one character, and " if "[" in pattern else ""
             raise ConfigError(
-                f"parameters: '{pattern}' matches no parameter that requires a gradient; {nearest(pattern, parameters)}"
+                f"parameters: {brackets}'{pattern}' matches no parameter that requires a gradient; "
+                f"{nearest(pattern, parameters)}"
             )
+        mask = tensor_of(mask)
         for name in matches:
             if mask is not None:
                 _require_mask(name, mask, parameters[name])

@@ -20,7 +20,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
-from llc_dynamics.ranges import between_0_and_1, whole_number
+from llc_dynamics.ranges import between_0_and_1, numbers_of, whole_number
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
@@ -219,13 +219,13 @@ def _curves(
 ) -> tuple[Curve, Curve, list[Finding]]:
     if isinstance(scores, dict):
         raise DataError("scores are a dict of runs; give one run at a time, such as scores[8]")
-    table = np.asarray(scores, dtype=np.float64)
+    table = numbers_of("scores", scores)
     if table.ndim != 2 or table.shape[1] <= max(components):
         raise DataError(
             f"scores have shape {table.shape}; wanted [checkpoint, component] of one run with component "
             f"{max(components) + 1}; fit with a larger n_components"
         )
-    errors = None if standard_errors is None else np.asarray(standard_errors, dtype=np.float64)
+    errors = None if standard_errors is None else numbers_of("standard_errors", standard_errors)
     if errors is not None and errors.shape != table.shape:
         raise DataError(f"standard_errors have shape {errors.shape}, but scores {table.shape}; give one for each score")
     curves = {

@@ -13,7 +13,7 @@ from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import nearest
 from llc_dynamics.systems.description import Description
-from llc_dynamics.systems.measure import described, undisturbed
+from llc_dynamics.systems.measure import Observer, described
 from llc_dynamics.systems.registry import calling
 from llc_dynamics.systems.system import Probe, System
 
@@ -30,14 +30,17 @@ def check_system(system: System, seed: int = 0) -> tuple[dict[str, Probe], Descr
     """
     who = type(system).__name__
     model = _checked_model(system, who, seed)
-    with undisturbed(model) as own:
+
+    def look(own: nn.Module) -> tuple[dict[str, Probe], Description]:
         batch = training_samples(system, who, seed)
         _check_loss(own, system, who, batch)
         probes = _checked_probes(system, who, seed)
         description = _checked_description(system, who, probes)
         for name, probe in probes.items():
             check_probe(own, system, f"{who}: probe '{name}'", probe, name == description.function_vector)
-    return probes, description
+        return probes, description
+
+    return Observer()(model, look)
 
 
 def training_samples(system: System, who: str, seed: int) -> Any:
@@ -166,9 +169,12 @@ def check_probe(
         return
     default = " (by default model(batch[0]))" if type(system).outputs is System.outputs else ""
     outputs = calling(f"{where}: outputs(model, batch){default}", system.outputs, model, few)
-    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != num_samples(few):
-        got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise DataError(f"{where}: outputs(model, batch) must be a tensor [B, ...] with B = {_FEW}, got {got}")
+    real = isinstance(outputs, Tensor) and not outputs.is_complex()
+    if not real or outputs.ndim == 0 or len(outputs) != num_samples(few):
+        got = f"{outputs.dtype} {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(
+            f"{where}: outputs(model, batch) must be a tensor [B, ...] of real numbers with B = {_FEW}, got {got}"
+        )
     shape = [total, *outputs.shape[1:]]
     named = {f"reference '{name}'": value for name, value in probe.references.items()}
     for what, value in {"the target": probe.target, **named}.items():

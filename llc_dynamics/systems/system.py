@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from llc_dynamics.batch import first_samples
+from llc_dynamics.batch import first_samples, with_tensors
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.systems.description import Description
@@ -22,12 +22,16 @@ class Probe:
     """A fixed evaluation set.
 
     batch : what `loss` and `outputs` take, S samples. target : [S, ...] of the shape of the outputs, or None.
-    references : {name: outputs [S, ...] of an ideal predictor on the batch}.
+    references : {name: outputs [S, ...] of an ideal predictor on the batch}. Arrays of NumPy become tensors.
     """
 
     batch: Any
     target: Tensor | None = None
     references: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, with_tensors(getattr(self, each.name)))
 
 
 class System:

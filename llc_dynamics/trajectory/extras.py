@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import CorruptRunError, DataError
+from llc_dynamics.ranges import array_of
 from llc_dynamics.trajectory.formats import (
     STORAGE,
     dtype_name,
@@ -38,19 +39,15 @@ ArraySet = Mapping[str, "NDArray[Any] | torch.Tensor"]
 
 def plain_arrays(name: str, given: ArraySet) -> dict[str, NDArray]:
     """The arrays of a set as little-endian numpy arrays; `DataError` names one that cannot be stored."""
-    import torch
-
     if not isinstance(given, Mapping):
         raise DataError(f"arrays '{name}': expected a mapping of names to arrays, got {type(given).__name__}")
     arrays = {}
     for key, value in given.items():
         to_link(key, f"arrays '{name}'")
         try:
-            array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        except TypeError:
-            raise DataError(
-                f"arrays '{name}': '{key}' is {value.dtype}, which numpy lacks; convert it to float32"
-            ) from None
+            array = array_of(value)
+        except (TypeError, ValueError):
+            raise DataError(f"arrays '{name}': '{key}' is no array of numbers, but {type(value).__name__}") from None
         if array.dtype.name not in STORAGE or array.ndim >= MOST_AXES:
             raise DataError(
                 f"arrays '{name}': '{key}' holds {array.dtype} {list(array.shape)}; only numbers and booleans with "

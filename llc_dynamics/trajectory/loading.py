@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llc_dynamics.errors import DataError, ManifestMismatchError
 from llc_dynamics.trajectory.state import StateEntry, StateLayout, bare, plain_names
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: What compilation, sharding, checkpointing of activations, data parallelism and averaging put into names.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+#: Names of a second copy of the model, which is not the one that was trained.
+_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])")
 EXTRA_STATE = "_extra_state"
 _ATTENTION = ("attn.bias", "attention.bias")
 _CONSTANTS = (
@@ -94,7 +97,7 @@ class Fit:
         own = _tensors(model)
         entries = {entry.name: entry for entry in stored.entries}
         ties = _ties(own)
-        view, found = _located(own, entries, ties, where, whose)
+        view, found = _located(own, entries, ties, _names_of_today(bare(model), entries), f"{where}: {whose}")
         sources = {
             name: found[name]
             for name, tensor in own.items()
@@ -150,6 +153,8 @@ class Fit:
         import torch
 
         own = bare(self.model)
+        if any(tensor.is_meta for tensor in own.parameters()):
+            raise DataError(f"{self.where}: the model is on the meta device and has no memory; build it on another")
         given = self.arranged(tensors)
         state = {name: given[plain] for name, plain in plain_names(own, own.state_dict()).items() if plain in given}
         try:
@@ -176,12 +181,17 @@ class _View:
 
 
 def _located(
-    own: Mapping[str, torch.Tensor], entries: Mapping[str, StateEntry], ties: list[list[str]], where: str, whose: str
+    own: Mapping[str, torch.Tensor],
+    entries: Iterable[str],
+    ties: list[list[str]],
+    today: Mapping[str, str],
+    whose: str,
 ) -> tuple[_View, dict[str, str]]:
     """The view under which the checkpoint has most of the model, and the names that it finds."""
     plain: dict[str, list[str]] = {}
     for name in entries:
-        plain.setdefault(_drop(name, _WRAPPERS), []).append(name)
+        for known in {_drop(name, _WRAPPERS), _drop(today.get(name, name), _WRAPPERS)}:
+            plain.setdefault(known, []).append(name)
 
     def found_by(view: _View) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -209,13 +219,29 @@ def _located(
     views += [_View(removed=prefix) for prefix in _prefixes(short, plain.keys())]
     tried = [best, *((view, found_by(view)) for view in views)]
     whole = [(view, found) for view, found in tried if not missing(found)]
+    whole = [each for each in whole if not _AVERAGED.search(each[0].added)] or whole
     if any(found != whole[0][1] for _, found in whole):
         shown = [view.added or view.removed for view, _ in whole]
         raise ManifestMismatchError(
-            f"{where}: {whose} has the names of the model several times, behind {' and '.join(shown[:3])}; say which "
-            f"when the checkpoints are imported, as in --strip-prefix {shown[0]}"
+            f"{whose} has the names of the model several times, behind {' and '.join(shown[:3])}; say which when the "
+            f"checkpoints are imported, as in --strip-prefix {shown[0]}"
         )
-    return min(tried, key=lambda each: missing(each[1]))
+    return whole[0] if whole else min(tried, key=lambda each: missing(each[1]))
+
+
+def _names_of_today(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Names in files of transformers (of any version) -> those that a model of it has, `embed_out` -> `lm_head`."""
+    if not hasattr(model, "save_pretrained"):
+        return {}
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, apply_renamings
+
+        changes = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
+    except (ImportError, AttributeError):
+        # before its version 5, files have the names of the model
+        return {}
+    return {name: apply_renamings(name, changes) for name in names}
 
 
 def _prefixes(longer: Iterable[str], shorter: Iterable[str]) -> list[str]:

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llc_dynamics.errors import ConfigError, CorruptRunError, ManifestMismatchError, TrajectoryError
+from llc_dynamics.settings import plain_number
 from llc_dynamics.trajectory.files import fsync_folder, read_at_most, storage_errors, write_whole
 from llc_dynamics.trajectory.formats import WeightStorage
 from llc_dynamics.trajectory.names import COMPLETE, MANIFEST, arrays_file
@@ -252,10 +251,9 @@ def plain_config(value: Any, where: str = "config") -> Any:
     Infinities and NaN become the strings "inf", "-inf", "nan"; numpy numbers become Python's, paths strings.
     `ConfigError` names whatever else is in it.
     """
-    if value is None or (isinstance(value, bool | str | int) and not isinstance(value, np.generic)):
+    value = plain_number(value)
+    if value is None or isinstance(value, bool | str | int):
         return value
-    if isinstance(value, np.generic):
-        return plain_config(value.item(), where)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Path):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.ranges import array_of
+from llc_dynamics.settings import plain_number
 from llc_dynamics.trajectory.manifest import Manifest
 from llc_dynamics.trajectory.names import SHARDS, shard_name, to_link
 from llc_dynamics.trajectory.sealed import MOST_AXES
@@ -125,7 +127,7 @@ def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         to_link(name, "metric")
         try:
-            values[name] = float(value)
+            values[name] = float(plain_number(value))
         except (TypeError, ValueError, RuntimeError, OverflowError):
             shape = list(getattr(value, "shape", []))
             raise DataError(
@@ -149,14 +151,10 @@ def function_values(outputs: Any, samples: Mapping[str, Any]) -> dict[str, NDArr
 
 def float32_array(name: str, values: Any) -> NDArray[np.float32]:
     """An array of real numbers, from NumPy or torch on any device; `DataError` for anything else."""
-    import torch
-
-    if isinstance(values, torch.Tensor):
-        values = values.detach()
-        if values.is_complex():
-            raise DataError(f"{name}: complex values cannot be stored; give real and imaginary parts")
-        values = values.to(device="cpu", dtype=torch.float32).numpy()
-    array = np.asarray(values)
+    try:
+        array = array_of(values)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: expected an array of real numbers, got {type(values).__name__}") from None
     if array.dtype.kind not in "iufb" or array.ndim >= MOST_AXES:
         raise DataError(
             f"{name}: expected an array of real numbers with fewer than {MOST_AXES} axes, got {array.dtype} "

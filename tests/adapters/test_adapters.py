@@ -16,6 +16,7 @@ import torch
 import llc_dynamics as ld
 from llc_dynamics.adapters import Recorder
 from llc_dynamics.errors import ConfigError, DataError, ManifestMismatchError, TrajectoryError
+from llc_dynamics.seeding import isolated_generators
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recording.md"
 X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -400,3 +401,95 @@ def test_weights_at_some_of_the_steps(tmp_path):
     assert run.steps.tolist() == list(range(7))
     assert run.weight_steps.tolist() == [0, 3, 6]
     assert run.outputs().shape == (7, 2, 1)
+
+
+class Forces(torch.nn.Module):
+    """Minus the gradient of an energy, with noise as a layer that is random in evaluation mode has it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.energy = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+
+    def forward(self, x):
+        x = x.clone().requires_grad_()
+        energy = self.energy(x + 0.1 * torch.randn_like(x)).sum()
+        return -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def sample_losses(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean(1)
+
+
+def test_outputs_and_losses_that_take_gradients_of_their_own(tmp_path):
+    model = Forces()
+    probes = {"test": (X[:8].numpy(), X[:8])}
+    with ld.Recorder(
+        tmp_path / "run", model, range(3), outputs=lambda model: model(X[:5]), probes=probes, loss_fn=sample_losses
+    ) as recorder:
+        for step in range(3):
+            recorder(step)
+    run = ld.Trajectory(tmp_path / "run")
+    with isolated_generators(0):
+        outputs = model(X[:5]).detach()
+    with isolated_generators(0):
+        losses = sample_losses(model, (X[:8], X[:8])).detach()
+    for row in np.asarray(run.outputs()):  # the first row, where it is found out, is that of the others
+        np.testing.assert_array_equal(row, outputs.numpy())
+    np.testing.assert_allclose(run.metrics("loss/test"), float(losses.mean()), rtol=1e-6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_recording_in_inference_mode_and_errors_of_the_function(tmp_path):
+    model = Forces()
+    recorder = ld.Recorder(tmp_path / "run", model, [0], outputs=lambda model: model(torch.ones(2, 4)))
+    with torch.inference_mode(), recorder:
+        recorder(0)
+    assert np.asarray(ld.Trajectory(tmp_path / "run").outputs()).shape == (1, 2, 4)
+    recorder = ld.Recorder(tmp_path / "other", model, [0], outputs=lambda model: {"last": model(X)}["logits"])
+    failing = pytest.raises(ConfigError, match=r"outputs\(model\) fails: KeyError: 'logits' \(test_adapters\.py, line")
+    with recorder, failing:
+        recorder(0)
+
+
+def test_padded_attention_is_measured_as_it_is_trained(tmp_path):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=True)
+    padding = torch.zeros(6, 5, dtype=torch.bool)
+    padding[:, 3:] = True
+    batch = {"x": torch.randn(6, 5, 8), "padding": padding}
+
+    def loss_fn(model, batch):
+        return model(batch["x"], src_key_padding_mask=batch["padding"]).square().flatten(1).mean(1)
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    with ld.Recorder(
+        tmp_path / "run", model, [0], probes={"test": batch}, loss_fn=loss_fn, output_fn=loss_fn
+    ) as recorder:
+        recorder(0)
+    assert torch.backends.mha.get_fastpath_enabled() == before
+    wanted = loss_fn(model.eval(), batch).mean().item()  # with gradients: no fast path
+    np.testing.assert_allclose(ld.Trajectory(tmp_path / "run").metrics("loss/test"), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [float, np.float16, np.array, torch.tensor, lambda x: torch.nn.Parameter(torch.tensor(x))]
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_any_kind_as_metrics_and_samples(tmp_path, make):
+    with ld.TrajectoryWriter(tmp_path / "run", net(), rows_per_shard=torch.tensor(4)) as writer:
+        writer.record(
+            np.int64(0),
+            {"loss": make(0.5)},
+            samples={"loss": [make(0.25), make(0.75)]},
+            outputs=[[make(1.0)], [make(2.0)]],
+        )
+        writer.record(
+            1, {"loss": torch.tensor(0.5, requires_grad=True).bfloat16()}, samples={"loss": torch.ones(2).half()}
+        )
+    run = ld.Trajectory(tmp_path / "run")
+    assert run.metrics("loss").tolist() == [0.5, 0.5]
+    assert np.asarray(run.samples("loss")).tolist() == [[0.25, 0.75], [1.0, 1.0]]
+    assert np.asarray(run.outputs())[0].tolist() == [[1.0], [2.0]]
+    run.state_dict(torch.tensor(1))

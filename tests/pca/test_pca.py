@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -176,3 +177,41 @@ def test_bad_settings_and_wrong_width():
         pca.transform({"ridge": np.ones(5)})
     with pytest.raises(DataError, match="components"):
         pca.inverse_transform(np.ones((3, 3)))
+
+
+def test_tensors_of_any_kind_are_arrays():
+    runs = smooth_runs(np.random.default_rng(0), shape=(6,))
+    runs = [torch.tensor(run).bfloat16() for run in runs]
+    plain = [run.float().numpy() for run in runs]
+    wanted = ld.JointTrajectoryPCA(np.int64(2)).fit(plain)
+    scores = wanted.transform(plain)
+    for kind in (
+        lambda run: run,
+        lambda run: run.double().requires_grad_(),
+        lambda run: run.float().half().float(),
+        lambda run: torch.nn.Parameter(run),
+        lambda run: list(run.float().requires_grad_()),  # one vector at a time
+        lambda run: [list(row) for row in run.requires_grad_()],
+    ):
+        given = [kind(run) for run in runs]
+        pca = ld.JointTrajectoryPCA(torch.tensor(2), block_megabytes=np.float32(128)).fit(given)
+        np.testing.assert_allclose(pca.components_, wanted.components_, atol=1e-6)
+        for found, expected in zip(pca.transform(given), scores, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(pca.transform(given[0][3]), scores[0][3], atol=1e-5)
+        np.testing.assert_allclose(pca.transform({"a": given[1]})["a"], scores[1], atol=1e-5)
+    back = wanted.inverse_transform(torch.tensor(scores[0], requires_grad=True))
+    np.testing.assert_array_equal(back, wanted.inverse_transform(scores[0]))
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (torch.zeros(5, 3, dtype=torch.complex64), "run 0 holds complex64 values"),
+        ([[1.0, 2.0], [3.0]], "run 0 .list. is no array of numbers"),
+        ([torch.zeros(2), torch.zeros(3)], "run 0 .list. is no array of numbers"),
+    ],
+)
+def test_what_is_no_function_vector(run, message):
+    with pytest.raises(DataError, match=message):
+        ld.JointTrajectoryPCA(1).fit([run])

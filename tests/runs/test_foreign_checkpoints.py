@@ -162,7 +162,7 @@ def test_lightnings_files_with_a_criterion_and_settings_beside_the_weights(tmp_p
             self.states[self.global_step] = {name: t.clone() for name, t in self.model.state_dict().items()}
 
     module = Module(argparse.Namespace(lr=0.1), tmp_path, np.float64(2.0))
-    keep = ModelCheckpoint(tmp_path / "given", save_top_k=-1, every_n_train_steps=1)
+    keep = ModelCheckpoint(tmp_path / "given", save_top_k=-1, every_n_train_steps=1, save_last=True)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), 20)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     with warnings.catch_warnings():
@@ -179,6 +179,28 @@ def test_lightnings_files_with_a_criterion_and_settings_beside_the_weights(tmp_p
     unknown.load_into(Module(), 2)
     with pytest.raises(ManifestMismatchError, match=r"'criterion\.weight' \[2\] is in the run.*import them again with"):
         unknown.load_into(network(), 2)
+
+
+def test_names_that_transformers_writes_into_files_alone(tmp_path):
+    """A Pythia on the disk has `embed_out`, the model of transformers 5 `lm_head`."""
+    transformers = pytest.importorskip("transformers", minversion="5")
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+
+    def make():
+        return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, num_attention_heads=2))
+
+    states = trained(make, (0, 512))
+    for step, state in states.items():
+        halves = {n.replace("lm_head", "embed_out"): t.half() for n, t in state.items()}
+        old = {"attention.bias": torch.ones(1, 1, 8, 8).tril() > 0, "attention.masked_bias": torch.tensor(-1e9).half()}
+        halves |= prefixed(old | {"attention.rotary_emb.inv_freq": torch.rand(2)}, "gpt_neox.layers.0.")
+        save(halves, tmp_path / "given" / f"step{step}" / "pytorch_model.bin")
+    rounded = {step: {name: t.half().float() for name, t in state.items()} for step, state in states.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*left out")
+        known, unknown = require_all(tmp_path / "given", tmp_path, make, rounded)
+    assert "lm_head.weight" in known.state_dict(0)
+    assert "embed_out.weight" in unknown.state_dict(0)
 
 
 def prefixed(state, prefix):
@@ -239,6 +261,10 @@ def test_two_copies_of_the_model_in_one_file(tmp_path):
     save(state | prefixed(other, "ema_model."), tmp_path / "averaged" / "step1.pt")
     with pytest.warns(UserWarning, match="left out"):
         run = ld.import_checkpoints(tmp_path / "averaged", tmp_path / "first", model=network())
+    assert torch.equal(run.state_dict(1)["0.weight"], state["0.weight"])
+    save(prefixed(other, "ema.module.") | prefixed(state, "net."), tmp_path / "both" / "step1.pt")
+    with pytest.warns(UserWarning, match=r"left out, as no weights of the model: ema\.module\.0\.weight"):
+        run = ld.import_checkpoints(tmp_path / "both", tmp_path / "second", model=network())
     assert torch.equal(run.state_dict(1)["0.weight"], state["0.weight"])
     run = ld.import_checkpoints(tmp_path / "given", tmp_path / "run", model=network(), strip_prefix="teacher.")
     assert torch.equal(run.state_dict(1)["0.weight"], other["0.weight"])
@@ -537,6 +563,9 @@ def test_what_no_estimate_takes_is_said_at_import(tmp_path):
     for model in (nn.Sequential(nn.LazyLinear(5)), torch.ao.quantization.quantize_dynamic(network(), {nn.Linear})):
         with pytest.raises(DataError, match=r"has no shape yet|quantised modules cannot be sampled"):
             ld.import_checkpoints(tmp_path / "given", tmp_path / "run", model=model)
+    save(state, tmp_path / "given" / "step1.pt")
+    with torch.device("meta"), pytest.raises(DataError, match="on the meta device"):
+        ld.import_checkpoints(tmp_path / "given", tmp_path / "run").load_into(network(), 1)
 
 
 def test_weights_are_found_among_other_states(tmp_path):

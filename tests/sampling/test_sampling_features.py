@@ -204,6 +204,13 @@ class TestSelection:
         assert self.names(["head", "*.query"]) == ["blocks.0.query", "blocks.1.query", "head"]
         assert self.names({"blocks.?.query": None}) == ["blocks.0.query", "blocks.1.query"]
 
+    def test_a_name_to_the_letter_is_no_pattern(self):
+        odd = {name: torch.zeros(2) for name in ("d.w[0]", "d.w0", "d.*", "d.w?")}
+        for name in odd:
+            assert list(resolve_selection(name, odd)) == [name]
+        assert list(resolve_selection("d.w[0-9]", odd)) == ["d.w0"]
+        assert list(resolve_selection({"d.w[0]": np.array([True, False])}, odd)) == ["d.w[0]"]
+
     def test_masks(self):
         left, right = torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
         left[:, 0], right[:, 1:] = True, True
@@ -217,6 +224,9 @@ class TestSelection:
         [
             ("blocks.0.quary", ConfigError, "did you mean 'blocks.0.query'"),
             ("blocks.7.*", ConfigError, "matches no parameter"),
+            ("head[0]", ConfigError, r"\[...\] is a pattern for one character, and 'head\[0\]' matches.*mean 'head'"),
+            (torch.nn.Parameter(torch.zeros(2, 3)), ConfigError, "give names or patterns of parameters, got a Tensor"),
+            (3, ConfigError, "give names or patterns of parameters, got a int"),
             ([], ConfigError, "chooses no weight"),
             ({"head": torch.zeros(2, 3, dtype=torch.bool)}, ConfigError, "chooses no weight"),
             ({"head": torch.ones(3, 2, dtype=torch.bool)}, DataError, r"\(2, 3\).*\(3, 2\)"),

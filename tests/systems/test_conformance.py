@@ -177,7 +177,7 @@ BAD: list[tuple[dict[str, str | None], str]] = [
     ({"outputs": "return model(batch[0]).sum()"}, r"outputs\(model, batch\) must be a tensor \[B, ...\]"),
     ({"describe": "return {}"}, "must return an ld.Description, got dict"),
     ({"describe": "return ld.Description(words=torch.zeros(1))"}, "words: expected at most"),
-    ({"describe": "return ld.Description(axis=ld.Axis('M', torch.tensor(1.0), 'M'))"}, "not of JSON types"),
+    ({"describe": "return ld.Description(axis=ld.Axis('M', torch.ones(2), 'M'))"}, "not of JSON types"),
     ({"describe": "return ld.Description(axis=ld.Axis('M', 1, '\\x1b[2J'))"}, "printable"),
     ({"describe": "return ld.Description(references={'r': 'R'})"}, r"references: 'r' is not in probes\(seed\)"),
     ({"describe": "raise RuntimeError('no words')"}, r"describe\(\) fails: RuntimeError: no words"),
