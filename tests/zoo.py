@@ -633,7 +633,7 @@ def one_parameter_in_double_precision():
     return Scaled(), cross_entropy, points()
 
 
-@animal(vmap=NO_VMAP, digits=0.3)
+@animal(digits=0.3)
 def bfloat16():
     x, y = points()
     return (
@@ -643,7 +643,7 @@ def bfloat16():
     )
 
 
-@animal(vmap=NO_VMAP, digits=0.3)
+@animal(digits=0.3)
 def mixed_precision_in_the_loss():
     def loss_fn(model, batch):
         with torch.autocast("cpu", dtype=torch.bfloat16):
