@@ -102,8 +102,8 @@ class Calibration:
     settings : what was chosen.
     loss : "given" or "behavioural".
     trials : the evidence.
-    findings : what was found, by code: `plateau`, `no_plateau`, `not_explored`, `untried`; `batch_enough`,
-        `batch_largest`; `expected_error`; `control`.
+    findings : what was found, by code: `degenerate`; `plateau`, `no_plateau`, `not_explored`, `untried`;
+        `batch_enough`, `batch_largest`; `expected_error`; `control`.
     plateau : whether the estimate stopped depending on gamma within the budget, at every checkpoint that was tried.
     num_gradients : gradients of all chains of all trials.
     """

@@ -27,7 +27,7 @@ from typing import Self
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling.harmonic import Rotation, largest_curvature
+from llc_dynamics.sampling.harmonic import Rotation, curvature_for_steps
 from llc_dynamics.sampling.kernel import (
     ChainState,
     Evaluate,
@@ -110,7 +110,8 @@ class _MetropolisTrajectory(Kernel[State]):
         chains = len(position)
         if self.step_size is None:
             start = noise.normal(torch.empty_like(position))
-            stiffest = target.nbeta * largest_curvature(evaluate, position, start) + target.localization
+            curvature = curvature_for_steps(evaluate, position, start, momentum, target, _FIRST_STEP)
+            stiffest = target.nbeta * curvature + target.localization
             step = _FIRST_STEP / widened(stiffest).sqrt().clamp_min(1e-12)
         else:
             step = torch.full(
