@@ -633,7 +633,7 @@ def one_parameter_in_double_precision():
     return Scaled(), cross_entropy, points()
 
 
-@animal(digits=0.3)
+@animal(vmap=NO_VMAP, digits=0.3)
 def bfloat16():
     x, y = points()
     return (
