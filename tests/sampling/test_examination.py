@@ -4,6 +4,7 @@ Each estimate is compared with that of a plain twin which has the same value by 
 """
 
 import collections
+import sys
 import warnings
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 from estimates import codes, estimate
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import llc_dynamics as ld
+from llc_dynamics.batch import leaves
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling import group_model
 
@@ -333,6 +336,34 @@ def test_sparse_gradients_are_dense_ones():
         return nn.Sequential(nn.Embedding(9, 3, sparse=sparse), nn.Flatten(), nn.Linear(12, 3))
 
     assert_as(words(True), words(False), data=data, rtol=0)
+
+
+class NoDouble(TorchDispatchMode):
+    """A device that does not know float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for leaf in leaves(found if isinstance(found, tuple | list) else [found]):
+            if leaf.dtype == torch.float64:
+                raise TypeError(f"{function}: this device does not support float64")
+        return found
+
+
+@pytest.mark.parametrize("kernel", [SGLD, MALT, ld.Underdamped(localization=20.0), ld.RMSpropSGLD(1e-3)])
+def test_a_device_without_float64(kernel, monkeypatch):
+    loss_fn = cross_entropy if kernel is SGLD else ld.behavioural(outputs)
+    changes = {"metric": "curvature"} if kernel is MALT else {}
+    expected = value(classifier(), loss_fn, classes(), kernel, **changes)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("llc_dynamics.") and hasattr(module, "wide_dtype"):
+            monkeypatch.setattr(module, "wide_dtype", lambda _: torch.float32)
+    with NoDouble():
+        found = value(classifier(), loss_fn, classes(), kernel, **changes)
+    # the numbers that a proposal is tested with are drawn in float32, and are others
+    assert found == pytest.approx(expected, rel=1.0 if kernel is MALT else 1e-3)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"float64 parameters, which mps does not know; call model.float\(\)"):
+        ld.estimate_llc(classifier().double(), cross_entropy, classes(), device="mps", num_draws=4)
 
 
 # --- the module -------------------------------------------------------------------------------------------------------
