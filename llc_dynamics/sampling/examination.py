@@ -12,9 +12,9 @@ from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import isolated_generators, torch_generator
 
-# Distance from w* at which is looked, as a share of the weights' size. A behavioural loss has no gradient at w* itself,
-# and closer by its values are rounding errors.
-_NEAR = 0.1
+# Distances from w* at which is looked, as shares of the weights' size: the first at which the loss can be evaluated. A
+# behavioural loss has no gradient at w* itself, and close to it its values are rounding errors.
+_DISTANCES = (0.1, 0.01, 0.001, 0.0)
 # Two ways to the same losses may differ by this share of their size, and more where numbers have 8 or 11 bits.
 _AGREEMENT, _LOW_PRECISION = 0.01, 0.2
 # With and without gradients the operations are the same, unless something is not.
@@ -57,12 +57,20 @@ class _Look:
         self._smaller: Any = None
         with isolated_generators(seed):
             self._content = next(batches.stream(seed, "examination")).content
-        self._near = near(model, seed)
+        self._near = model.origin
 
     def at_writing(self) -> None:
         calls, self._model.with_graph = self._model.calls, True
         calls.hands_out_copies = True
-        self._losses(self._near)
+        for distance in _DISTANCES:
+            self._model.looked_at = distance
+            self._near = near(self._model, self._seed)
+            try:
+                if bool(self._losses(self._near).isfinite().all()):
+                    break
+            except DataError:  # weights may have bounds; what fails at w* itself is an error
+                if distance == 0:
+                    raise
         calls.hands_out_copies = calls.written
 
     def at_gradients(self) -> None:
@@ -153,14 +161,14 @@ class _Look:
 
 
 def near(model: FlatModel, seed: int) -> torch.Tensor:
-    """w* and noise of a tenth of the root mean square of each weight's tensor, [d]; a little for one of zeros."""
+    """w* and noise of `looked_at` times the size of each weight's tensor (root mean square), [d]; a little for zeros."""
     generator = torch_generator(seed, "near", device=model.device)
     noise = torch.randn(model.dimension, generator=generator, device=model.device, dtype=model.dtype)
     parts = model.origin.split(list(model.sizes))
     scales = [float(part.square().mean().sqrt()) if part.numel() else 0.0 for part in parts]
     usual = max(scales) or 1.0
     scale = torch.cat([torch.full_like(part, own or 0.1 * usual) for part, own in zip(parts, scales, strict=True)])
-    return model.origin + _NEAR * scale * noise
+    return model.origin + model.looked_at * scale * noise
 
 
 def agree(one: torch.Tensor, other: torch.Tensor, tolerance: float = _AGREEMENT) -> bool:

@@ -57,6 +57,7 @@ class FlatModel:
     chosen : int64 [d], the places of the sampled weights among all elements of the sampled tensors; None for all.
     with_graph : evaluate losses with gradients switched on even where none is asked for: the loss takes some itself,
         or has another value without.
+    looked_at : the distance from w* at which that was seen, as a share of the weights' size.
     calls : of the loss function, see `Calls`.
 
     Raises `ConfigError` if no parameter requires a gradient or is selected, `DataError` for a loss of the wrong shape,
@@ -110,7 +111,7 @@ class FlatModel:
         self.measure_in(None)
         self.microbatch_size = microbatch_size
         self.calls = Calls(model, loss_fn, microbatch_size)
-        self.with_graph = False
+        self.with_graph, self.looked_at = False, 0.0
         self._same_dtype = all(p.dtype == self.dtype for p in self._parameters)
         self._restore: ExitStack | None = None
         self._last_gradients: Sequence[torch.Tensor] = ()

@@ -20,7 +20,7 @@ from llc_dynamics.sampling.calls import one_line
 from llc_dynamics.sampling.examination import agree, near
 from llc_dynamics.sampling.flat_model import FlatModel, real_parts
 from llc_dynamics.sampling.kernel import Evaluation
-from llc_dynamics.seeding import derive_seed, isolated_generators
+from llc_dynamics.seeding import isolated_generators
 
 ChainMethod = Literal["auto", "loop", "vmap"]
 
@@ -94,7 +94,7 @@ class VmapModel:
 
 def vmap_problem(model: FlatModel, contents: Sequence[Any], batch_size: int, seed: int) -> str | None:
     """Why `torch.vmap` does not give what one chain after the other gives near w*; None if it does."""
-    positions = torch.stack([near(model, derive_seed(seed, chain)) for chain in range(len(contents))])
+    positions = near(model, seed).repeat(len(contents), 1)
 
     def found(group: LoopModel | VmapModel, numbers: int) -> Evaluation:
         with isolated_generators(numbers):

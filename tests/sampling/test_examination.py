@@ -183,6 +183,22 @@ def test_a_gradient_that_is_not_finite_is_named():
         value(Wrapped(forward), cross_entropy, classes())
 
 
+def test_weights_that_have_bounds_are_looked_at_closer_by():
+    class Scale(nn.Module):
+        def __init__(self, checks):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.scale, self.checks = nn.Linear(5, 3), nn.Parameter(torch.tensor([3.0, 4.0, 1e-2])), checks
+
+        def forward(self, x):
+            scale = torch.linalg.cholesky(torch.diag(self.scale)) if self.checks else torch.diag(self.scale.sqrt())
+            return self.layer(x) @ scale
+
+    fine = ld.SGLD(1e-8, localization=20.0)
+    assert_as(Scale(True), Scale(False), sampler=fine, rtol=1e-3)
+    assert_as(Scale(True), Scale(False), sampler=fine, rtol=1e-3, chain_method="vmap")
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
