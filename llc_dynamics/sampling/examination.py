@@ -161,7 +161,7 @@ class _Look:
 
 
 def near(model: FlatModel, seed: int) -> torch.Tensor:
-    """w* and noise of `looked_at` times the size of each weight's tensor (root mean square), [d]; a little for zeros."""
+    """w* and noise of `looked_at` times the root mean square of each tensor, [d]; a little for a tensor of zeros."""
     generator = torch_generator(seed, "near", device=model.device)
     noise = torch.randn(model.dimension, generator=generator, device=model.device, dtype=model.dtype)
     parts = model.origin.split(list(model.sizes))
