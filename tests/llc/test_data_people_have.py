@@ -390,6 +390,13 @@ class TestNumbers:
         np.testing.assert_array_equal(first.values, again.values)
         assert stored == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "llc").rglob("*.h5")}
 
+    @pytest.mark.parametrize("steps", ["all", 10, torch.tensor(10), [0.5], ["last"]])
+    def test_steps_that_are_none(self, tmp_path, steps):
+        with ld.TrajectoryWriter(tmp_path / "run", network()) as writer:
+            writer.record(0)
+        with pytest.raises(ConfigError, match=r"steps.* must be a"):
+            ld.llc_curve(tmp_path / "run", network(), by_place, samples(), steps=steps)
+
     def test_calibrate_and_spectrum(self):
         loss_fn = ld.behavioural(lambda model, batch: model(batch["x"]))
         data = {"x": samples()[0].numpy()}
