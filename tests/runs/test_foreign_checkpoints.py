@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import llc_dynamics as ld
+from llc_dynamics.cli import main
 from llc_dynamics.errors import CorruptRunError, DataError, LLCDynamicsError, ManifestMismatchError
 from llc_dynamics.runs import find_checkpoints
 from llc_dynamics.runs.weight_files import load_state
@@ -376,6 +377,22 @@ def test_buffers_of_another_version_of_the_library(tmp_path, made):
     require_curve(fresh, make, {step: state | own for step, state in states.items()}, tmp_path / "direct")
 
 
+def test_a_parameter_with_the_name_of_a_mask_is_a_parameter(tmp_path):
+    model = nn.Module()
+    model.attn = nn.Module()
+    model.attn.bias = nn.Parameter(torch.rand(2, 3))
+    model.attn.weight = nn.Parameter(torch.rand(2))
+    save(dict(model.state_dict()), tmp_path / "given" / "step1.pt")
+    save({"attn.weight": torch.ones(2)}, tmp_path / "fewer" / "step1.pt")
+    known = ld.import_checkpoints(tmp_path / "given", tmp_path / "run", model=model)
+    assert {entry.kind for entry in known.manifest.state.entries} == {"parameter"}
+    with pytest.raises(ManifestMismatchError, match=r"'attn\.bias' \[2, 3\] is in the model, but not in the file"):
+        ld.import_checkpoints(tmp_path / "fewer", tmp_path / "other", model=model)
+    del model.attn.bias
+    with pytest.raises(ManifestMismatchError, match=r"'attn\.bias' \[2, 3\] is in the run, but not in the model"):
+        known.load_into(model, 1)
+
+
 def test_what_the_function_depends_on_is_not_let_go(tmp_path):
     state = trained(network, (1,))[1]
     untracked, extra = network(), torch.ones(2, 2)
@@ -537,6 +554,14 @@ def test_extra_states_are_left_out(tmp_path, extra):
         assert list(known.state_dict(1)) == ["weight", "bias"]
         unknown = ld.import_checkpoints(tmp_path / "given", tmp_path / f"unknown{number}")
         np.testing.assert_array_equal(curve_of(known, make()), curve_of(unknown, make()))
+
+
+def test_the_command_line_says_in_a_line_what_is_left_out(tmp_path, capsys):
+    save(trained(network, (1,))[1] | {"\x1b[2J_extra_state": {}}, tmp_path / "given" / "step1.pt")
+    assert main(["import", str(tmp_path / "given"), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{tmp_path / 'given'}: left out, as no weights of the model: \\x1b[2J_extra_state\n")
+    assert said.err == ""
 
 
 # --- What a later estimate would refuse -------------------------------------------------------------------------------
