@@ -5,6 +5,7 @@ import collections
 import datetime
 import enum
 import io
+import json
 import os
 import pathlib
 import random
@@ -252,6 +253,17 @@ def test_wrappers_anywhere_in_the_names(tmp_path, kind):
             run.load_into(wrapped, 7)
             found = dict(wrapped.named_parameters())
             assert torch.equal(next(iter(found.values())), states[7]["0.weight"])
+
+
+def test_wrappers_in_a_checkpoint_of_several_files(tmp_path):
+    state = trained(network, (3,))[3]
+    weight_map = {f"module.{name}": f"pytorch_model-0000{name[0]}-of-00003.bin" for name in state}
+    for file in set(weight_map.values()):
+        part = {name: tensor for name, tensor in prefixed(state, "module.").items() if weight_map[name] == file}
+        save(part, tmp_path / "given" / "step3" / file)
+    index = json.dumps({"weight_map": weight_map})
+    (tmp_path / "given" / "step3" / "pytorch_model.bin.index.json").write_text(index)
+    require_all(tmp_path / "given", tmp_path, network, {3: state})
 
 
 def test_two_copies_of_the_model_in_one_file(tmp_path):
