@@ -279,6 +279,16 @@ def test_two_copies_of_the_model_in_one_file(tmp_path):
     with pytest.warns(UserWarning, match=r"left out, as no weights of the model: ema\.module\.0\.weight"):
         run = ld.import_checkpoints(tmp_path / "both", tmp_path / "second", model=network())
     assert torch.equal(run.state_dict(1)["0.weight"], state["0.weight"])
+    save(prefixed(state, "ema_model.") | state, tmp_path / "averaged" / "step2.pt")
+    save(state, tmp_path / "averaged" / "step0.pt")
+    with pytest.warns(UserWarning, match=r"left out, as no weights of the model: ema_model\.0\.weight"):
+        ld.import_checkpoints(tmp_path / "averaged", tmp_path / "later", model=network())
+    # one tensor is not taken for two parameters of the model
+    half = nn.Linear(4, 2, bias=False)
+    half.net = nn.Linear(4, 2, bias=False)
+    save({"weight": torch.ones(2, 4)}, tmp_path / "half" / "step1.pt")
+    with pytest.raises(ManifestMismatchError, match=r"'net\.weight' \[2, 4\] is in the model, but not in the file"):
+        ld.import_checkpoints(tmp_path / "half", tmp_path / "other", model=half)
     run = ld.import_checkpoints(tmp_path / "given", tmp_path / "run", model=network(), strip_prefix="teacher.")
     assert torch.equal(run.state_dict(1)["0.weight"], other["0.weight"])
 
