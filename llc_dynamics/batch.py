@@ -112,8 +112,13 @@ def parts(batch: Any, size: int) -> Iterator[Any]:
 
 
 def shapes_of(batch: Any) -> str:
-    """The tensors of a batch in words: 'tuple of float32 [64, 5], int64 [64]'."""
-    listed = [f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}" for leaf in leaves(batch)]
+    """The tensors of a batch in words: 'tuple of float32 [64, 5], int64 [64]', or 'dict of x float32 [64, 5]'."""
+    parts = list(batch.items()) if isinstance(batch, Mapping) else [("", each) for each in leaves(batch)]
+    listed = [
+        f"{key} {str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}".strip()
+        for key, part in parts
+        for leaf in leaves(part)
+    ]
     shown = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
     return shown if isinstance(batch, Tensor) else f"{type(batch).__name__} of {shown or 'no tensors'}"
 

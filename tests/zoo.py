@@ -643,7 +643,7 @@ def bfloat16():
     )
 
 
-@animal(vmap=NO_VMAP, digits=0.3)
+@animal(digits=0.3)
 def mixed_precision_in_the_loss():
     def loss_fn(model, batch):
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -17,7 +17,7 @@ from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
-from llc_dynamics.llc.problem import Problem, checkpoints_of, largest_curvature_of
+from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
 from llc_dynamics.llc.settings import EstimateSettings
@@ -58,7 +58,8 @@ def calibrate(
 ) -> Calibration:
     """Choose kernel, step size, localisation, batch size, burn-in and draws for all checkpoints of a run, or of runs.
 
-    1. The largest curvature h of the loss at each checkpoint, by power iteration.
+    1. The largest curvature h of the loss at each checkpoint, by power iteration. Where the Hessian vanishes, as at
+       all-zero factors, that at draws of N(w*, 1/gamma).
     2. A ladder of localisations, the last of which uses up `gradients`; estimates with two chains on each rung.
        Chosen is the smallest gamma at which the chains are in equilibrium at every checkpoint (virial ratio overall and
        by block, halves, chains); or a larger one from which on the estimate does not change, a plateau.
@@ -127,20 +128,15 @@ def calibrate_problems(
         with problems[0].opened(start) as (flat, batches):
             device = flat.device
         workers = workers if workers > 1 and can_fork(device, threads, "calibrate") else 0
-        measured = in_processes(
-            lambda problem: largest_curvature_of(problem, start), problems, min(workers, len(problems))
-        )
-        curvature = max((found for found in measured if not math.isnan(found)), default=math.nan)
-        if not (curvature > 0 and math.isfinite(curvature)):
-            raise ConfigError(
-                f"the loss has no curvature at w* (largest eigenvalue found: {curvature:.3g}), so there is nothing to "
-                "calibrate for: do the sampled parameters have any effect on it?"
-            )
+
+        def largest(measure: Callable[[Problem], float]) -> float:
+            found = in_processes(measure, problems, min(workers, len(problems)))
+            return max((each for each in found if not math.isnan(each)), default=math.nan)
 
         def estimates(jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
             return in_processes(partial(_estimated, store=store), jobs, workers, count)
 
-        search = Search(estimates, list(problems), batches, curvature, options)
+        search = Search(estimates, largest, list(problems), batches, options)
         found = search.run() if options.trials else search.by_rule()
     if progress is not None:
         progress(most, most)  # what was not needed counts as done

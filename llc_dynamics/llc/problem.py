@@ -15,13 +15,12 @@ from torch import nn
 
 from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc.settings import EstimateSettings, Loss
+from llc_dynamics.ranges import whole_numbers
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
 from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch
 from llc_dynamics.sampling.examination import examine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
-from llc_dynamics.sampling.group_model import LoopModel
-from llc_dynamics.sampling.harmonic import largest_curvature
 from llc_dynamics.sampling.kernel import widened
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.seeding import isolated_generators, torch_generator
@@ -122,25 +121,11 @@ def checkpoints_of(run: Trajectory | str | Path, steps: Iterable[int] | None) ->
     Raises `ConfigError` if there are none, `StepNotStoredError` for one without weights.
     """
     run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
+    wanted = sorted(set(whole_numbers("steps", run.weight_steps if steps is None else steps, 0)))
     if not wanted:
         raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints with weights")
     require_steps(run, wanted)
     return run, wanted
-
-
-def largest_curvature_of(problem: Problem, settings: EstimateSettings) -> float:
-    """Largest curvature of the loss of one batch at w*."""
-    seed = settings.seed
-    with problem.opened(settings) as (flat, batches), isolated_generators(seed):
-        content = flat.prepare(next(batches.stream(seed, "curvature")).content, batches.batch_size)
-        directions = torch_generator(seed, "curvature direction")
-        start = torch.randn((1, flat.dimension), generator=directions, dtype=flat.dtype, device="cpu").to(flat.device)
-        loop = LoopModel(flat)
-        found = largest_curvature(
-            lambda positions: loop.evaluate(positions, [content], batches.batch_size), flat.origin[None], start
-        )
-    return float(found[0])
 
 
 def losses_around(problem: Problem, gamma: float, settings: EstimateSettings) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from itertools import pairwise
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
+from llc_dynamics.llc.curvature import Curvature, Measure
 from llc_dynamics.llc.problem import Problem, losses_around
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Loss
@@ -37,8 +38,6 @@ _LEAST_DRAWS = 24
 _LEAST_BURN_IN = 12
 # Effective draws that an estimate should end up with; below 50 its own error is too uncertain (`Thresholds`).
 _ENOUGH_EFFECTIVE = 75.0
-# Gradients that the curvature takes.
-_CURVATURE_GRADIENTS = 26
 # Rungs of the ladder of gamma, as shares of the ratio that the budget allows.
 RUNGS = (0.25, 0.5, 1.0)
 # A change below this share of the estimate, from one rung to the next, is a plateau. One rung is a factor 4 in gamma.
@@ -52,22 +51,27 @@ _SMALLEST_RATIO = 3.0
 #: Most trials apart from those of the ladder.
 MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
 
+_NOT_EXPLORED = {"never_moved", "not_explored", "block_not_explored", "exploration_unknown", "few_accepted", "drifting"}
+
 Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[LLCResult]]
 
 
 class Search:
-    """The state of one calibration; `estimates` makes an estimate for each (problem, settings), in their order."""
+    """The state of one calibration.
+
+    `estimates` makes an estimate for each (problem, settings), in their order; `largest` as in `Curvature`.
+    """
 
     def __init__(
         self,
         estimates: Estimates,
+        largest: Callable[[Measure], float],
         problems: list[Problem],
         batches: Batches,
-        curvature: float,
         options: CalibrationOptions,
     ) -> None:
         self._estimates, self._problems, self._batches = estimates, problems, batches
-        self._curvature, self._options = curvature, options
+        self._options = options
         self._nbeta = options.start.nbeta(batches.num_samples) if options.nbeta is None else float(options.nbeta)
         self._whole = isinstance(batches, FixedBatches) and batches.batch_size == batches.length
         self._loss: Loss = "behavioural" if all(p.loss == "behavioural" for p in problems) else "given"
@@ -84,14 +88,16 @@ class Search:
         self._made: dict[tuple[str, EstimateSettings], LLCResult] = {}
         self._trials: list[Trial] = []
         self._findings: list[Finding] = []
-        self._gradients = _CURVATURE_GRADIENTS * len(problems)
+        self._gradients = 0  # of the trials
+        self._curvature = Curvature(largest, options.start, self._nbeta, self._largest_ratio)
 
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
         settings = self._settings(self._largest_ratio, self._options.num_chains)
+        curvature = self._curvature.at(self._largest_ratio)
         self._found(
             "untried",
-            f"chosen by curvature ({self._curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
+            f"chosen by curvature ({curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
             "nothing was tried out",
         )
         return self._result(settings, plateau=False)
@@ -123,6 +129,10 @@ class Search:
             chosen, plateau, before = ratio, steady, rows
         if chosen is None:
             trial = against[0]
+            codes = {reason.code for each in against for reason in each.reasons}
+            # the curvature at w* may be that of a few directions, where it vanishes in all others
+            if self._corrected and codes & _NOT_EXPLORED and self._curvature.leave_origin():
+                return self._resolution()
             self._found(
                 "not_explored",
                 f"NOT EXPLORED even at gamma {self._gamma(rungs[0]):.4g}, the largest that was tried: expect "
@@ -132,7 +142,8 @@ class Search:
             return rungs[0], False
         gamma = self._gamma(chosen)
         if plateau:
-            self._found("plateau", f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g} is on it")
+            times = "twice" if self._curvature.degenerate else "four times"
+            self._found("plateau", f"plateau: {times} the gamma gives the same estimate; gamma {gamma:.4g} is on it")
         else:
             self._found(
                 "no_plateau",
@@ -277,14 +288,15 @@ class Search:
         gamma = self._gamma(ratio)
         sampler: Kernel
         if self._corrected:
-            passage = ratio / _STEP
+            # where the Hessian vanishes chains wander along valleys: the whole budget for every rung
+            passage = (self._largest_ratio if self._curvature.degenerate else ratio) / _STEP
             length = int(min(max(passage / 4, 4), _STEPS_OF_TRAJECTORY))
             hold = None if self._whole else math.ceil(_BATCH_PASSAGES * passage / length)
             sampler = MALT(nbeta=self._nbeta, localization=gamma, num_steps=length, updates_per_batch=hold)
             every = 1
         else:
             passage, length = ratio / _UNCORRECTED_STEP, 1
-            stiffest = math.sqrt(self._nbeta * self._curvature + gamma)
+            stiffest = math.sqrt(self._nbeta * self._curvature.at(ratio) + gamma)
             sampler = Underdamped(_UNCORRECTED_STEP / stiffest, nbeta=self._nbeta, localization=gamma)
             every = max(1, min(8, int(passage / 8)))
         return EstimateSettings(
@@ -300,16 +312,16 @@ class Search:
 
     def _gamma(self, ratio: float) -> float:
         """Three digits are enough, and read better."""
-        return float(f"{self._nbeta * self._curvature / ratio**2:.3g}")
+        return float(f"{self._nbeta * self._curvature.at(ratio) / ratio**2:.3g}")
 
     def _result(self, settings: EstimateSettings, plateau: bool) -> Calibration:
         return Calibration(
             settings=settings,
             loss=self._loss,
             trials=tuple(self._trials),
-            findings=tuple(self._findings),
+            findings=(*self._findings, *self._curvature.findings()),
             plateau=plateau,
-            num_gradients=self._gradients,
+            num_gradients=self._gradients + self._curvature.num_gradients * len(self._problems),
         )
 
 

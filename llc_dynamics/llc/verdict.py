@@ -165,22 +165,54 @@ def loss_share(result: LLCResult) -> float:
     return result.virial - pull if math.isfinite(pull) else result.virial
 
 
+def localization_heat(result: LLCResult) -> float:
+    """eps gamma / 4: the share of the virial ratio that is heat of SGLD's localisation; 0 for other kernels.
+
+    Its step leaves in a direction of curvature h, with a = nbeta h + gamma, the virial ratio V = 1/(1 - eps a/4), so
+    that V - 1 = (eps/4) (nbeta h + gamma) V. Over d directions, whatever their curvatures, the localisation's part of
+    that is eps gamma/4 of the whole ratio, and the rest
+
+        (1 - eps gamma/4) virial - 1 = (1/d) sum_i (nbeta h_i / a_i) (V_i - 1)
+
+    is the heat that reaches the estimate, 2/d times its bias. Flat directions have none of it. RMSpropSGLD has eps G_i
+    for eps, with G_i known to the chains alone: it is judged by the whole ratio.
+    """
+    sampler = result.settings.get("sampler", {})
+    heat = sampler["step_size"] * result.localization / 4 if sampler.get("kernel") == "SGLD" else 0.0
+    return heat if math.isfinite(heat) else 0.0
+
+
 def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     value, error = result.virial, result.virial_error
     allowance = limits.virial_errors * error
     shown = f"virial ratio {value:.3f} ± {error:.3f}, 1 in equilibrium"
     share = loss_share(result)
-    excess = value - allowance - 1
+    of_localization = localization_heat(result)
+    cooled = (1 - of_localization) * value
     # the heat of SGLD's step, twice its bias, would make up for directions that are not explored
     heat = 2 * result.sgld_bias / result.dimension if math.isfinite(result.sgld_bias) else 0.0
-    if value - heat + allowance < limits.virial_low:
-        of_heat = f", of which {heat:.2g} is heat" if heat > 0.01 else ""
+    # exact for a quadratic, and without the noise of the flat directions, as `sgld_bias` is
+    bias = result.sgld_bias + of_localization * share * result.dimension / 2
+
+    def hot(ratio: float) -> bool:
+        return 0 < limits.heating * share < ratio - 1 - max(limits.virial_errors, _SURE) * error
+
+    if cooled - heat + allowance < limits.virial_low:
+        known = value - cooled + heat
+        of_heat = f", of which {known:.2g} is heat" if known > 0.01 else ""
         advice = "more steps, a larger step_size or a larger localization"
         yield Finding("not_explored", f"not explored: {shown}{of_heat}; {advice}")
-    elif excess > limits.virial_high - 1 or 0 < limits.heating * share < min(excess, value - 1 - _SURE * error):
+    elif (
+        value - allowance > limits.virial_high
+        or hot(cooled)
+        # heat that is the localisation's alone is no reason, unless its like in the curved directions shows
+        or (hot(value) and not bias <= limits.errors * result.standard_error)
+    ):
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
         yield Finding("heated", f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size")
-    elif not (error <= limits.max_virial_error and limits.virial_low <= value - heat <= limits.virial_high):
+    elif not (
+        error <= limits.max_virial_error and limits.virial_low <= cooled - heat and value - heat <= limits.virial_high
+    ):
         # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
         yield Finding(
             "exploration_unknown",

@@ -17,6 +17,9 @@ from llc_dynamics.sampling.kernel import Evaluate, Target
 _POWER_ITERATIONS = 12
 # Relative size of the displacement of the finite difference along which a curvature is measured.
 _DISPLACEMENT = 1e-3
+# Of nbeta L: d directions have d/2 of it in equilibrium at most.
+_MOST_ENERGY = 0.5
+_SHORTER, _SMALLEST_REACH = 0.25, 1e-12
 
 
 class Rotation:
@@ -67,3 +70,38 @@ def largest_curvature(evaluate: Evaluate, position: torch.Tensor, start: torch.T
         largest = torch.where(size.isfinite(), torch.maximum(largest, size), largest)
         direction = torch.where((size > 0)[:, None], change / size.clamp_min(1e-30)[:, None], direction)
     return largest
+
+
+def beyond(evaluate: Evaluate, position: torch.Tensor, displacement: torch.Tensor, nbeta: float) -> torch.Tensor:
+    """Whether nbeta L rises by more than chains meet in equilibrium, d/2, at this distance from `position`, bool [g].
+
+    The mean over both sides, which holds nothing of the slope of a batch's loss. One that is not finite is too high.
+    """
+    sides = evaluate(position + displacement).loss + evaluate(position - displacement).loss
+    rise = nbeta * (sides / 2 - evaluate(position).loss)
+    return ~(rise <= _MOST_ENERGY * position.shape[1])
+
+
+def curvature_for_steps(
+    evaluate: Evaluate,
+    position: torch.Tensor,
+    start: torch.Tensor,
+    momentum: torch.Tensor,
+    target: Target,
+    share: float,
+) -> torch.Tensor:
+    """The largest curvature h [g] that a step of `share` / sqrt(nbeta h + gamma) from `position` [g, d] meets.
+
+    It is that at `position`, as in every quadratic. Where the Hessian vanishes, as at all-zero factors, such a step
+    would leave everything that chains meet: there it is the curvature at a distance at which the loss is one that they
+    do meet. `start`, `momentum` [g, d] are random directions.
+    """
+    curvature = largest_curvature(evaluate, position, start)
+    reach = share / (target.nbeta * curvature + target.localization).sqrt().clamp_min(_SMALLEST_REACH)
+    far = beyond(evaluate, position, reach[:, None] * momentum, target.nbeta)
+    if not far.any():
+        return curvature
+    while far.any() and reach.min() > _SMALLEST_REACH:
+        reach = torch.where(far, _SHORTER * reach, reach)
+        far = beyond(evaluate, position, reach[:, None] * momentum, target.nbeta)
+    return torch.maximum(curvature, largest_curvature(evaluate, position + reach[:, None] * momentum, start))

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.sampling.harmonic import Rotation, kick_time, largest_curvature
+from llc_dynamics.sampling.harmonic import Rotation, curvature_for_steps, kick_time
 from llc_dynamics.sampling.kernel import (
     ChainState,
     Evaluate,
@@ -109,7 +109,8 @@ class Underdamped(Kernel[State]):
         momentum = noise.normal(torch.empty_like(position))
         if self.step_size is None:
             start = noise.normal(torch.empty_like(position))
-            stiffest = target.nbeta * largest_curvature(evaluate, position, start) + target.localization
+            curvature = curvature_for_steps(evaluate, position, start, momentum, target, _STEP_OF_FREQUENCY)
+            stiffest = target.nbeta * curvature + target.localization
             time = (_STEP_OF_FREQUENCY / stiffest.sqrt().clamp_min(1e-12))[:, None]
         else:
             time = torch.full((len(position), 1), self.step_size, dtype=position.dtype, device=position.device)

@@ -6,14 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from estimates import estimate, result_of, texts
+from estimates import codes, estimate, result_of, texts
 from problems import NO_DATA, Vector, outputs, quadratic, regression, squared_error
 from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError
+from llc_dynamics.llc.verdict import localization_heat, loss_share
 from llc_dynamics.sampling import ChainTraces
-from llc_dynamics.theory import DeepLinearData, rank_minimal_network
+from llc_dynamics.theory import DeepLinearData, quadratic_llc, quadratic_sgld_llc, rank_minimal_network
 
 KERNELS = [
     ld.SGLD(100.0, 50.0, 1.0),
@@ -218,12 +219,78 @@ class TestVerdict:
         assert result(virial=low).converged
         (reason,) = texts(result(virial=low, gradient_square=np.full((4, 500), 36.0), sampler=ld.SGLD(0.1)).reasons)
         assert reason.startswith("not explored: virial ratio 0.929")
-        assert "of which 0.09 is heat" in reason
+        assert "of which 0.092 is heat" in reason
 
     def test_growing_distance_is_not_explored(self):
         (reason,) = texts(result(distance=10 + 0.1 * white(1) + np.linspace(0, 4, 500)).reasons)
         assert reason.startswith("still drifting: |w - w*|^2")
         assert "not explored yet" in reason
+
+
+def curved_and_flat(model, batch):
+    """Curvatures `batch[1]` in the first directions, none in the others; `batch[0]` is gradient noise, both [B, k]."""
+    noise, curvatures = batch
+    curved = model.w[: noise.shape[1]] - 2
+    return (curvatures * curved.square()).sum(1) / 2 + noise @ curved
+
+
+class TestKnownHeatOfSGLD:
+    """Flat directions have a virial ratio of 1/(1 - eps gamma/4). Here nbeta = gamma, so that a = gamma (1 + h)."""
+
+    def run(self, curvatures, flat, step, noise=0.0, gamma=100.0, **others):
+        count = len(curvatures)
+        model = Vector(count + flat)
+        model.w.data.fill_(2.0)
+        half = noise * torch.randn(100, count, generator=torch.Generator().manual_seed(0))
+        data = torch.cat([half, -half]), torch.tensor(curvatures).expand(200, count)
+        settings = {"num_draws": 150, "num_burnin": 100, "steps_per_draw": max(1, int(0.4 / step / gamma)), "seed": 3}
+        sampler = ld.SGLD(step, 100.0, gamma)
+        return estimate(model, curved_and_flat, data, sampler=sampler, batch_size=20, **settings, **others)
+
+    def test_many_flat_directions(self):
+        found = self.run([2.0] * 20, 4_000, 4e-4)
+        assert localization_heat(found) == pytest.approx(0.01)
+        assert found.virial - 1 > 5 * found.virial_error
+        assert abs(found.virial * 0.99 - 1) < 4 * found.virial_error + 1e-4
+        assert found.converged, found.reasons
+
+    def test_in_units_of_the_weights(self):
+        """Weights of 2: gamma/2 |w - w*|^2 / 4, the heat as before, and nbeta h / gamma four times as large."""
+        found = self.run([0.5] * 20, 4_000, 4e-4, metric="relative")
+        assert found.virial - 1 > 5 * found.virial_error
+        assert found.converged, found.reasons
+        assert abs(found.llc - 10 * 2 / 3) < 4 * found.standard_error + 0.02 * found.llc
+
+    def test_mixed_curvatures(self):
+        """What is left of the virial ratio is 2/d times the bias of the estimate, whatever the curvatures."""
+        curvatures, flat, step = [0.1] * 40 + [1.0] * 40 + [8.0] * 20, 100, 2e-3
+        found = self.run(curvatures, flat, step, num_chains=8)
+        exact = [h * 100 for h in curvatures] + [0.0] * flat
+        bias = quadratic_sgld_llc(exact, 1.0, 100.0, step) - quadratic_llc(exact, 1.0, 100.0)
+        left = found.dimension / 2 * ((1 - localization_heat(found)) * found.virial - 1)
+        assert abs(left - bias) < 4 * found.dimension / 2 * found.virial_error
+        known = found.sgld_bias + localization_heat(found) * loss_share(found) * found.dimension / 2
+        assert abs(known - bias) < 0.05 * bias
+        assert not found.converged
+
+    @pytest.mark.parametrize(
+        ("given", "code"),
+        [
+            (([2.0] * 20, 4_000, 4e-4, 10.0), "biased"),  # noise of the gradients, in the curved directions alone
+            (([0.5] * 200, 400, 1.4e-3), "heated"),  # 5.5%, many times the error
+            (([2.0] * 20, 4_000, 6e-3), "heated"),  # localisation alone takes the ratio above its limit
+        ],
+    )
+    def test_what_is_hot_stays_so(self, given, code):
+        assert code in codes(self.run(*given).reasons)
+
+    def test_of_the_kernel_that_has_it(self):
+        """The same traces: 1% is SGLD's heat at eps gamma = .04, and of no other kernel."""
+        made = {"virial": 1.0101 + 0.01 * white(2), "distance": 100 + 0.3 * white(1), "dimension": 10}
+        made |= {"gradient_square": np.full((4, 500), 1e-3), "localization": 0.1}
+        assert result(**made, sampler=ld.SGLD(0.4)).converged
+        for other in (ld.SGLD(0.1), ld.RMSpropSGLD(0.4), ld.Underdamped(0.2)):
+            assert codes(result(**made, sampler=other).reasons) == ["heated"]
 
 
 class TestNotes:
