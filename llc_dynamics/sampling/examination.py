@@ -12,6 +12,7 @@ from llc_dynamics.batch import leaves
 from llc_dynamics.errors import DataError
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.flat_model import FlatModel
+from llc_dynamics.sampling.kernel import widened
 from llc_dynamics.seeding import isolated_generators, torch_generator
 
 # Distances from w* at which is looked, as shares of the weights' size: the first at which the loss can be evaluated. A
@@ -145,7 +146,7 @@ class _Look:
 
         def mean_at(position: torch.Tensor) -> float:
             with isolated_generators(self._seed):
-                return float(model.losses(position, prepared, self._size).double().mean())
+                return float(widened(model.losses(position, prepared, self._size)).mean())
 
         def changes(share: float) -> NDArray[np.float64]:
             ends = [(mean_at(self._near + share * way), mean_at(self._near - share * way)) for way in ways]
