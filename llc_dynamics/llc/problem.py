@@ -18,7 +18,7 @@ from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.ranges import whole_numbers
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
-from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch
+from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch, usable_device
 from llc_dynamics.sampling.examination import examine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.kernel import widened
@@ -65,7 +65,7 @@ class Problem:
     def computed_on(self) -> torch.device:
         """The device that the estimates are computed on."""
         if self.device is not None:
-            return torch.device(self.device)
+            return usable_device(self.device)
         return next((p.device for p in self.model.parameters() if p.requires_grad), torch.device("cpu"))
 
     def at(self, run: Trajectory, step: int, several_runs: bool = False) -> Problem:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llc_dynamics.batch import leaves
 from llc_dynamics.errors import DataError
@@ -19,6 +21,8 @@ _NEAR = 0.1
 _AGREEMENT, _LOW_PRECISION = 0.01, 0.2
 # With and without gradients the operations are the same, unless something is not.
 _SAME = 1e-5
+# A derivative and a difference agree to this share: the loss bends little on so short a way, but has corners.
+_DERIVATIVE, _SHORT = 0.1, 0.1
 
 
 def examine(model: FlatModel, batches: Batches, seed: int) -> None:
@@ -28,7 +32,7 @@ def examine(model: FlatModel, batches: Batches, seed: int) -> None:
     - A loss that fails without gradients, or has another value without them, is evaluated with them everywhere: L(w)
       and L(w*) are then computed in the same way.
     - A tensor that the loss depends on although autograd finds no gradient for it is an error: the chains would take
-      the gradient for zero.
+      the gradient for zero. So is a gradient that is there, and is not that of the loss.
     - Where microbatches are asked for, tensors of a batch that are not one row a sample stay whole, and the slices must
       have the losses of the whole.
 
@@ -41,6 +45,7 @@ def examine(model: FlatModel, batches: Batches, seed: int) -> None:
     look.at_writing()
     look.at_gradients()
     look.at_missing_gradients()
+    look.at_derivatives()
     if cut:
         look.at_slices()
 
@@ -102,6 +107,12 @@ class _Look:
                 for name, size in zip(model.names, model.sizes, strict=True)
             ]
         )
+        if len(missing) == len(found):
+            raise DataError(
+                "the losses have no gradient by any of the sampled parameters: compute them from the model that is "
+                "passed in, without torch.no_grad(), .detach(), .item() or NumPy, and not inside "
+                "torch.utils.checkpoint with use_reentrant=True"
+            )
         looked_at = slice(model.microbatch_size)
         here, again = self._losses(self._near)[looked_at], self._losses(self._near)[looked_at]
         there = self._losses(self._near + (near(model, self._seed + 1) - model.origin) * of_missing)[looked_at]
@@ -110,6 +121,39 @@ class _Look:
                 f"the loss depends on {_some(sorted(missing))}, but autograd finds no gradient for it: look for "
                 "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), .detach(), .data, .item(), "
                 "NumPy or torch.no_grad() inside the model, or leave it out with parameters="
+            )
+
+    def at_derivatives(self) -> None:
+        """How the loss changes along two directions, and what its gradient says of that.
+
+        Differences of losses that are rounded coarsely, or have steps, say nothing: those over half the way differ.
+        """
+        model = self._model
+        with isolated_generators(self._seed):
+            prepared = model.prepare(self._content, self._size)
+        with isolated_generators(self._seed):
+            gradient = model.losses_and_gradient(self._near, prepared, self._size)[1].clone()
+        ways = [near(model, self._seed + number) - model.origin for number in (2, 3)]
+
+        def mean_at(position: torch.Tensor) -> float:
+            with isolated_generators(self._seed):
+                return float(model.losses(position, prepared, self._size).double().mean())
+
+        def changes(share: float) -> NDArray[np.float64]:
+            ends = [(mean_at(self._near + share * way), mean_at(self._near - share * way)) for way in ways]
+            return np.array([(there - back) / (2 * share) for there, back in ends])
+
+        said, found = np.array([float((gradient * way).sum()) for way in ways]), changes(_SHORT)
+        off = np.abs(found - said).max()
+        if not off > _DERIVATIVE * np.abs(found).max():
+            return
+        if np.abs(found - changes(_SHORT / 2)).max() < _DERIVATIVE * off:
+            raise DataError(
+                f"along two directions the loss changes by {found[0]:.3g} and {found[1]:.3g}, and by the gradient that "
+                f"autograd finds it should be {said[0]:.3g} and {said[1]:.3g}: a part of it is missing or another. "
+                "Look for a part of the model that is detached or computed under torch.no_grad(), "
+                "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), hooks that change "
+                "gradients, and autograd functions whose backward is not the derivative of their forward"
             )
 
     def at_rows(self) -> None:
