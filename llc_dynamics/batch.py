@@ -1,8 +1,8 @@
 """Batches of any nesting: tensors, the samples first, in the containers that people use for them.
 
 Tuples, lists, dicts, named tuples and whatever else is registered with `torch.utils._pytree`; mappings of other kinds
-(`UserDict`, the `BatchEncoding` of Hugging Face, subclasses of dict) and dataclasses. What is in none of them is left
-as it is.
+(`UserDict`, the `BatchEncoding` of Hugging Face, subclasses of dict), dataclasses, and objects that hold tensors in
+attributes. What is in none of them is left as it is.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ def mapped(batch: Any, change: Callable[[Tensor], Tensor], others: Callable[[Any
             for each in dataclasses.fields(leaf):
                 if hasattr(leaf, each.name):  # past __init__, __post_init__ and frozen fields
                     object.__setattr__(fresh, each.name, mapped(getattr(leaf, each.name), change, others))
+            return fresh
+        if _holds_tensors(leaf):
+            fresh = copy.copy(leaf)
+            vars(fresh).update({name: mapped(value, change, others) for name, value in vars(leaf).items()})
             return fresh
         return leaf if others is None else others(leaf)
 
@@ -112,10 +116,22 @@ def parts(batch: Any, size: int) -> Iterator[Any]:
 
 
 def shapes_of(batch: Any) -> str:
-    """The tensors of a batch in words: 'tuple of float32 [64, 5], int64 [64]'."""
-    listed = [f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}" for leaf in leaves(batch)]
+    """The tensors of a batch in words: 'tuple of float32 [64, 5], int64 [64]', or 'dict of x float32 [64, 5]'."""
+    parts = list(batch.items()) if isinstance(batch, Mapping) else [("", each) for each in leaves(batch)]
+    listed = [
+        f"{key} {str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}".strip()
+        for key, part in parts
+        for leaf in leaves(part)
+    ]
     shown = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
     return shown if isinstance(batch, Tensor) else f"{type(batch).__name__} of {shown or 'no tensors'}"
+
+
+def _holds_tensors(leaf: Any) -> bool:
+    """Whether it is an object with tensors in its attributes; a model or a function is not meant."""
+    if callable(leaf) or not hasattr(leaf, "__dict__"):
+        return False
+    return any(isinstance(value, Tensor) for value in pytree.tree_leaves(list(vars(leaf).values())))
 
 
 def _mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:

@@ -27,6 +27,7 @@ def whole_number(name: str, value: float, at_least: int) -> int:
 
 def whole_numbers(name: str, values: Iterable[float], at_least: int) -> list[int]:
     """All of `values` as ints; `ConfigError` names the first that is not a whole number of `at_least` or more."""
+    values = plain_number(values)
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigError(f"{name} must be a list of whole numbers, for example [10, 10, 10]; got {values!r}")
     return [whole_number(f"{name}[{place}]", value, at_least) for place, value in enumerate(values)]

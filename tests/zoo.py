@@ -202,7 +202,7 @@ class Padded(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embedding = nn.Embedding(TOKENS, WIDTH, padding_idx=0)
+        self.embedding = nn.Embedding(TOKENS, WIDTH)
         layer = nn.TransformerEncoderLayer(WIDTH, 2, WIDTH, dropout=0.1, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2)
         self.out = head()
@@ -228,6 +228,23 @@ def padded_transformer_encoder():
 @animal()
 def padded_transformer_encoder_with_a_given_loss():
     return Padded(), cross_entropy, tokens()
+
+
+def averaged_with_padding(padding_idx):
+    return bag_of_tokens(padding_idx=padding_idx), cross_entropy, tokens()
+
+
+@animal()
+def embedding_without_padding_row():
+    model, loss_fn, data = averaged_with_padding(None)
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    return model, loss_fn, data
+
+
+@animal(twin="embedding_without_padding_row")
+def embedding_whose_padding_row_has_no_gradient():
+    return averaged_with_padding(0)
 
 
 @animal()
@@ -423,6 +440,32 @@ def reentrant_checkpoint_of_the_first_block():
 @animal(loop=NO_REENTRANT, vmap=NO_REENTRANT, microbatch=NO_REENTRANT)
 def reentrant_checkpoint_of_the_last_block():
     return Checkpointed(reentrant=True, first=False), cross_entropy, points()
+
+
+class HalfReentrant(Tied):
+    """Of a tensor that is used twice, one use is hidden from autograd."""
+
+    def forward(self, t):
+        return self.out(checkpoint(lambda t: self.embedding(t).cumsum(1).tanh(), t, use_reentrant=True))
+
+
+@animal(loop=NO_REENTRANT, vmap=NO_REENTRANT, microbatch=NO_REENTRANT)
+def reentrant_checkpoint_that_hides_one_of_two_uses():
+    return HalfReentrant(), language_model, tokens()
+
+
+@animal(loop="detached", vmap="detached", microbatch="detached")
+def trunk_that_is_detached_in_one_of_two_uses():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.one, self.other = nn.Linear(5, WIDTH), head(), head()
+
+        def forward(self, x):
+            h = self.trunk(x).tanh()
+            return self.one(h) + self.other(h.detach())
+
+    return TwoHeads(), cross_entropy, points()
 
 
 class Forces(nn.Module):
@@ -643,7 +686,7 @@ def bfloat16():
     )
 
 
-@animal(vmap=NO_VMAP, digits=0.3)
+@animal(digits=0.3)
 def mixed_precision_in_the_loss():
     def loss_fn(model, batch):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -883,6 +926,45 @@ class Pair:
 @animal(twin="drawn")
 def dataclass_batch():
     return network(), lambda m, b: (b.weight - 1) * cross_entropy(m, (b.x, b.y)), drawing(Pair)
+
+
+class Graph:
+    """Nothing that torch knows: tensors as attributes."""
+
+    def __init__(self, x, y):
+        self.x, self.y, self.name = x, y, "graph"
+
+
+@animal(twin="drawn")
+def object_with_tensors_in_attributes():
+    def loss_fn(model, batch):
+        batch.x *= 1
+        batch.name = "seen"
+        return cross_entropy(model, (batch.x, batch.y))
+
+    return network(), loss_fn, drawing(Graph)
+
+
+@animal(microbatch=NO_MICROBATCH)
+def edges_for_the_whole_batch():
+    def loss_fn(model, batch):
+        x, edges, y = batch
+        return cross_entropy(model, (x.index_add(0, edges[1], x[edges[0]]), y))
+
+    def with_edges(x, y):
+        return x, torch.stack([torch.arange(len(x)), torch.arange(len(x)).roll(1)]), y
+
+    return network(), loss_fn, drawing(with_edges)
+
+
+@animal(vmap=NO_VMAP, microbatch=NO_MICROBATCH)
+def sparse_features():
+    def loss_fn(model, batch):
+        first, *others = model
+        h = torch.sparse.mm(batch[0], first.weight.T) + first.bias
+        return cross_entropy(nn.Sequential(*others), (h, batch[1]))
+
+    return network(), loss_fn, drawing(lambda x, y: (x.relu().to_sparse(), y))
 
 
 @animal(vmap=NO_VMAP)

@@ -17,6 +17,7 @@ from torch import nn
 from llc_dynamics.adapters.probes import ModelFunction, loop_probes
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
 from llc_dynamics.runs import rewind_run
+from llc_dynamics.settings import plain_number
 from llc_dynamics.systems.description import Description
 from llc_dynamics.systems.measure import PROBES, Observer
 from llc_dynamics.systems.registry import calling
@@ -122,6 +123,8 @@ class Recorder:
         self._observe = Observer()
         self._state = state
         self._seal_seconds = seal_seconds
+        if not isinstance(steps, Iterable):
+            raise ConfigError(f"steps: give the steps to record, such as ld.checkpoint_schedule(1000); got {steps!r}")
         self._schedule = sorted({step_number(step) for step in steps})
         if not self._schedule:
             raise ConfigError("steps: the schedule is empty; give the steps to record, see checkpoint_schedule")
@@ -235,7 +238,7 @@ class Recorder:
         DataError
             A step 0 that was scheduled and is missing; a value of another shape or type than it should have.
         """
-        self._seen = step
+        self._seen = step = plain_number(step)
         if not self.due(step):
             return False
         if self._recorded < 0 and self._last_held < 0 and self._schedule[:2] == [0, step]:
@@ -248,13 +251,13 @@ class Recorder:
 
     def record(self, step: int, metrics: Metrics | None = None, samples: Mapping[str, Any] | None = None) -> None:
         """Record the model as it is, whatever the schedule says."""
+        step = plain_number(step)
         writer = self._writer
         if writer is None:
             return
         values: dict[str, Any] | None = self._held.get(step)
         if values is None:
-            given = (metrics or {}).items()
-            values = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in given}
+            values = dict(metrics or {})
         outputs = None
         if self._probes is not None:
             measured = self._probes.measure(self._model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,7 @@ def import_(
         str | None, arg(help="Where the state dict is in .pt files that hold more: 'model', 'a/b'.", metavar="KEY")
     ] = None,
     strip_prefix: Annotated[
-        str, arg(help="Remove this from the beginning of all tensor names: 'module.'.", metavar="PREFIX")
+        str, arg(help="Remove this from the beginning of all tensor names: 'model.'.", metavar="PREFIX")
     ] = "",
 ) -> None:
     """Make a run of a file of `export`, bit for bit, or of a folder of PyTorch or safetensors checkpoints.
@@ -63,10 +64,12 @@ def import_(
     from llc_dynamics.runs import import_checkpoints, import_run
 
     if source.is_dir():
-        with progress_of(f"import {source.name}") as progress:
+        with progress_of(f"import {source.name}") as progress, warnings.catch_warnings(record=True) as said:
             run = import_checkpoints(
                 source, out, pattern=pattern, key=key, strip_prefix=strip_prefix, progress=progress
             )
+        for each in said:
+            print(each.message)
         print(f"imported: {out}, {len(run)} checkpoints, steps {run.steps[0]} to {run.steps[-1]}")
         print("The model is known to you alone: estimate in Python, ld.llc_curve(run, model, loss_fn, data).")
         return

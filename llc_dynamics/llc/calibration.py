@@ -13,6 +13,7 @@ from typing import Any
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
+from llc_dynamics.ranges import finite_number
 from llc_dynamics.seeding import derive_seed
 from llc_dynamics.settings import load_toml, with_plain_numbers
 from llc_dynamics.trajectory.files import storage_errors, write_whole
@@ -35,8 +36,8 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         with_plain_numbers(self)
-        if self.nbeta is not None and not (self.nbeta > 0 and math.isfinite(self.nbeta)):
-            raise ConfigError(f"nbeta must be a positive number, or None for n / log n; got {self.nbeta!r}")
+        if self.nbeta is not None:
+            finite_number("nbeta (or None for n / log n)", self.nbeta, zero=False)
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
         derive_seed(self.seed)  # says what is wrong with it before anything is tried

@@ -27,6 +27,7 @@ from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.llc.verdict import judged
 from llc_dynamics.progress import progress_bars
+from llc_dynamics.ranges import whole_numbers
 from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
@@ -80,7 +81,7 @@ class LLCCurve(Curve):
         """
         folder = curve_folder(Path(run.path if isinstance(run, Trajectory) else run), name)
         points = stored_points(folder)
-        wanted = sorted(points if steps is None else {int(step) for step in steps})
+        wanted = sorted(points if steps is None else set(whole_numbers("steps", steps, 0)))
         missing = [step for step in wanted if step not in points]
         if missing or not wanted:
             what = f"no points at steps {', '.join(map(str, missing))}" if missing else "no points"

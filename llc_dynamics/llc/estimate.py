@@ -58,13 +58,14 @@ def estimate_llc(
         parameters that require a gradient.
     loss_fn : `loss_fn(model, batch)` returns one loss per sample, [B]; or `ld.behavioural(output_fn)`, which measures
         the model against its own outputs at w*. The result says which of the two was estimated.
-    data : tuple of tensors with samples along dimension 0 (`batch` is then a tuple), or a function
-        `(generator, batch_size) -> batch` that draws fresh samples, with `num_samples`.
+    data : tensors or NumPy arrays with samples along dimension 0, in a tuple, a dict or another mapping, or a dataclass
+        (`batch` is then one, too); a `torch.utils.data.Dataset`, or what else has `len(data)` and `data[i]`; or a
+        function `(generator, batch_size) -> batch` that draws fresh samples, with `num_samples`. Never written to.
     sampler : kernel with its step, nbeta and gamma (`localization`); None stands for `SGLD()`.
     num_chains, num_draws, num_burnin : all chains start at w*; `num_burnin` updates are made before the first draw. For
         `MALT` and `HMC` an update is a trajectory.
     batch_size : B; None stands for 256, or for all the data if there is less.
-    num_samples : n of nbeta = n / log n; None stands for the length of the tensors.
+    num_samples : n of nbeta = n / log n; None stands for the length of the data.
     target_error : go on until the standard error is below this share of the estimate, doubling the draws.
     seed : batches and noise of chain c depend on `(seed, c)` alone.
     settings : what `ld.calibrate` returns, or `ld.EstimateSettings(...)`, which holds all of these and more (step by

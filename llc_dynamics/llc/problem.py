@@ -15,9 +15,10 @@ from torch import nn
 
 from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc.settings import EstimateSettings, Loss
+from llc_dynamics.ranges import whole_numbers
 from llc_dynamics.sampling import Behavioural
 from llc_dynamics.sampling.batches import Batches, Data, make_batches
-from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch
+from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch, usable_device
 from llc_dynamics.sampling.examination import examine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.kernel import widened
@@ -64,7 +65,7 @@ class Problem:
     def computed_on(self) -> torch.device:
         """The device that the estimates are computed on."""
         if self.device is not None:
-            return torch.device(self.device)
+            return usable_device(self.device)
         return next((p.device for p in self.model.parameters() if p.requires_grad), torch.device("cpu"))
 
     def at(self, run: Trajectory, step: int, several_runs: bool = False) -> Problem:
@@ -120,7 +121,7 @@ def checkpoints_of(run: Trajectory | str | Path, steps: Iterable[int] | None) ->
     Raises `ConfigError` if there are none, `StepNotStoredError` for one without weights.
     """
     run = run if isinstance(run, Trajectory) else Trajectory(run)
-    wanted = sorted({int(step) for step in (run.weight_steps if steps is None else steps)})
+    wanted = sorted(set(whole_numbers("steps", run.weight_steps if steps is None else steps, 0)))
     if not wanted:
         raise ConfigError(f"{run.path}: no steps were asked for, or the run holds no checkpoints with weights")
     require_steps(run, wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 import tomli_w
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.ranges import whole_number
+from llc_dynamics.ranges import finite_number, whole_number
 from llc_dynamics.sampling import ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.metric import Metric
@@ -83,17 +82,15 @@ class EstimateSettings(ChainSettings):
             raise ConfigError(f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}")
         if self.engine != "llc_dynamics" and self.metric != "euclidean":
             raise ConfigError(f'engine="{self.engine}" moves the weights themselves; leave metric out')
-        if self.target_error is not None and not (0 < self.target_error < math.inf):
-            raise ConfigError(
-                f"target_error must be a positive share of the estimate, such as .05; got {self.target_error!r}"
-            )
+        if self.target_error is not None:
+            finite_number("target_error (a share of the estimate, such as .05)", self.target_error, zero=False)
         if self.max_draws is not None and (self.target_error is None or self.max_draws < self.num_draws):
             raise ConfigError(
                 f"max_draws ({self.max_draws}) is where a run to target_error ends: give target_error, and at least "
                 f"num_draws ({self.num_draws}) draws"
             )
-        if self.max_seconds is not None and not (0 < self.max_seconds < math.inf):
-            raise ConfigError(f"max_seconds must be a positive number of seconds, got {self.max_seconds!r}")
+        if self.max_seconds is not None:
+            finite_number("max_seconds", self.max_seconds, zero=False)
 
     @classmethod
     def of(cls, settings: object, given: Mapping[str, Any]) -> EstimateSettings:

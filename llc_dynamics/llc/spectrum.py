@@ -24,6 +24,7 @@ from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.ranges import numbers_of
 from llc_dynamics.sampling.batches import Data, make_batches
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
@@ -158,9 +159,9 @@ def _in_pieces(values: Sequence[Any], size: int) -> tuple[Any, ...]:
 
 
 def _positive(values: Sequence[float], name: str) -> NDArray[np.float64]:
-    found = np.unique(np.asarray(list(values), dtype=np.float64))
+    found = np.unique(numbers_of(name, values))
     if not found.size or not (np.isfinite(found).all() and found[0] > 0):
-        raise ConfigError(f"{name} must be one or more positive numbers, got {list(values)}")
+        raise ConfigError(f"{name} must be one or more positive numbers, got {values}")
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.settings import with_plain_numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Thresholds:
     share_below: float = 0.05
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
+        for each in fields(self):
+            limit = getattr(self, each.name)
+            if not isinstance(limit, int | float):
+                raise ConfigError(f"Thresholds: {each.name} must be a number, got {limit!r}")
         if not self.r_hat > 1:
             raise ConfigError(f"Thresholds: r_hat must be above 1, got {self.r_hat}")
         if not (self.virial_low < 1 < self.virial_high and self.block_virial_low < 1 < self.block_virial_high):

@@ -52,7 +52,7 @@ class RunRows:
                     f"{label} stores no function vectors; record them with writer.record(step, outputs=...), "
                     "the model's outputs on one fixed batch"
                 )
-        if not hasattr(item, "shape"):
+        if not hasattr(item, "shape") or getattr(item, "is_sparse", False):  # of these no slices can be taken
             item = vectors_of(item, label)
         shape = tuple(int(n) for n in item.shape)
         if len(shape) < 2:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llc_dynamics.errors import DataError, ManifestMismatchError
+from llc_dynamics.errors import DataError, ManifestMismatchError, printable
 from llc_dynamics.provenance import provenance
 from llc_dynamics.runs.checkpoint_files import find_checkpoints
 from llc_dynamics.runs.staging import require_free, staged_run
@@ -121,7 +121,7 @@ def import_checkpoints(
         staged.writer.finish()
         staged.publish()
     for finding in _doubts(layout, model, left_out, undefined):
-        warnings.warn(f"{folder}: {finding}", UserWarning, stacklevel=2)
+        warnings.warn(printable(f"{folder}: {finding}"), UserWarning, stacklevel=2)
     return Trajectory(out)
 
 
@@ -132,7 +132,7 @@ def _arranged(
     extra = [name for name in state if name.endswith(EXTRA_STATE)]
     tensors = {name: value for name, value in state.items() if name not in extra}
     try:
-        layout = StateLayout.of(tensors)
+        layout = StateLayout.of(tensors, _kinds(tensors, None))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     if model is None:

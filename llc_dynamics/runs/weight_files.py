@@ -45,6 +45,12 @@ def load_state(path: Path, key: str | None = None, prefix: str = "", others: boo
     DataError
         The state dict holds other things than tensors, or code would need to be run; no such code is run.
     """
+    found = _without_prefix(path, _load_file(path, key), prefix, others)
+    names = without_wrappers(found)
+    return {names[name]: tensor for name, tensor in found.items()}
+
+
+def _load_file(path: Path, key: str | None) -> dict[str, Any]:
     if path.name.endswith(INDEX):
         found = _load_index(path, key)
     elif path.suffix in SAFETENSORS:
@@ -54,9 +60,7 @@ def load_state(path: Path, key: str | None = None, prefix: str = "", others: boo
     else:
         found = _find_state(path, load_pickled(path), key)
     _require_bounded(path, found)
-    found = _without_prefix(path, found, prefix, others)
-    names = without_wrappers(found)
-    return {names[name]: tensor for name, tensor in found.items()}
+    return found
 
 
 def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -97,7 +101,7 @@ def _load_index(path: Path, key: str | None) -> dict[str, Any]:
         part = path.parent / file
         if not part.is_file() or part.name.endswith(INDEX):
             raise CorruptRunError(f"{part}: listed in {path.name}, but missing; get the whole checkpoint")
-        tensors = load_state(part, key)
+        tensors = _load_file(part, key)
         for name in names:
             if name not in tensors:
                 raise CorruptRunError(f"{part}: has no '{name}', which {path.name} puts there; get another copy")

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from llc_dynamics.errors import DataError
+from llc_dynamics.errors import ConfigError, DataError, printable
 
 
 @contextmanager
@@ -20,12 +21,14 @@ def plain_torch() -> Iterator[None]:
     """Inside, what the caller has switched on around the call does not reach the estimate.
 
     Inference mode would keep autograd out. Autocast would change the precision, and its cache of cast weights does not
-    see that chains move them; a loss function that switches autocast on by itself keeps it, without the cache. Fused
-    attention for inference gives other values at padded positions than the layers that are trained.
+    see that chains move them (nor does that of `parametrize.cached`); a loss function that switches autocast on by
+    itself keeps it, without the cache. Fused attention for inference gives other values at padded positions than the
+    layers that are trained.
     """
     cached, fused = torch.is_autocast_cache_enabled(), torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(_uncached_parametrizations())
         stack.callback(torch.set_autocast_cache_enabled, cached)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
         for kind in ("cpu", "cuda", "mps", "xpu"):
@@ -34,6 +37,15 @@ def plain_torch() -> Iterator[None]:
         torch.set_autocast_cache_enabled(False)
         torch.backends.mha.set_fastpath_enabled(False)
         yield
+
+
+@contextmanager
+def _uncached_parametrizations() -> Iterator[None]:
+    kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = kept
 
 
 @contextmanager
@@ -87,6 +99,8 @@ class BorrowedModule:
                 else:
                     self._swap_buffers(module, copies)
                 module.training = False
+                if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
+                    module.padding_idx = None  # it changes no output, but hides the gradient by the padding row
             self._attributes = [(module.__dict__, dict(module.__dict__)) for module in own]
             seen: set[int] = set()
             for _, attributes in self._attributes:
@@ -199,6 +213,19 @@ def _container_keeper(container: Any) -> Callable[[], None]:
             put(kept)
 
     return restore
+
+
+def usable_device(device: str | int | torch.device) -> torch.device:
+    """Raises `ConfigError` for a device that is unknown or not there."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:
+        text = printable(str(error).split("\n")[0], 120)
+        raise ConfigError(f"device={device!r} cannot be used ({text}); leave it out, or give 'cpu'") from error
+    if found.type == "meta":
+        raise ConfigError("device='meta' computes nothing; leave it out, or give 'cpu'")
+    return found
 
 
 def require_usable(model: nn.Module) -> None:

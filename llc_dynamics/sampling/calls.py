@@ -44,6 +44,7 @@ class Calls:
         self._module = module
         self._loss_fn = loss_fn
         self._size = microbatch_size
+        self._cut = ""
         self.hands_out_copies = self.written = False
         self.uncut: frozenset[int] = frozenset()
 
@@ -57,14 +58,17 @@ class Calls:
         hint = "use reduction='none' and average over all but the first dimension"
         if isinstance(found, torch.Tensor):
             given = f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
-            if found.ndim == 1 and {len(leaf) for leaf in leaves(batch) if leaf.ndim} == {len(found)}:
+            rows = {len(leaf) for leaf in leaves(batch) if leaf.ndim}
+            if found.shape == (batch_size,):
+                hint = "losses are floating-point numbers"
+            elif found.ndim == 1 and rows == {len(found)}:
                 hint = (
                     f"the batch holds {len(found)} samples, and {batch_size} were asked for: the last batch of a "
                     "DataLoader is shorter. Give its dataset as data, or drop_last=True"
                 )
         raise DataError(
             f"loss_fn(model, batch) must return one loss per sample, a tensor of shape [{batch_size}]; "
-            f"it returned {given} ({hint})"
+            f"it returned {given} ({hint}){self._cut}"
         )
 
     def outputs(self, batch: Any) -> torch.Tensor:
@@ -75,8 +79,13 @@ class Calls:
     def pieces(self, batch: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
         """The microbatches of a batch and their sizes."""
         if self._size is None or self._size >= batch_size:
+            self._cut = ""
             yield batch, batch_size
             return
+        self._cut = (
+            f". This was a part of a batch: leave microbatch_size={self._size} out if the loss mixes samples, or if "
+            "the batch holds anything that is not one row a sample"
+        )
         for start in range(0, batch_size, self._size):
             stop = min(start + self._size, batch_size)
             yield take_slice(batch, start, stop, batch_size, self.uncut), stop - start
@@ -108,11 +117,13 @@ class Calls:
         except LLCDynamicsError:
             raise
         except Exception as error:
-            advice = advice_on_memory(error) or f"it was called with the model and a batch, {shapes_of(batch)}"
+            advice = (
+                advice_on_memory(error) or f"it was called with the model and a batch, {shapes_of(batch)}{self._cut}"
+            )
             raise DataError(f"{name} failed with {one_line(error)}; {advice}") from error
         changed = any(own._version != version for _, own, version in handed)
         if self.hands_out_copies:  # NumPy writes past the counter of versions
-            self.written = changed or not all(torch.equal(leaf, own) for leaf, own, _ in handed)
+            self.written = changed or not all(_equal(leaf, own) for leaf, own, _ in handed)
         elif changed:
             raise DataError(f"{name} writes to its batch in place, but not always; let it work on a copy of the batch")
         return found
@@ -129,7 +140,17 @@ def take_slice(batch: Any, start: int, stop: int, batch_size: int, uncut: frozen
         whole = next(place) in uncut or not part.ndim or len(part) != batch_size
         return part if whole else part[start:stop]
 
-    return mapped(batch, cut)
+    try:
+        return mapped(batch, cut)
+    except RuntimeError as error:  # of sparse and nested tensors
+        raise DataError(
+            f"the batch ({shapes_of(batch)}) cannot be cut ({one_line(error)}); leave microbatch_size out"
+        ) from error
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Also of NaN; sparse and nested tensors are told by the counter of versions alone."""
+    return one.layout is not torch.strided or one.is_nested or torch.equal(one, other) or bool(one.isnan().any())
 
 
 def one_line(error: BaseException) -> str:

@@ -152,11 +152,11 @@ def _tensors_in(data: Any) -> Any:
 
 def _plain(leaf: torch.Tensor) -> torch.Tensor:
     """Without a graph, and without what is only noted to be done (conjugation); leaves that require grad still do."""
-    if leaf.layout != torch.strided or leaf.is_meta:
-        kind = "meta" if leaf.is_meta else str(leaf.layout).removeprefix("torch.")
+    if leaf.layout != torch.strided or leaf.is_meta or leaf.is_nested:
+        kind = "meta" if leaf.is_meta else "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
         raise DataError(
-            f"data holds a tensor {list(leaf.shape)} of which no samples can be taken ({kind}); give a plain one "
-            "(.to_dense()), or a function (generator, batch_size) -> batch"
+            f"data holds a tensor of which no samples can be taken ({kind}); give a plain one "
+            "(.to_dense(), or padded), or a function (generator, batch_size) -> batch"
         )
     plain = leaf.detach().resolve_conj().resolve_neg()
     return plain.requires_grad_() if leaf.requires_grad and leaf.is_leaf else plain
@@ -175,6 +175,8 @@ def _problem(data: Any) -> str:
     if isinstance(data, torch.Tensor) or hasattr(data, "__array__"):
         name = "tensor" if isinstance(data, torch.Tensor) else "array"
         return f"data is a single {kind}; wrap it as a tuple, data=({name},)"
+    if isinstance(data, type):
+        return f"data is the class {data.__name__}; give one that is made: data={data.__name__}(...)"
     if isinstance(data, torch.nn.Module):
         return f"data is a model ({kind}): estimate_llc takes the model, then loss_fn, then data; {_FORMS}"
     if isinstance(data, str | bytes | Path):
@@ -185,7 +187,7 @@ def _problem(data: Any) -> str:
         return ""
     if isinstance(data, Iterator) or (hasattr(data, "__iter__") and not callable(data)):
         return (
-            f"data is a {kind}, which gives each batch once, and an estimate asks for batches without end; give what "
+            f"data is a {kind}, which can only be run through, and an estimate draws batches without end; give what "
             f"it runs over (data=loader.dataset), or take samples into memory: {_IN_MEMORY.format('samples')}"
         )
     return "" if callable(data) else f"data is a {kind}; {_FORMS}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llc_dynamics.batch import leaves
 from llc_dynamics.errors import DataError
@@ -12,11 +14,15 @@ from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.seeding import isolated_generators, torch_generator
 
-# Two ways to the same losses may differ by this share of their size: sums of float32 in another order.
-_AGREEMENT = 1e-4
-# Distance from w* at which is looked, as a share of the weights' size; a behavioural loss has no gradient at w* itself.
-_NEAR = 0.01
-_FAR = 0.1
+# Distance from w* at which is looked, as a share of the weights' size. A behavioural loss has no gradient at w* itself,
+# and closer by its values are rounding errors.
+_NEAR = 0.1
+# Two ways to the same losses may differ by this share of their size, and more where numbers have 8 or 11 bits.
+_AGREEMENT, _LOW_PRECISION = 0.01, 0.2
+# With and without gradients the operations are the same, unless something is not.
+_SAME = 1e-5
+# A derivative and a difference agree to this share: the loss bends little on so short a way, but has corners.
+_DERIVATIVE, _SHORT = 0.1, 0.1
 
 
 def examine(model: FlatModel, batches: Batches, seed: int) -> None:
@@ -26,7 +32,7 @@ def examine(model: FlatModel, batches: Batches, seed: int) -> None:
     - A loss that fails without gradients, or has another value without them, is evaluated with them everywhere: L(w)
       and L(w*) are then computed in the same way.
     - A tensor that the loss depends on although autograd finds no gradient for it is an error: the chains would take
-      the gradient for zero.
+      the gradient for zero. So is a gradient that is there, and is not that of the loss.
     - Where microbatches are asked for, tensors of a batch that are not one row a sample stay whole, and the slices must
       have the losses of the whole.
 
@@ -39,6 +45,7 @@ def examine(model: FlatModel, batches: Batches, seed: int) -> None:
     look.at_writing()
     look.at_gradients()
     look.at_missing_gradients()
+    look.at_derivatives()
     if cut:
         look.at_slices()
 
@@ -64,13 +71,21 @@ class _Look:
         calls.hands_out_copies = calls.written
 
     def at_gradients(self) -> None:
-        self._model.with_graph = True
-        with_graph = self._losses(self._near)
+        """Outputs at w* with gradients, so that those at w without them show a difference."""
+        model = self._model
+        model.with_graph = True
+        with isolated_generators(self._seed):
+            prepared = model.prepare(self._content, self._size)
+        with_graph = self._at_near(prepared)
         try:
-            self._model.with_graph = False
-            self._model.with_graph = not _agree(self._losses(self._near), with_graph)
+            model.with_graph = False
+            model.with_graph = not agree(self._at_near(prepared), with_graph, _SAME)
         except DataError:  # with gradients it does not fail
-            self._model.with_graph = True
+            model.with_graph = True
+
+    def _at_near(self, prepared: Any) -> torch.Tensor:
+        with isolated_generators(self._seed):
+            return self._model.losses(self._near, prepared, self._size)
 
     def at_missing_gradients(self) -> None:
         model = self._model
@@ -92,13 +107,53 @@ class _Look:
                 for name, size in zip(model.names, model.sizes, strict=True)
             ]
         )
-        here, again = self._losses(self._near), self._losses(self._near)
-        there = self._losses(self._near + (near(model, self._seed + 1, _FAR) - model.origin) * of_missing)
-        if _agree(here, again) and not _agree(here, there):
+        if len(missing) == len(found):
+            raise DataError(
+                "the losses have no gradient by any of the sampled parameters: compute them from the model that is "
+                "passed in, without torch.no_grad(), .detach(), .item() or NumPy, and not inside "
+                "torch.utils.checkpoint with use_reentrant=True"
+            )
+        looked_at = slice(model.microbatch_size)
+        here, again = self._losses(self._near)[looked_at], self._losses(self._near)[looked_at]
+        there = self._losses(self._near + (near(model, self._seed + 1) - model.origin) * of_missing)[looked_at]
+        if torch.equal(here, again) and not torch.equal(here, there):
             raise DataError(
                 f"the loss depends on {_some(sorted(missing))}, but autograd finds no gradient for it: look for "
                 "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), .detach(), .data, .item(), "
                 "NumPy or torch.no_grad() inside the model, or leave it out with parameters="
+            )
+
+    def at_derivatives(self) -> None:
+        """How the loss changes along two directions, and what its gradient says of that.
+
+        Differences of losses that are rounded coarsely, or have steps, say nothing: those over half the way differ.
+        """
+        model = self._model
+        with isolated_generators(self._seed):
+            prepared = model.prepare(self._content, self._size)
+        with isolated_generators(self._seed):
+            gradient = model.losses_and_gradient(self._near, prepared, self._size)[1].clone()
+        ways = [near(model, self._seed + number) - model.origin for number in (2, 3)]
+
+        def mean_at(position: torch.Tensor) -> float:
+            with isolated_generators(self._seed):
+                return float(model.losses(position, prepared, self._size).double().mean())
+
+        def changes(share: float) -> NDArray[np.float64]:
+            ends = [(mean_at(self._near + share * way), mean_at(self._near - share * way)) for way in ways]
+            return np.array([(there - back) / (2 * share) for there, back in ends])
+
+        said, found = np.array([float((gradient * way).sum()) for way in ways]), changes(_SHORT)
+        off = np.abs(found - said).max()
+        if not off > _DERIVATIVE * np.abs(found).max():
+            return
+        if np.abs(found - changes(_SHORT / 2)).max() < _DERIVATIVE * off:
+            raise DataError(
+                f"along two directions the loss changes by {found[0]:.3g} and {found[1]:.3g}, and by the gradient that "
+                f"autograd finds it should be {said[0]:.3g} and {said[1]:.3g}: a part of it is missing or another. "
+                "Look for a part of the model that is detached or computed under torch.no_grad(), "
+                "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), hooks that change "
+                "gradients, and autograd functions whose backward is not the derivative of their forward"
             )
 
     def at_rows(self) -> None:
@@ -121,7 +176,7 @@ class _Look:
         sliced = self._losses(self._near, self._smaller, few)
         with model.calls.in_one_piece():
             whole = self._losses(self._near, self._smaller, few)
-        if not _agree(sliced, whole):
+        if not agree(sliced, whole, self._tolerance()):
             raise DataError(
                 f"microbatch_size: {few} samples have other losses in slices of {model.microbatch_size} than together "
                 f"(they differ by up to {float((sliced - whole).abs().max()):.3g}). A loss that mixes samples, or a "
@@ -129,29 +184,34 @@ class _Look:
                 "the samples as a tuple or dict of tensors"
             )
 
+    def _tolerance(self) -> float:
+        prepared = self._model.prepare(self._content, self._size)
+        numbers = [*self._model.module.parameters(), *leaves(prepared)]
+        low = any(each.is_floating_point() and each.dtype.itemsize < 4 for each in numbers)
+        return _LOW_PRECISION if low else _AGREEMENT
+
     def _losses(self, position: torch.Tensor, content: Any = None, size: int | None = None) -> torch.Tensor:
         content, size = (self._content, self._size) if size is None else (content, size)
         with isolated_generators(self._seed):
             return self._model.losses(position, self._model.prepare(content, size), size)
 
 
-def near(model: FlatModel, seed: int, share: float = _NEAR) -> torch.Tensor:
-    """w* and noise of so many times the root mean square of each weight's tensor, [d]; a little for one of zeros."""
+def near(model: FlatModel, seed: int) -> torch.Tensor:
+    """w* and noise of a tenth of the root mean square of each weight's tensor, [d]; a little for one of zeros."""
     generator = torch_generator(seed, "near", device=model.device)
     noise = torch.randn(model.dimension, generator=generator, device=model.device, dtype=model.dtype)
     parts = model.origin.split(list(model.sizes))
     scales = [float(part.square().mean().sqrt()) if part.numel() else 0.0 for part in parts]
     usual = max(scales) or 1.0
     scale = torch.cat([torch.full_like(part, own or 0.1 * usual) for part, own in zip(parts, scales, strict=True)])
-    return model.origin + share * scale * noise
+    return model.origin + _NEAR * scale * noise
 
 
-def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two ways gave the same losses [B]; what is not finite is judged where the estimate begins."""
+def agree(one: torch.Tensor, other: torch.Tensor, tolerance: float = _AGREEMENT) -> bool:
+    """Whether two ways gave the same numbers; what is not finite is judged where the estimate begins."""
     if not bool(one.isfinite().all() & other.isfinite().all()):
         return True
-    scale = other.abs().mean() + other.std(correction=0)
-    return bool(((one - other).abs() <= _AGREEMENT * scale).all())
+    return bool((one - other).abs().max() <= tolerance * (other.abs().mean() + other.std(correction=0)))
 
 
 def _some(names: list[str]) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.behavioural import Behavioural
-from llc_dynamics.sampling.borrowed import BorrowedModule, require_usable
+from llc_dynamics.sampling.borrowed import BorrowedModule, require_usable, usable_device
 from llc_dynamics.sampling.calls import Calls, LossFunction, advice_on_memory, one_line
 from llc_dynamics.sampling.kernel import wide_dtype
 from llc_dynamics.sampling.selection import Selection, resolve_selection
@@ -98,7 +98,7 @@ class FlatModel:
         self.dimension = sum(self.sizes)
         self._starts = np.cumsum((0, *self.sizes[:-1]))
         self._filled = all(self.sizes)
-        self.device = torch.device(device) if device is not None else self._parameters[0].device
+        self.device = usable_device(device) if device is not None else self._parameters[0].device
         wide = any(p.dtype in (torch.float64, torch.complex128) for p in self._parameters)
         self.dtype = torch.float64 if wide else torch.float32
         if wide and wide_dtype(self.device) != torch.float64:

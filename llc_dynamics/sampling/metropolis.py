@@ -27,6 +27,7 @@ from typing import Self
 import torch
 
 from llc_dynamics.errors import ConfigError
+from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.sampling.harmonic import Rotation, curvature_for_steps
 from llc_dynamics.sampling.kernel import (
     ChainState,
@@ -79,8 +80,7 @@ class _MetropolisTrajectory(Kernel[State]):
         require_count(name, "num_steps", self.num_steps)
         if self.updates_per_batch is not None:
             require_count(name, "updates_per_batch", self.updates_per_batch)
-        if not 0 < self.target_acceptance < 1:
-            raise ConfigError(f"{name}: target_acceptance must be between 0 and 1, got {self.target_acceptance}")
+        between_0_and_1(f"{name}: target_acceptance", self.target_acceptance)
 
     @property
     def gradients_per_update(self) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llc_dynamics.errors import ConfigError
+from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.sampling.kernel import ChainState, Evaluate, Evaluation, Kernel, Noise, Target, require_positive
 
 
@@ -57,8 +57,7 @@ class RMSpropSGLD(Kernel[State]):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("RMSpropSGLD", "stability", self.stability)
-        if not 0 < self.decay < 1:
-            raise ConfigError(f"RMSpropSGLD: decay must be between 0 and 1, got {self.decay}")
+        between_0_and_1("RMSpropSGLD: decay", self.decay)
 
     def init(self, position: torch.Tensor, evaluate: Evaluate, target: Target, noise: Noise) -> State:
         """Chains at `position` [g, d] with v = 1."""

@@ -150,8 +150,8 @@ class Recorder:
         baseline = float(at_origin.mean())
         distance, by_block = self._distance_and_virial(position, gradient)
         virial = float(by_block.sum()) / self._model.dimension
-        if (of_data := data_not_finite(at_origin)) is not None:
-            return of_data
+        if not math.isfinite(baseline):
+            return data_not_finite(at_origin)
         if not (math.isfinite(distance) and math.isfinite(virial)):
             return Finding(
                 "weights_not_finite", "the weights or the gradient are no longer finite: try a smaller step_size"

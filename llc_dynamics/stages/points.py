@@ -84,12 +84,12 @@ def common_points(curves: Mapping[str, Curve | None], min_points: int = MIN_POIN
     return Points(first.steps[usable], kept, tuple(notes))
 
 
-def check_reference(distance: float | None) -> None:
-    """`DataError` for a distance between the two predictors that is given and is no positive number."""
+def checked_reference(distance: float | None) -> float | None:
+    """The distance between the two predictors; `DataError` if it is given and is no positive number."""
     if distance is None:
-        return
+        return None
     try:
-        finite_number("reference_distance", distance, zero=False)
+        return finite_number("reference_distance", distance, zero=False)
     except ConfigError:
         raise DataError(f"reference_distance={distance!r}; give the positive distance between the predictors") from None
 

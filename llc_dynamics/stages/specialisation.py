@@ -10,7 +10,7 @@ from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.ranges import finite_number
 from llc_dynamics.stages.evidence import Evidence, TimeGrid, check_bootstrap
-from llc_dynamics.stages.points import check_reference, common_points
+from llc_dynamics.stages.points import checked_reference, common_points
 from llc_dynamics.stages.verdicts import SpecialisationVerdict
 
 
@@ -50,7 +50,7 @@ def detect_specialisation(
     finite_number("min_z", min_z, zero=True)
     if finite_number("min_ratio", min_ratio, zero=False) < 1:
         raise ConfigError(f"min_ratio must be 1 or more, how many times nearer; got {min_ratio!r}")
-    check_reference(reference_distance)
+    reference_distance = checked_reference(reference_distance)
     points = common_points({"specialised": specialised})
     curve = points.curves["specialised"]
     if np.any(curve.values <= 0):

@@ -9,7 +9,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.stages.evidence import Change, Evidence, TimeGrid, check_bootstrap
-from llc_dynamics.stages.points import Points, check_reference, common_points
+from llc_dynamics.stages.points import Points, checked_reference, common_points
 from llc_dynamics.stages.smoothing import unimodal_fit
 from llc_dynamics.stages.transience_criteria import Measured, Thresholds, reasons_against, reasons_for
 from llc_dynamics.stages.verdicts import TransienceVerdict
@@ -69,7 +69,7 @@ def detect_transience(
     """
     thresholds = Thresholds(min_relative_rebound, min_z, max_false_alarm, min_nearness, min_nearness_beyond_line)
     check_bootstrap(level, resolution, num_bootstrap)
-    check_reference(reference_distance)
+    reference_distance = checked_reference(reference_distance)
     points = _usable_points(general, specialised, ood_loss)
     grid = TimeGrid(points.steps, resolution, num_bootstrap, seed)
     loss = Evidence(points.curves["ood_loss"], grid)

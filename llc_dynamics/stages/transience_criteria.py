@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding
 from llc_dynamics.ranges import finite_number
+from llc_dynamics.settings import with_plain_numbers
 from llc_dynamics.stages.evidence import Change
 
 # Movements after the minimum count from so many of their errors on.
@@ -25,6 +26,7 @@ class Thresholds:
     min_nearness_beyond_line: float
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         finite_number("min_z", self.min_z, zero=True)
         finite_number("min_relative_rebound", self.min_relative_rebound, zero=True)
         if finite_number("max_false_alarm", self.max_false_alarm, zero=False) > 1:

@@ -25,7 +25,7 @@ from scipy.special import ndtr
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import sentences
 from llc_dynamics.ranges import finite_number, numbers_of, whole_number
-from llc_dynamics.settings import to_mapping
+from llc_dynamics.settings import to_mapping, with_plain_numbers
 
 Array = NDArray[np.float64]
 
@@ -75,6 +75,7 @@ class Solution:
         return cls(loss_value, llc_value, loss_error, llc_error, multiplicity, name)
 
     def __post_init__(self) -> None:
+        with_plain_numbers(self)
         for label in ("loss", "llc", "loss_error", "llc_error"):
             if isinstance(getattr(self, label), bool) or not isinstance(getattr(self, label), numbers.Real):
                 raise ConfigError(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.ranges import finite_number, whole_number
+from llc_dynamics.ranges import finite_number, numbers_of, whole_number
 
 _ANGLES = (96, 192, 384, 768, 1536, 3072)
 _BLOCK = 64  # radii at a time
@@ -46,8 +46,8 @@ def two_parameter_family_outputs(
     parameters: ArrayLike, inputs: ArrayLike, layers: int, power: int
 ) -> NDArray[np.float64]:
     """Outputs f(x), shape [..., B, 2], for parameters (t1, t2) of shape [..., 2] and inputs [B, 2]."""
-    t = np.asarray(parameters, dtype=np.float64)[..., None, :]
-    x = np.asarray(inputs, dtype=np.float64)
+    t = numbers_of("parameters", parameters)[..., None, :]
+    x = numbers_of("inputs", inputs)
     if x.ndim != 2 or x.shape[-1] != 2 or t.shape[-1] != 2:
         raise ConfigError(f"parameters must be [..., 2] and inputs [B, 2]; got {(*t.shape[:-2], 2)} and {x.shape}")
     layers, power = whole_number("layers", layers, 1), whole_number("power", power, 1)

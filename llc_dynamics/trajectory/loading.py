@@ -97,34 +97,31 @@ class Fit:
         own = _tensors(model)
         entries = {entry.name: entry for entry in stored.entries}
         ties = _ties(own)
-        view, found = _located(own, entries, ties, _names_of_today(bare(model), entries), f"{where}: {whose}")
-        sources = {
-            name: found[name]
-            for name, tensor in own.items()
-            if name in found and (_fits(entries[found[name]], tensor) or not is_constant(name, tensor.shape))
-        }
+        view, sources = _located(own, entries, ties, _names_of_today(bare(model), entries), f"{where}: {whose}")
+        for name, tensor in own.items():
+            if name in sources and _is_own_constant(name, tensor):
+                entry = entries[sources[name]]
+                if entry.dtype != _dtype(tensor) or entry.shape != tuple(tensor.shape):
+                    del sources[name]
         used = set(sources.values())
         unused = [entry for name, entry in entries.items() if name not in used]
-        unsaved = {_drop(name, _WRAPPERS) for name, _ in bare(model).named_buffers()}
-        excess = []
-        for entry in unused:
+        buffers = {_drop(name, _WRAPPERS) for name, _ in bare(model).named_buffers()}
+
+        def needless(entry: StateEntry) -> bool:
             place = view.to_model(_drop(entry.name, _WRAPPERS))
-            whole = entry.kind == "buffer" and not entry.dtype.startswith(("float", "bfloat", "complex"))
-            if not (
-                whole or is_constant(entry.name, entry.shape) or place in unsaved or (foreign and _outside(place, own))
-            ):
-                excess.append(_plain(entry.name, entry.dtype, entry.shape))
-        given = [
-            _plain(name, _dtype(own[name]) if _widens(entries[source].dtype, own[name]) else entries[source].dtype,
-                   entries[source].shape)
-            for name, source in sources.items()
-        ]  # fmt: skip
+            real = entry.dtype.startswith(("float", "bfloat", "complex"))
+            constant = entry.kind == "buffer" and (not real or is_constant(entry.name, entry.shape))
+            return constant or place in buffers or (foreign and _outside(place, own))
+
+        given = [_entry(name, _widened(entries[source].dtype, own[name]), entries[source].shape)
+                 for name, source in sources.items()]  # fmt: skip
+        given += [_entry(entry.name, entry.dtype, entry.shape) for entry in unused if not needless(entry)]
         wanted = [
-            _plain(name, _dtype(tensor), tensor.shape)
+            _entry(name, _dtype(tensor), tensor.shape)
             for name, tensor in own.items()
-            if name in sources or not is_constant(name, tensor.shape)
+            if name in sources or not _is_own_constant(name, tensor)
         ]
-        if problem := StateLayout((*given, *excess)).difference(StateLayout(tuple(wanted)), whose):
+        if problem := StateLayout(tuple(given)).difference(StateLayout(tuple(wanted)), whose):
             raise ManifestMismatchError(f"{where}: {problem}; {advice}")
         placed = [list(dict.fromkeys(sources[name] for name in names if name in sources)) for names in ties]
         tied = tuple((names[0], other) for names in placed for other in names[1:])
@@ -206,10 +203,10 @@ def _located(
         for names in ties:
             first = next((found[name] for name in names if name in found), None)
             found |= {name: found.get(name, first) for name in names if first is not None}
-        return found
+        return {name: found[name] for name in own if name in found}
 
     def missing(found: Mapping[str, str]) -> int:
-        return sum(name not in found and not is_constant(name, tensor.shape) for name, tensor in own.items())
+        return sum(name not in found and not _is_own_constant(name, tensor) for name, tensor in own.items())
 
     best = _View(), found_by(_View())
     if not missing(best[1]):
@@ -265,24 +262,26 @@ def _outside(place: str | None, own: Iterable[str]) -> bool:
     return bool(rest) and first not in children and not (first.isdigit() and any(each.isdigit() for each in children))
 
 
-def _plain(name: str, dtype: str, shape: Iterable[int]) -> StateEntry:
+def _entry(name: str, dtype: str, shape: Iterable[int]) -> StateEntry:
     return StateEntry(name, "", dtype, tuple(shape), 0)
 
 
-def _fits(entry: StateEntry, tensor: torch.Tensor) -> bool:
-    return entry.shape == tuple(tensor.shape) and _widens(entry.dtype, tensor)
-
-
-def _widens(dtype: str, tensor: torch.Tensor) -> bool:
-    """Whether numbers of a format go into the tensor without a loss; float8 is none without its scales."""
+def _widened(dtype: str, tensor: torch.Tensor) -> str:
+    """The format of the tensor if numbers of the stored one go into it without a loss, else the stored one."""
     import torch
 
     stored, wanted = getattr(torch, dtype), tensor.dtype
-    if stored == wanted:
-        return True
+    # one byte: float8, which is no number without its scale
     if not stored.is_floating_point or min(stored.itemsize, wanted.itemsize) == 1:
-        return False
-    return torch.promote_types(stored, wanted) == wanted
+        return dtype
+    return _dtype(tensor) if torch.promote_types(stored, wanted) == wanted else dtype
+
+
+def _is_own_constant(name: str, tensor: torch.Tensor) -> bool:
+    """Whether the model makes this tensor itself, so that it needs none."""
+    import torch
+
+    return not isinstance(tensor, torch.nn.Parameter) and is_constant(name, tensor.shape)
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -290,7 +289,10 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     import torch
 
     own = bare(model)
-    state = own.state_dict(keep_vars=True)
+    state = dict(own.state_dict())
+    # the tensors themselves, by which ties are known
+    state |= {name: value for name, value in own.named_parameters(remove_duplicate=False) if name in state}
+    state |= {name: value for name, value in own.named_buffers(remove_duplicate=False) if name in state}
     plain = plain_names(own, state)
     for name, value in state.items():
         if torch.nn.parameter.is_lazy(value):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from llc_dynamics.errors import DataError
 from llc_dynamics.ranges import array_of
-from llc_dynamics.settings import plain_number
 from llc_dynamics.trajectory.manifest import Manifest
 from llc_dynamics.trajectory.names import SHARDS, shard_name, to_link
 from llc_dynamics.trajectory.sealed import MOST_AXES
@@ -127,7 +126,7 @@ def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         to_link(name, "metric")
         try:
-            values[name] = float(plain_number(value))
+            values[name] = float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             shape = list(getattr(value, "shape", []))
             raise DataError(

@@ -161,6 +161,8 @@ def test_bad_calls(tmp_path):
         Recorder(tmp_path / "run", net(), [])
     with pytest.raises(DataError, match=r"step 1\.5"):
         Recorder(tmp_path / "run", net(), [0, 1.5])
+    with pytest.raises(ConfigError, match=r"give the steps to record, such as ld\.checkpoint_schedule"):
+        Recorder(tmp_path / "run", net(), 10)
     assert not (tmp_path / "run").exists()
     recorder = Recorder(tmp_path / "run", net(), [0, 1, 2])
     with pytest.raises(DataError, match="call the recorder with 0"):
@@ -493,3 +495,10 @@ def test_numbers_of_any_kind_as_metrics_and_samples(tmp_path, make):
     assert np.asarray(run.samples("loss")).tolist() == [[0.25, 0.75], [1.0, 1.0]]
     assert np.asarray(run.outputs())[0].tolist() == [[1.0], [2.0]]
     run.state_dict(torch.tensor(1))
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.array, torch.tensor])
+def test_steps_of_any_kind_are_recorded(tmp_path, kind):
+    with ld.Recorder(tmp_path / "run", net(), kind([0, 2]) if kind in (np.array, torch.tensor) else [0, 2]) as recorder:
+        assert [recorder(kind(step), {"loss": np.ones(1)}) for step in range(3)] == [True, False, True]
+    assert ld.Trajectory(tmp_path / "run").steps.tolist() == [0, 2]

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
-from llc_dynamics.llc.identity import tensor_data_id
+from llc_dynamics.llc.identity import digest_tensors, tensor_data_id
 from llc_dynamics.sampling.batches import make_batches
 
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ class TestContainers:
     def test_identity(self):
         x, y = samples()
         same = [(x, y), [x, y], TensorDataset(x, y), (x.numpy(), y.numpy()), Subset(TensorDataset(x, y), range(N))]
-        assert len({tensor_data_id(data) for data in same}) == 1
+        assert {tensor_data_id(data) for data in same} == {digest_tensors({"0": x, "1": y})}
         assert tensor_data_id({"x": x, "y": y}) == tensor_data_id({"y": y, "x": x})
         assert tensor_data_id({"x": x}) != tensor_data_id({"x": x + 1})
         assert tensor_data_id(ByIndex()) is None
@@ -222,8 +222,8 @@ class TestWhatToWrite:
             ),
             (lambda: DataLoader(Endless(), 24), r"islice\(loader\.dataset"),
             (Endless, r"default_collate\(list\(itertools\.islice\(dataset"),
-            (lambda: iter(DataLoader(ByIndex(), 24)), r"each batch once.*data=loader\.dataset"),
-            (lambda: (sample for sample in ByIndex()), "generator, which gives each batch once"),
+            (lambda: iter(DataLoader(ByIndex(), 24)), r"only be run through.*data=loader\.dataset"),
+            (lambda: (sample for sample in ByIndex()), "generator, which can only be run through"),
             (lambda: samples()[0], r"data=\(tensor,\)"),
             (lambda: samples()[0].numpy(), r"data=\(array,\)"),
             (lambda: pytest.importorskip("pandas").DataFrame({"a": [1.0]}), r"to_numpy\(dtype='float32'\)"),
@@ -241,6 +241,8 @@ class TestWhatToWrite:
             (lambda: {"x": samples()[0], "temperature": torch.tensor(2.0)}, r"\[60, 5\], \[\]"),
             (lambda: (samples()[0].to_sparse(), samples()[1]), r"sparse_coo.*to_dense"),
             (lambda: (samples()[0].to("meta"),), "meta"),
+            (lambda: (torch.nested.nested_tensor([torch.zeros(2, 5), torch.zeros(3, 5)]),), "nested.*padded"),
+            (lambda: ByIndex, r"data is the class ByIndex.*data=ByIndex\(\.\.\.\)"),
             (dict, "nothing"),
             (lambda: (torch.zeros(0, 5),), "no samples"),
         ],
@@ -340,6 +342,24 @@ class TestNumbers:
         with pytest.raises(ConfigError, match=name):
             ld.EstimateSettings(target_error=0.1, **{name: 2.5})
 
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: ld.EstimateSettings(target_error="small"),
+            lambda: ld.EstimateSettings(max_seconds="60"),
+            lambda: ld.EstimateSettings(num_samples=[100]),
+            lambda: ld.MALT(target_acceptance="high"),
+            lambda: ld.RMSpropSGLD(decay=None),
+            lambda: ld.SGLD(nbeta=[1.0, 2.0]),
+            lambda: ld.Thresholds(r_hat="1.1"),
+            lambda: ld.calibrate(network(), by_place, samples(), nbeta="hot"),
+            lambda: ld.llc_spectrum(network(), by_place, samples(), ["a"]),
+        ],
+    )
+    def test_what_is_no_number(self, make):
+        with pytest.raises(ConfigError, match="must be"):
+            make()
+
     def test_curve_goes_on_with_other_kinds_of_numbers(self, tmp_path):
         model = network()
         with ld.TrajectoryWriter(tmp_path / "run", model, rows_per_shard=np.int64(1)) as writer:
@@ -370,6 +390,13 @@ class TestNumbers:
         np.testing.assert_array_equal(first.values, again.values)
         assert stored == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "llc").rglob("*.h5")}
 
+    @pytest.mark.parametrize("steps", ["all", 10, torch.tensor(10), [0.5], ["last"]])
+    def test_steps_that_are_none(self, tmp_path, steps):
+        with ld.TrajectoryWriter(tmp_path / "run", network()) as writer:
+            writer.record(0)
+        with pytest.raises(ConfigError, match=r"steps.* must be a"):
+            ld.llc_curve(tmp_path / "run", network(), by_place, samples(), steps=steps)
+
     def test_calibrate_and_spectrum(self):
         loss_fn = ld.behavioural(lambda model, batch: model(batch["x"]))
         data = {"x": samples()[0].numpy()}
@@ -377,7 +404,8 @@ class TestNumbers:
             network(), loss_fn, data, gradients=np.int64(300), num_chains=np.int64(2), trials=False, seed=np.int64(1)
         )
         assert type(found.settings.num_draws) is int
+        gammas = torch.tensor([100.0, 1000.0], requires_grad=True)
         spectrum = ld.llc_spectrum(
-            network(), loss_fn, data, np.array([100, 1000]), num_chains=np.int64(2), num_draws=np.int64(10)
+            network(), loss_fn, data, gammas, num_chains=np.int64(2), num_draws=np.int64(10), num_burnin=np.int64(2)
         )
         assert spectrum.values.shape == (1, 1, 2)

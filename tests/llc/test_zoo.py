@@ -13,6 +13,7 @@ from zoo import ZOO, Animal
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.sampling import group_model
 
 # Steps that move the weights by some hundredths: far enough that the traces are no rounding errors.
 SETTINGS = ld.EstimateSettings(
@@ -26,6 +27,7 @@ SETTINGS = ld.EstimateSettings(
 WAYS = {
     "loop": {"chain_method": "loop"},
     "auto": {"chain_method": "auto"},
+    "auto on a GPU": {"chain_method": "auto"},
     "vmap": {"chain_method": "vmap"},
     "microbatch": {"chain_method": "loop", "microbatch_size": 5},  # 16 = 5 + 5 + 5 + 1
 }
@@ -40,7 +42,7 @@ def run(animal: Animal, born, **others):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_all_ways_agree_or_say_why_not(name):
+def test_all_ways_agree_or_say_why_not(name, monkeypatch):
     animal = ZOO[name]
     born = model, _, data = animal.born()
     for parameter in list(model.parameters())[:1]:
@@ -48,7 +50,9 @@ def test_all_ways_agree_or_say_why_not(name):
             parameter.grad = torch.ones_like(parameter)
     results = {}
     for way, others in WAYS.items():
-        refused = getattr(animal, "loop" if way == "auto" else way)
+        refused = getattr(animal, "loop" if "auto" in way else way)
+        on_gpu = way == "auto on a GPU"
+        monkeypatch.setattr(group_model, "_launches_cost", lambda _, on_gpu=on_gpu: on_gpu)
         # the data of a function lie in its closure
         held = data if isinstance(data, tuple) else tuple(cell.cell_contents for cell in data.__closure__ or ())
         with untouched(model, held):
@@ -115,13 +119,21 @@ AMBIENT = {
     "default device meta": lambda: default_device("meta"),
     "device context": lambda: torch.device("meta"),
     "deterministic algorithms": deterministic,
+    "cached parametrizations": torch.nn.utils.parametrize.cached,
     "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
 }
 
 
 @pytest.mark.parametrize("ambient", AMBIENT)
 @pytest.mark.parametrize(
-    "name", ["causal_attention", "forces_by_autograd_behavioural", "tensors_made_in_the_forward_pass", "user_dict"]
+    "name",
+    [
+        "causal_attention",
+        "weight_norm_parametrization",
+        "forces_by_autograd_behavioural",
+        "tensors_made_in_the_forward_pass",
+        "user_dict",
+    ],
 )
 def test_the_state_of_torch_around_the_call_changes_nothing(ambient, name):
     animal = ZOO[name]

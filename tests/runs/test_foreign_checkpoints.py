@@ -5,6 +5,7 @@ import collections
 import datetime
 import enum
 import io
+import json
 import os
 import pathlib
 import random
@@ -21,6 +22,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import llc_dynamics as ld
+from llc_dynamics.cli import main
 from llc_dynamics.errors import CorruptRunError, DataError, LLCDynamicsError, ManifestMismatchError
 from llc_dynamics.runs import find_checkpoints
 from llc_dynamics.runs.weight_files import load_state
@@ -253,6 +255,17 @@ def test_wrappers_anywhere_in_the_names(tmp_path, kind):
             assert torch.equal(next(iter(found.values())), states[7]["0.weight"])
 
 
+def test_wrappers_in_a_checkpoint_of_several_files(tmp_path):
+    state = trained(network, (3,))[3]
+    weight_map = {f"module.{name}": f"pytorch_model-0000{name[0]}-of-00003.bin" for name in state}
+    for file in set(weight_map.values()):
+        part = {name: tensor for name, tensor in prefixed(state, "module.").items() if weight_map[name] == file}
+        save(part, tmp_path / "given" / "step3" / file)
+    index = json.dumps({"weight_map": weight_map})
+    (tmp_path / "given" / "step3" / "pytorch_model.bin.index.json").write_text(index)
+    require_all(tmp_path / "given", tmp_path, network, {3: state})
+
+
 def test_two_copies_of_the_model_in_one_file(tmp_path):
     state, other = trained(network, (1, 2)).values()
     save(prefixed(state, "student.") | prefixed(other, "teacher."), tmp_path / "given" / "step1.pt")
@@ -266,6 +279,16 @@ def test_two_copies_of_the_model_in_one_file(tmp_path):
     with pytest.warns(UserWarning, match=r"left out, as no weights of the model: ema\.module\.0\.weight"):
         run = ld.import_checkpoints(tmp_path / "both", tmp_path / "second", model=network())
     assert torch.equal(run.state_dict(1)["0.weight"], state["0.weight"])
+    save(prefixed(state, "ema_model.") | state, tmp_path / "averaged" / "step2.pt")
+    save(state, tmp_path / "averaged" / "step0.pt")
+    with pytest.warns(UserWarning, match=r"left out, as no weights of the model: ema_model\.0\.weight"):
+        ld.import_checkpoints(tmp_path / "averaged", tmp_path / "later", model=network())
+    # one tensor is not taken for two parameters of the model
+    half = nn.Linear(4, 2, bias=False)
+    half.net = nn.Linear(4, 2, bias=False)
+    save({"weight": torch.ones(2, 4)}, tmp_path / "half" / "step1.pt")
+    with pytest.raises(ManifestMismatchError, match=r"'net\.weight' \[2, 4\] is in the model, but not in the file"):
+        ld.import_checkpoints(tmp_path / "half", tmp_path / "other", model=half)
     run = ld.import_checkpoints(tmp_path / "given", tmp_path / "run", model=network(), strip_prefix="teacher.")
     assert torch.equal(run.state_dict(1)["0.weight"], other["0.weight"])
 
@@ -374,6 +397,22 @@ def test_buffers_of_another_version_of_the_library(tmp_path, made):
         save(state, tmp_path / "new" / f"step{step}" / "pytorch_model.bin")
     fresh = ld.import_checkpoints(tmp_path / "new", tmp_path / "new run", model=make())
     require_curve(fresh, make, {step: state | own for step, state in states.items()}, tmp_path / "direct")
+
+
+def test_a_parameter_with_the_name_of_a_mask_is_a_parameter(tmp_path):
+    model = nn.Module()
+    model.attn = nn.Module()
+    model.attn.bias = nn.Parameter(torch.rand(2, 3))
+    model.attn.weight = nn.Parameter(torch.rand(2))
+    save(dict(model.state_dict()), tmp_path / "given" / "step1.pt")
+    save({"attn.weight": torch.ones(2)}, tmp_path / "fewer" / "step1.pt")
+    known = ld.import_checkpoints(tmp_path / "given", tmp_path / "run", model=model)
+    assert {entry.kind for entry in known.manifest.state.entries} == {"parameter"}
+    with pytest.raises(ManifestMismatchError, match=r"'attn\.bias' \[2, 3\] is in the model, but not in the file"):
+        ld.import_checkpoints(tmp_path / "fewer", tmp_path / "other", model=model)
+    del model.attn.bias
+    with pytest.raises(ManifestMismatchError, match=r"'attn\.bias' \[2, 3\] is in the run, but not in the model"):
+        known.load_into(model, 1)
 
 
 def test_what_the_function_depends_on_is_not_let_go(tmp_path):
@@ -539,6 +578,14 @@ def test_extra_states_are_left_out(tmp_path, extra):
         np.testing.assert_array_equal(curve_of(known, make()), curve_of(unknown, make()))
 
 
+def test_the_command_line_says_in_a_line_what_is_left_out(tmp_path, capsys):
+    save(trained(network, (1,))[1] | {"\x1b[2J_extra_state": {}}, tmp_path / "given" / "step1.pt")
+    assert main(["import", str(tmp_path / "given"), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{tmp_path / 'given'}: left out, as no weights of the model: \\x1b[2J_extra_state\n")
+    assert said.err == ""
+
+
 # --- What a later estimate would refuse -------------------------------------------------------------------------------
 
 
@@ -566,6 +613,23 @@ def test_what_no_estimate_takes_is_said_at_import(tmp_path):
     save(state, tmp_path / "given" / "step1.pt")
     with torch.device("meta"), pytest.raises(DataError, match="on the meta device"):
         ld.import_checkpoints(tmp_path / "given", tmp_path / "run").load_into(network(), 1)
+    # its names and ties are enough for an import
+    tied = trained(Tied, (1,))[1]
+    save({"wte.weight": tied["wte.weight"]}, tmp_path / "tied" / "step1.pt")
+    with torch.device("meta"):
+        model = Tied()
+    assert len(ld.import_checkpoints(tmp_path / "tied", tmp_path / "of tied", model=model).state_dict(1)) == 2
+
+
+def test_a_model_with_a_state_dict_of_its_own(tmp_path):
+    class Own(Tied):
+        def state_dict(self):
+            return {name: tensor.clone() for name, tensor in super().state_dict().items()}
+
+    states = trained(Own, (1, 2))
+    for step, state in states.items():
+        save({"lm_head.weight": state["lm_head.weight"]}, tmp_path / "given" / f"step{step}.pt")
+    require_all(tmp_path / "given", tmp_path, Own, states)
 
 
 def test_weights_are_found_among_other_states(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
@@ -102,3 +103,12 @@ def test_without_samples():
 def test_bad_input(curve, options, error, message):
     with pytest.raises(error, match=message):
         ld.detect_specialisation(curve, **options)
+
+
+def test_numbers_of_any_kind():
+    curve = falling(jitter=0.03)
+    verdicts = [
+        ld.detect_specialisation(curve, reference_distance=kind(0.5), min_z=kind(4.0), num_bootstrap=np.int64(60))
+        for kind in (float, np.float32, np.array, torch.tensor)
+    ]
+    assert len({verdict.t_cross for verdict in verdicts}) == 1

@@ -8,6 +8,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import quad
 from scipy.special import lambertw
 
@@ -264,3 +265,13 @@ def test_plot_free_energy_draws_what_was_computed() -> None:
     assert sum(line.get_gid() == "crossover" for line in ax.get_lines()) == 2
     assert any("never" in text.get_text() for text in ax.get_legend().get_texts())
     plt.close("all")
+
+
+def test_numbers_of_torch_and_numpy() -> None:
+    given = Solution(
+        torch.tensor(1.5, requires_grad=True), np.float32(20), np.array(0.25), torch.tensor(3), name="ridge"
+    )
+    assert given == Solution(1.5, 20.0, 0.25, 3, name="ridge")
+    assert {type(each) for each in (given.loss, given.llc, given.loss_error, given.llc_error)} == {float, int}
+    sizes = torch.tensor([100.0, 1000.0], requires_grad=True)
+    np.testing.assert_array_equal(theory.free_energy(1.5, 20.0, sizes), theory.free_energy(1.5, 20.0, [100, 1000]))
