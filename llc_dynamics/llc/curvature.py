@@ -23,6 +23,10 @@ _LOG_GAMMA, _BISECTIONS = (math.log(1e-8), math.log(1e8)), 9
 _GRADIENTS = 29
 # By how much the curvature where chains go must be above that at w* to be used instead.
 _LARGER = 4.0
+_LOST = {
+    "chains_failed", "never_moved", "not_explored", "block_not_explored", "exploration_unknown", "drifting",
+    "few_accepted",
+}  # fmt: skip
 
 Measure = Callable[[Problem], float]
 
@@ -71,9 +75,13 @@ class Curvature:
             self.num_gradients += _BISECTIONS * _GRADIENTS
         return self._met[ratio]
 
-    def leave_origin(self) -> bool:
-        """Go by the curvature where chains go from here on, if it is much larger than that at w*; whether it is."""
-        if self.degenerate:
+    def left_origin(self, codes: set[str]) -> bool:
+        """After trials with reasons of these codes: whether from here on `at` is the curvature where chains go.
+
+        That at w* may be of a few directions, where it vanishes in all others; the one where chains go is then much
+        larger.
+        """
+        if self.degenerate or not codes & _LOST:
             return False
         self.degenerate = True
         self.degenerate = self.at(self._largest_ratio) > _LARGER * self.at_origin

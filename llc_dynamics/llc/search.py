@@ -51,8 +51,6 @@ _SMALLEST_RATIO = 3.0
 #: Most trials apart from those of the ladder.
 MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
 
-_NOT_EXPLORED = {"never_moved", "not_explored", "block_not_explored", "exploration_unknown", "few_accepted", "drifting"}
-
 Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[LLCResult]]
 
 
@@ -129,9 +127,7 @@ class Search:
             chosen, plateau, before = ratio, steady, rows
         if chosen is None:
             trial = against[0]
-            codes = {reason.code for each in against for reason in each.reasons}
-            # the curvature at w* may be that of a few directions, where it vanishes in all others
-            if self._corrected and codes & _NOT_EXPLORED and self._curvature.leave_origin():
+            if self._curvature.left_origin({reason.code for each in against for reason in each.reasons}):
                 return self._resolution()
             self._found(
                 "not_explored",

@@ -18,7 +18,8 @@ class Thresholds:
         (see `diagnostics.r_hat_by_chance`).
     min_ess : least bulk effective sample size of the loss; a standard error from 50 draws is itself good to 10%.
     virial_low, virial_high : range of the virial ratio over all parameters. Below: not explored. Above: heated by the
-        step size or by gradient noise. SGLD in equilibrium has 1/(1 - eps a / 4) per direction of curvature a.
+        step size or by gradient noise. SGLD in equilibrium has 1/(1 - eps a / 4) per direction of curvature a; what of
+        that is its localisation's is known (`verdict.localization_heat`) and only limited by `virial_high`.
     heating : largest excess of the virial ratio over 1 as a share of what the loss contributes to it, for in a network
         with many flat directions localisation contributes most, and the few that carry the loss (and the estimate) can
         be hot without being seen in the whole.

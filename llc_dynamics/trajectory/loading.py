@@ -289,7 +289,10 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     import torch
 
     own = bare(model)
-    state = own.state_dict(keep_vars=True)
+    state = dict(own.state_dict())
+    # the tensors themselves, by which ties are known
+    state |= {name: value for name, value in own.named_parameters(remove_duplicate=False) if name in state}
+    state |= {name: value for name, value in own.named_buffers(remove_duplicate=False) if name in state}
     plain = plain_names(own, state)
     for name, value in state.items():
         if torch.nn.parameter.is_lazy(value):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from estimates import codes, estimate
-from problems import NO_DATA, Vector, outputs, quadratic
+from problems import NO_DATA, Vector, outputs, quadratic, squared_error
 from torch import nn
 
 import llc_dynamics as ld
@@ -48,6 +48,10 @@ INPUTS = (torch.randn(200, 4, generator=torch.Generator().manual_seed(5)),)
 
 def curvature(model, data, loss=BEHAVIOURAL, batch_size=None):
     return largest_curvature_of(Problem(model, loss, data), EstimateSettings(batch_size=batch_size), NBETA)
+
+
+def by_purpose(calibration, purpose):
+    return [trial for trial in calibration.trials if trial.purpose == purpose]
 
 
 class TestCurvatureAtTheMinimum:
@@ -100,6 +104,21 @@ class TestCalibration:
         )
         assert abs(result.llc - reference.llc) < 4 * math.hypot(result.standard_error, reference.standard_error)
         assert 0.6 < result.llc / ld.theory.reduced_rank_llc(4, 2, 3, 0) < 1.1
+
+    def test_a_given_loss_whose_noise_gives_w_star_some_curvature(self):
+        """Between the factors, from the targets' noise: chains explode, and a second ladder does not."""
+        data = (*INPUTS, 0.03 * torch.randn(200, 3, generator=torch.Generator().manual_seed(2)))
+        assert 0 < curvature(Factors(), data, squared_error, batch_size=50) < 0.1
+        found = ld.calibrate(
+            Factors(), squared_error, data, num_samples=10_000, batch_size=50, gradients=700, target_error=0.3
+        )
+        assert "degenerate" in codes(found.findings)
+        assert [trial.explored for trial in by_purpose(found, "resolution")][:2] == [False, True]
+        result = ld.estimate_llc(Factors(), squared_error, data, settings=found, seed=9)
+        sampler = ld.MALT(nbeta=result.nbeta, localization=result.localization, num_steps=8)
+        whole = {"num_draws": 150, "num_burnin": 40, "batch_size": 200, "num_chains": 2}
+        reference = estimate(Factors(), squared_error, data, sampler=sampler, **whole)
+        assert abs(result.llc - reference.llc) < 4 * math.hypot(result.standard_error, reference.standard_error)
 
     def test_what_is_regular_is_calibrated_as_before(self):
         found = ld.calibrate(Quadratic([4.0] * 8), BEHAVIOURAL, ROWS, num_samples=1000, trials=False)

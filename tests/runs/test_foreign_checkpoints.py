@@ -544,6 +544,7 @@ def test_other_things_in_place_of_weights(tmp_path):
     for content, words in (
         ({"model": state | {"0.weight": np.ones((5, 4))}}, r"no state dict found.*model \(OrderedDict|model \(dict"),
         (state | {"0.weight": argparse.Namespace()}, r"'0\.weight' is a argparse\.Namespace"),
+        (state | {"epoch": 3}, r"'epoch' is a int\); save the tensors alone"),
         (nn.Linear(2, 2), r"holds a pickled object torch\.nn\.modules\.linear\.Linear, not a state dict"),
         ({"model": nn.Linear(2, 2)}, r"model \(torch\.nn\.modules\.linear\.Linear\)"),
     ):
@@ -613,6 +614,23 @@ def test_what_no_estimate_takes_is_said_at_import(tmp_path):
     save(state, tmp_path / "given" / "step1.pt")
     with torch.device("meta"), pytest.raises(DataError, match="on the meta device"):
         ld.import_checkpoints(tmp_path / "given", tmp_path / "run").load_into(network(), 1)
+    # its names and ties are enough for an import
+    tied = trained(Tied, (1,))[1]
+    save({"wte.weight": tied["wte.weight"]}, tmp_path / "tied" / "step1.pt")
+    with torch.device("meta"):
+        model = Tied()
+    assert len(ld.import_checkpoints(tmp_path / "tied", tmp_path / "of tied", model=model).state_dict(1)) == 2
+
+
+def test_a_model_with_a_state_dict_of_its_own(tmp_path):
+    class Own(Tied):
+        def state_dict(self):
+            return {name: tensor.clone() for name, tensor in super().state_dict().items()}
+
+    states = trained(Own, (1, 2))
+    for step, state in states.items():
+        save({"lm_head.weight": state["lm_head.weight"]}, tmp_path / "given" / f"step{step}.pt")
+    require_all(tmp_path / "given", tmp_path, Own, states)
 
 
 def test_weights_are_found_among_other_states(tmp_path):
