@@ -333,6 +333,16 @@ def tied_weights():
     return Tied(), language_model, tokens()
 
 
+SAME_PARAMETER = "the parameter itself"
+
+
+@animal(loop=SAME_PARAMETER, vmap=SAME_PARAMETER, microbatch=SAME_PARAMETER)
+def weights_that_are_tied_by_their_memory():
+    model = Tied()
+    model.out.weight = nn.Parameter(model.embedding.weight.data)
+    return model, language_model, tokens()
+
+
 @animal()
 def orthogonal_parametrization():
     return network(second=nn.utils.parametrizations.orthogonal(nn.Linear(WIDTH, WIDTH))), squares, points()
@@ -622,6 +632,20 @@ def buffers_that_a_forward_pass_writes_to():
             return h
 
     return Counting(), cross_entropy, points()
+
+
+@animal(loop="detach", vmap="detach", microbatch="detach")
+def parameter_that_a_forward_pass_replaces():
+    class Clipped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.scale = network(), nn.Parameter(torch.ones(CLASSES))
+
+        def forward(self, x):
+            self.scale = nn.Parameter(self.scale.clamp(0.5, 2))
+            return self.net(x) * self.scale
+
+    return Clipped(), cross_entropy, points()
 
 
 @animal(twin="mlp")

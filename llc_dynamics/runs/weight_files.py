@@ -112,6 +112,8 @@ def _load_index(path: Path, key: str | None) -> dict[str, Any]:
 
 def _find_state(path: Path, content: Any, key: str | None) -> dict[str, Any]:
     """The state dict inside what a file holds."""
+    import torch
+
     if key is not None:
         place = content
         for part in key.split("/"):
@@ -141,7 +143,9 @@ def _find_state(path: Path, content: Any, key: str | None) -> dict[str, Any]:
         f"in '{name}' {_no_state(content[name])}" for name in _USUAL_KEYS if isinstance(content.get(name), Mapping)
     ]
     problem = (*inner, problem)[0]
-    raise DataError(f"{path}: no state dict found ({problem}); say where it is with --key. It has: {_listed(content)}")
+    flat = any(isinstance(item, torch.Tensor) for item in content.values())
+    advice = "save the tensors alone, or under a key" if flat and not inner else "say where it is with --key"
+    raise DataError(f"{path}: no state dict found ({problem}); {advice}. It has: {_listed(content)}")
 
 
 def _no_state(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -104,8 +104,12 @@ class BorrowedModule:
             self._attributes = [(module.__dict__, dict(module.__dict__)) for module in own]
             seen: set[int] = set()
             for _, attributes in self._attributes:
-                for name in attributes.keys() - _OF_ALL_MODULES:
-                    for restore, size in _contents(attributes[name], seen):
+                for name, value in attributes.items():
+                    if name in ("_parameters", "_modules"):  # what is assigned in a forward pass
+                        found: Iterable[tuple[Callable[[], None], int]] = [(_container_keeper(value), 0)]
+                    else:
+                        found = () if name in _OF_ALL_MODULES else _contents(value, seen)
+                    for restore, size in found:
                         stack.callback(restore)
                         if size <= _LARGEST_COMPARED:
                             self._contents.append(restore)
@@ -230,6 +234,7 @@ def usable_device(device: str | int | torch.device) -> torch.device:
 
 def require_usable(model: nn.Module) -> None:
     """Raise `DataError` for weights that cannot be moved, with the reason."""
+    places: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         problem = None
         if torch.nn.parameter.is_lazy(tensor):
@@ -242,5 +247,12 @@ def require_usable(model: nn.Module) -> None:
             problem = "is spread over processes (DTensor): gather the full state dict into a plain model first"
         elif tensor.requires_grad and tensor.layout is not torch.strided:
             problem = f"is stored as {tensor.layout}: make it dense"
+        elif tensor.layout is torch.strided and tensor.numel():
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            if (other := places.setdefault(place, name)) != name and isinstance(tensor, nn.Parameter):
+                problem = (
+                    f"shares its memory with '{other}', and chains would move one without the other: tie them by "
+                    "assigning the parameter itself, not its .data"
+                )
         if problem is not None:
             raise DataError(f"'{name}' of the model {problem}")

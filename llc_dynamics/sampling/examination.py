@@ -153,7 +153,8 @@ class _Look:
                 f"autograd finds it should be {said[0]:.3g} and {said[1]:.3g}: a part of it is missing or another. "
                 "Look for a part of the model that is detached or computed under torch.no_grad(), "
                 "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), hooks that change "
-                "gradients, and autograd functions whose backward is not the derivative of their forward"
+                "gradients (hold weights by parameters=), and autograd functions whose backward is not the derivative "
+                "of their forward"
             )
 
     def at_rows(self) -> None:

@@ -544,6 +544,7 @@ def test_other_things_in_place_of_weights(tmp_path):
     for content, words in (
         ({"model": state | {"0.weight": np.ones((5, 4))}}, r"no state dict found.*model \(OrderedDict|model \(dict"),
         (state | {"0.weight": argparse.Namespace()}, r"'0\.weight' is a argparse\.Namespace"),
+        (state | {"epoch": 3}, r"'epoch' is a int\); save the tensors alone"),
         (nn.Linear(2, 2), r"holds a pickled object torch\.nn\.modules\.linear\.Linear, not a state dict"),
         ({"model": nn.Linear(2, 2)}, r"model \(torch\.nn\.modules\.linear\.Linear\)"),
     ):
