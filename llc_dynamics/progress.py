@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def progress_bars(enabled: bool | None = None) -> Iterator[Progress]:
     """A `rich.progress.Progress` with time spent and time left; `enabled=None` shows it on a terminal only."""
+    state = random.getstate()
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -27,6 +29,8 @@ def progress_bars(enabled: bool | None = None) -> Iterator[Progress]:
         TimeRemainingColumn,
     )
     from rich.text import Text
+
+    random.setstate(state)  # rich draws from the caller's generator when it is imported
 
     class Title(ProgressColumn):
         """As it stands: names of folders are no markup."""

@@ -145,3 +145,31 @@ def test_the_state_of_torch_around_the_call_changes_nothing(ambient, name):
     np.testing.assert_array_equal(inside.distance_trace, alone.distance_trace)
     assert inside.initial_loss == alone.initial_loss
     assert inside.reasons == alone.reasons
+
+
+CURVES = (
+    "caches_as_plain_attributes",
+    "compiled",
+    "complex_parameters",
+    "forces_by_autograd",
+    "gpt2",
+    "legacy_weight_norm",
+)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_over_a_recorded_run(name, tmp_path):
+    model, loss_fn, data = ZOO[name].born()
+    with untouched(model, data), ld.Recorder(tmp_path / "run", model, [0]) as record:
+        record(0)
+    other = ZOO[name].born()[0]
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.5)
+    values = []
+    for into in (model, other):  # the run's weights count, not those of the model
+        with untouched(into, data):
+            curve = ld.llc_curve(tmp_path / "run", into, loss_fn, data, settings=SETTINGS, overwrite=True)
+        values.append(curve.values)
+    np.testing.assert_allclose(*values, rtol=1e-3)
+    assert abs(values[0]) > 0
