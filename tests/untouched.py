@@ -19,10 +19,12 @@ _KEPT_BY_TORCH = ("_parameters", "_buffers", "_modules")
 def untouched(*held: Any) -> Iterator[None]:
     """On leaving, also by an error, `held` (modules, tensors, containers) and torch are as they were."""
     before = [*map(_state_of, held), state_of_torch()]
-    yield
-    after = [*map(_state_of, held), state_of_torch()]
-    for old, new in zip(before, after, strict=True):
-        _require_same(old, new, "")
+    try:
+        yield
+    finally:
+        after = [*map(_state_of, held), state_of_torch()]
+        for old, new in zip(before, after, strict=True):
+            _require_same(old, new, "")
 
 
 def state_of_torch() -> dict[str, Any]:

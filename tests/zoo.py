@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -901,6 +902,39 @@ def loss_that_pops_from_its_batch():
         return cross_entropy(model, (*batch.values(), labels))
 
     return network(), loss_fn, drawing(lambda x, y: {"x": x, "labels": y})
+
+
+def labelled_by(teacher_of):
+    """Outputs of the model at w* as targets: the behavioural loss by hand."""
+    model, (x, _) = network(), points()
+    teacher = teacher_of(model)
+
+    def draw(generator, batch_size):
+        chosen = torch.randint(SAMPLES, (batch_size,), generator=generator)
+        return x[chosen], teacher(x[chosen]).detach()
+
+    return model, lambda m, b: (m(b[0]) - b[1]).square().mean(1), draw
+
+
+@animal()
+def labels_of_a_copy():
+    return labelled_by(copy.deepcopy)
+
+
+@animal(twin="labels_of_a_copy")
+def labels_of_the_model_itself():
+    return labelled_by(lambda model: model)
+
+
+@animal(twin="drawn", vmap=NO_VMAP)
+def loss_that_calls_backward_itself():
+    def loss_fn(model, batch):
+        losses = cross_entropy(model, batch)
+        model.zero_grad()
+        losses.mean().backward(retain_graph=True)
+        return losses
+
+    return network(), loss_fn, drawing(lambda x, y: (x, y))
 
 
 @animal(settings=ALL)

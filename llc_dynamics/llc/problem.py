@@ -17,7 +17,7 @@ from llc_dynamics.errors import ConfigError, StepNotStoredError
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.ranges import whole_numbers
 from llc_dynamics.sampling import Behavioural
-from llc_dynamics.sampling.batches import Batches, Data, make_batches
+from llc_dynamics.sampling.batches import Batches, Data, SampledBatches, make_batches
 from llc_dynamics.sampling.borrowed import new_tensors_on, plain_torch, usable_device
 from llc_dynamics.sampling.examination import examine
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
@@ -101,6 +101,8 @@ class Problem:
             flat = FlatModel(self.model, self.loss_fn, self.device, self.parameters, settings.microbatch_size)
             batches = make_batches(self.data, settings.batch_size, settings.num_samples, flat.device)
             with flat, new_tensors_on(flat.device):
+                if isinstance(batches, SampledBatches):
+                    batches.before = flat.at_origin
                 examine(flat, batches, settings.seed)
                 yield flat, batches
 

@@ -105,7 +105,10 @@ class FixedBatches:
 
 
 class SampledBatches:
-    """Fresh samples in every batch, from the caller's `sample(generator, batch_size)`."""
+    """Fresh samples in every batch, from the caller's `sample(generator, batch_size)`.
+
+    `before` is called each time: what samples by the model itself finds it at w*, wherever the chains are.
+    """
 
     whole = False
     fixed = False
@@ -117,6 +120,7 @@ class SampledBatches:
         self.batch_size = batch_size
         self._sample = sample
         self._device = device
+        self.before: Callable[[], None] = lambda: None
 
     def stream(self, seed: int, *purpose: str | int) -> Iterator[Batch]:
         """Fresh batches for one chain; the generator is a CPU one, so that they are the same on every device."""
@@ -129,6 +133,7 @@ class SampledBatches:
         return self._drawn(torch_generator(seed, *purpose), size)
 
     def _drawn(self, generator: torch.Generator, size: int) -> Any:
+        self.before()
         with errors_of(f"data(generator, {size})"):
             try:
                 content = self._sample(generator, size)

@@ -133,6 +133,11 @@ class FlatModel:
         """Undo what the last evaluation, or a failed one, left behind in buffers and plain attributes of the module."""
         self._borrowed.reset()
 
+    def at_origin(self) -> None:
+        """Put the module at w* and in its own state, for whoever else calls it."""
+        self._place(self.origin)
+        self.reset()
+
     def measure_in(self, units: torch.Tensor | None) -> None:
         """From here on positions are w_i / units_i [d], and gradients by these; None for the weights themselves."""
         plain = self._full if self.chosen is None else self._full[self.chosen]
@@ -255,7 +260,11 @@ class FlatModel:
         self._work = self._full.clone()
         views = self._views(self._work)
         for parameter, view in zip(self._parameters, views, strict=True):
+            # also if a loss function takes its own gradients by backward()
+            stack.callback(setattr, parameter, "grad", parameter.grad)
+            stack.callback(parameter.requires_grad_)
             stack.callback(setattr, parameter, "data", parameter.data)
+            parameter.grad = None
             if not self._same_dtype:
                 view = (torch.view_as_complex(view.clone()) if parameter.is_complex() else view).to(
                     parameter.dtype, copy=True
