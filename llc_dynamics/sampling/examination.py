@@ -135,7 +135,8 @@ class _Look:
     def at_derivatives(self) -> None:
         """How the loss changes along two directions, and what its gradient says of that.
 
-        Differences of losses that are rounded coarsely, or have steps, say nothing: those over half the way differ.
+        Differences of losses that are rounded coarsely, have steps, or draw random numbers of their own say nothing:
+        they are others a second time, or over half the way.
         """
         model = self._model
         with isolated_generators(self._seed):
@@ -156,7 +157,7 @@ class _Look:
         off = np.abs(found - said).max()
         if not off > _DERIVATIVE * np.abs(found).max():
             return
-        if np.abs(found - changes(_SHORT / 2)).max() < _DERIVATIVE * off:
+        if all(np.abs(found - changes(share)).max() < _DERIVATIVE * off for share in (_SHORT, _SHORT / 2)):
             raise DataError(
                 f"along two directions the loss changes by {found[0]:.3g} and {found[1]:.3g}, and by the gradient that "
                 f"autograd finds it should be {said[0]:.3g} and {said[1]:.3g}: a part of it is missing or another. "
