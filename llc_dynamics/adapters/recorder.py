@@ -16,6 +16,7 @@ from torch import nn
 
 from llc_dynamics.adapters.probes import ModelFunction, loop_probes
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
+from llc_dynamics.ranges import finite_number
 from llc_dynamics.runs import rewind_run
 from llc_dynamics.settings import plain_number
 from llc_dynamics.systems.description import Description
@@ -122,7 +123,7 @@ class Recorder:
         self._outputs = outputs
         self._observe = Observer()
         self._state = state
-        self._seal_seconds = seal_seconds
+        self._seal_seconds = finite_number("seal_seconds", seal_seconds, zero=True)
         if not isinstance(steps, Iterable):
             raise ConfigError(f"steps: give the steps to record, such as ld.checkpoint_schedule(1000); got {steps!r}")
         self._schedule = sorted({step_number(step) for step in steps})

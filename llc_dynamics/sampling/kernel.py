@@ -145,7 +145,7 @@ class Kernel(ABC, Generic[S]):
         if self.nbeta is not None:
             require_positive(name, "nbeta", self.nbeta, "or None for n / log n")
         gamma = self.localization
-        if not (isinstance(gamma, int | float) and gamma >= 0 and math.isfinite(gamma)):
+        if isinstance(gamma, bool) or not (isinstance(gamma, int | float) and gamma >= 0 and math.isfinite(gamma)):
             raise ConfigError(f"{name}: localization must be zero or a positive number, got {gamma!r}")
 
     @property
@@ -224,7 +224,7 @@ KERNELS: dict[str, Any] = {}
 
 def require_positive(kernel: str, name: str, value: Any, advice: str = "") -> None:
     """Raise `ConfigError` unless `value` is a positive finite number."""
-    if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
+    if isinstance(value, bool) or not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
         raise ConfigError(f"{kernel}: {name} must be a positive number, got {value!r}{'; ' + advice if advice else ''}")
 
 

@@ -55,11 +55,8 @@ class LLCConfig:
         with_plain_numbers(self)
         if self.num_points < 1:
             raise ConfigError(f"llc.num_points must be 1 or more; got {self.num_points}")
-        n, batch_size = self.estimate.num_samples, self.estimate.batch_size
-        if n is not None and n < 3:
-            raise ConfigError(f"llc.num_samples must be 3 or more (nbeta is n / log n); got {n}")
-        if batch_size is None or batch_size < 1:
-            raise ConfigError(f"llc.batch_size must be 1 or more; got {batch_size}")
+        if self.estimate.batch_size is None:
+            raise ConfigError("llc.batch_size must be 1 or more; got None")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> LLCConfig:

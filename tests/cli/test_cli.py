@@ -162,7 +162,7 @@ def refuses(capsys: pytest.CaptureFixture[str], arguments: list[str], *messages:
         ("num_points = 2", 'sampler = "MALT"', ("sampler must be a table",)),
         ("num_points = 2", 'loss = "behavioral"', ("llc: loss", "did you mean 'behavioural'")),
         ("num_points = 2", "seed = 3", ("llc: seed: unknown setting",)),
-        ("num_samples = 100", "num_samples = 2", ("llc.num_samples must be 3 or more", "got 2")),
+        ("num_samples = 100", "num_samples = 2", ("llc: num_samples must be a whole number of 3 or more", "got 2")),
         ("width = 8\nmlp", "width = 7\nmlp", ("width (7) must be a multiple of", "num_heads (2)")),
         ("[system]", "[system", ("not valid TOML",)),
         ("num_tasks = 2", "num_task = 2", ("run 1: num_task", "did you mean 'num_tasks'")),

@@ -522,10 +522,12 @@ def test_a_kernel_that_holds_its_batch_wants_a_loss_with_its_minimum_at_the_star
         {"step_size": 0.0},
         {"step_size": math.inf},
         {"step_size": math.nan},
+        {"step_size": True},
         {"nbeta": 0.0},
         {"nbeta": math.nan},
         {"localization": -1.0},
         {"localization": math.inf},
+        {"localization": True},
     ],
 )
 def test_settings_out_of_range(name, wrong):
