@@ -77,8 +77,9 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
 
 
 def _number(value: Any) -> float:
-    """As a float, NaN for what is none: text is not read as a number."""
+    """As a float, NaN for what is none: text is not read as a number, nor is the answer to a question."""
+    value = plain_number(value)
     try:
-        return math.nan if isinstance(value, str | bytes) else float(plain_number(value))
+        return math.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan

@@ -14,6 +14,7 @@ import torch
 from llc_dynamics.batch import tensor_of
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.settings import nearest
+from llc_dynamics.trajectory.loading import without_wrappers
 
 #: A name, a pattern ("blocks.0.*"), several of them, or {name or pattern: boolean mask of the tensor's shape or None}.
 #: What is the name of a parameter to the letter stands for that one, also with the characters of patterns in it.
@@ -35,11 +36,14 @@ def resolve_selection(
     if not isinstance(selection, Iterable):
         raise ConfigError(f"parameters: give names or patterns of parameters, got a {type(selection).__name__}")
     rows = selection.items() if isinstance(selection, Mapping) else ((pattern, None) for pattern in selection)
+    plain = without_wrappers(parameters)  # names as a run stores them, of a compiled model, too
     chosen: dict[str, torch.Tensor | None] = {}
     for pattern, mask in rows:
         if not isinstance(pattern, str):
             raise ConfigError(f"parameters: give names or patterns of parameters, got a {type(pattern).__name__}")
-        matches = [pattern] if pattern in parameters else [name for name in parameters if fnmatchcase(name, pattern)]
+        matches = [name for name in parameters if pattern in (name, plain[name])] or [
+            name for name in parameters if fnmatchcase(name, pattern) or fnmatchcase(plain[name], pattern)
+        ]
         if not matches:
             brackets = "[...] is a pattern for one character, and " if "[" in pattern else ""
             raise ConfigError(

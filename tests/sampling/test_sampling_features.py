@@ -211,6 +211,13 @@ class TestSelection:
         assert list(resolve_selection("d.w[0-9]", odd)) == ["d.w0"]
         assert list(resolve_selection({"d.w[0]": np.array([True, False])}, odd)) == ["d.w[0]"]
 
+    def test_names_of_wrapped_models(self):
+        """As a run stores them, or as the wrapper has them."""
+        wrapped = {f"_orig_mod.{name}": each for name, each in PARAMETERS.items()}
+        for pattern in ("head", "_orig_mod.head", "h*"):
+            assert list(resolve_selection(pattern, wrapped)) == ["_orig_mod.head"]
+        assert list(resolve_selection("blocks.0.*", wrapped)) == ["_orig_mod.blocks.0.query", "_orig_mod.blocks.0.key"]
+
     def test_masks(self):
         left, right = torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
         left[:, 0], right[:, 1:] = True, True
