@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llc_dynamics.batch import leaves
 from llc_dynamics.errors import DataError
 from llc_dynamics.sampling.batches import Batches
+from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.sampling.kernel import widened
 from llc_dynamics.seeding import isolated_generators, torch_generator
@@ -25,6 +26,8 @@ _SAME = 1e-5
 # A derivative and a difference agree to this share: the loss bends little on so short a way, but has corners.
 _DERIVATIVE, _SHORT = 0.1, 0.1
 _PLACES = 3
+# Size of the logarithms of probabilities whose differences make a divergence.
+_OF_LOGARITHMS = 10.0
 
 
 def examine(model: FlatModel, batches: Batches, seed: int) -> None:
@@ -207,7 +210,7 @@ class _Look:
         sliced = self._losses(self._near, self._smaller, few)
         with model.calls.in_one_piece():
             whole = self._losses(self._near, self._smaller, few)
-        if not agree(sliced, whole, self._tolerance()):
+        if not agree(sliced, whole, self._tolerance(), rounding_of(model)):
             raise DataError(
                 f"microbatch_size: {few} samples have other losses in slices of {model.microbatch_size} than together "
                 f"(they differ by up to {float((sliced - whole).abs().max()):.3g}). A loss that mixes samples, or a "
@@ -238,11 +241,19 @@ def near(model: FlatModel, seed: int) -> torch.Tensor:
     return model.origin + model.looked_at * scale * noise
 
 
-def agree(one: torch.Tensor, other: torch.Tensor, tolerance: float = _AGREEMENT) -> bool:
+def agree(one: torch.Tensor, other: torch.Tensor, tolerance: float = _AGREEMENT, rounding: float = 0.0) -> bool:
     """Whether two ways gave the same numbers; what is not finite is judged where the estimate begins."""
     if not bool(one.isfinite().all() & other.isfinite().all()):
         return True
-    return bool((one - other).abs().max() <= tolerance * (other.abs().mean() + other.std(correction=0)))
+    largest = tolerance * (other.abs().mean() + other.std(correction=0)) + rounding
+    return bool((one - other).abs().max() <= largest)
+
+
+def rounding_of(model: FlatModel) -> float:
+    """Of single losses, where it is known: a divergence is a small difference of logarithms."""
+    loss = model.loss_fn
+    divergence = isinstance(loss, Behavioural) and loss.divergence == "kl"
+    return _OF_LOGARITHMS * torch.finfo(model.dtype).eps if divergence else 0.0
 
 
 def _some(names: list[str]) -> str:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from llc_dynamics.batch import leaves, others, rebuilt
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling.calls import one_line
-from llc_dynamics.sampling.examination import agree, near
+from llc_dynamics.sampling.examination import agree, near, rounding_of
 from llc_dynamics.sampling.flat_model import FlatModel, real_parts
 from llc_dynamics.sampling.kernel import Evaluation
 from llc_dynamics.seeding import isolated_generators
@@ -107,9 +107,12 @@ def vmap_problem(model: FlatModel, contents: Sequence[Any], batch_size: int, see
         together = found(VmapModel(model), seed)
     except Exception as error:
         return one_line(error)
-    if not _same(alone, again):  # a loss that draws random numbers draws others in one batch of work
+    rounding = rounding_of(model)
+    if not _same(alone, again, rounding):  # a loss that draws random numbers draws others in one batch of work
         return None
-    return None if _same(alone, together) else "its losses or gradients are others than those of single chains"
+    return (
+        None if _same(alone, together, rounding) else "its losses or gradients are others than those of single chains"
+    )
 
 
 class _LossModule(nn.Module):
@@ -166,6 +169,6 @@ def _stacked(contents: Sequence[Any]) -> list[torch.Tensor]:
     return [torch.stack(column) for column in zip(*parts, strict=True)]
 
 
-def _same(one: Evaluation, other: Evaluation) -> bool:
+def _same(one: Evaluation, other: Evaluation, rounding: float) -> bool:
     """Whether two evaluations agree but for rounding."""
-    return agree(one.losses, other.losses) and agree(one.gradient, other.gradient)
+    return agree(one.losses, other.losses, rounding=rounding) and agree(one.gradient, other.gradient)
