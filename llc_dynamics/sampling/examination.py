@@ -68,13 +68,20 @@ class _Look:
         with isolated_generators(seed):
             self._content = next(batches.stream(seed, "examination")).content
         self._near = model.origin
+        self._prepared: Any = None
 
     def at_writing(self) -> None:
-        calls, self._model.with_graph = self._model.calls, True
-        calls.hands_out_copies = True
+        """The first look, with copies and with gradients: no loss function fails for lack of either.
+
+        Outputs at w* are from here, so that those at w without gradients show a difference.
+        """
+        model, calls = self._model, self._model.calls
+        model.with_graph = calls.hands_out_copies = True
+        with isolated_generators(self._seed):
+            self._prepared = model.prepare(self._content, self._size)
         for distance in _DISTANCES:
-            self._model.looked_at = distance
-            self._near = near(self._model, self._seed)
+            model.looked_at = distance
+            self._near = near(model, self._seed)
             try:
                 if bool(self._losses(self._near).isfinite().all()):
                     break
@@ -84,27 +91,18 @@ class _Look:
         calls.hands_out_copies = calls.written
 
     def at_gradients(self) -> None:
-        """Outputs at w* with gradients, so that those at w without them show a difference."""
         model = self._model
-        model.with_graph = True
-        with isolated_generators(self._seed):
-            prepared = model.prepare(self._content, self._size)
-        with_graph = self._at_near(prepared)
+        with_graph = self._losses(self._near)
         try:
             model.with_graph = False
-            model.with_graph = not agree(self._at_near(prepared), with_graph, _SAME)
+            model.with_graph = not agree(self._losses(self._near), with_graph, _SAME)
         except DataError:  # with gradients it does not fail
             model.with_graph = True
-
-    def _at_near(self, prepared: Any) -> torch.Tensor:
-        with isolated_generators(self._seed):
-            return self._model.losses(self._near, prepared, self._size)
 
     def at_missing_gradients(self) -> None:
         model = self._model
         with isolated_generators(self._seed):
-            prepared = model.prepare(self._content, self._size)
-            found = model.gradients_by_block(self._near, prepared, self._size)
+            found = model.gradients_by_block(self._near, self._prepared, self._size)
         wrong = [name for name, each in found.items() if each is not None and not bool(each.isfinite().all())]
         if wrong and bool(self._losses(self._near).isfinite().all()):
             raise DataError(
@@ -170,14 +168,11 @@ class _Look:
         """
         model = self._model
         with isolated_generators(self._seed):
-            prepared = model.prepare(self._content, self._size)
-        with isolated_generators(self._seed):
-            gradient = model.losses_and_gradient(place, prepared, self._size)[1].clone()
+            gradient = model.losses_and_gradient(place, self._prepared, self._size)[1].clone()
         ways = [near(model, seed + number) - model.origin for number in (2, 3)]
 
         def mean_at(position: torch.Tensor) -> float:
-            with isolated_generators(self._seed):
-                return float(widened(model.losses(position, prepared, self._size)).mean())
+            return float(widened(self._losses(position)).mean())
 
         def differences(share: float) -> NDArray[np.float64]:
             ends = [(mean_at(place + share * way), mean_at(place - share * way)) for way in ways]
@@ -207,9 +202,14 @@ class _Look:
     def at_slices(self) -> None:
         """Some samples in slices and together; never as many as a batch that does not fit into memory."""
         model, few = self._model, self._few
-        sliced = self._losses(self._near, self._smaller, few)
+
+        def losses() -> torch.Tensor:
+            with isolated_generators(self._seed):
+                return model.losses(self._near, model.prepare(self._smaller, few), few)
+
+        sliced = losses()
         with model.calls.in_one_piece():
-            whole = self._losses(self._near, self._smaller, few)
+            whole = losses()
         if not agree(sliced, whole, self._tolerance(), rounding_of(model)):
             raise DataError(
                 f"microbatch_size: {few} samples have other losses in slices of {model.microbatch_size} than together "
@@ -219,15 +219,13 @@ class _Look:
             )
 
     def _tolerance(self) -> float:
-        prepared = self._model.prepare(self._content, self._size)
-        numbers = [*self._model.module.parameters(), *leaves(prepared)]
+        numbers = [*self._model.module.parameters(), *leaves(self._prepared)]
         low = any(each.is_floating_point() and each.dtype.itemsize < 4 for each in numbers)
         return _LOW_PRECISION if low else _AGREEMENT
 
-    def _losses(self, position: torch.Tensor, content: Any = None, size: int | None = None) -> torch.Tensor:
-        content, size = (self._content, self._size) if size is None else (content, size)
+    def _losses(self, position: torch.Tensor) -> torch.Tensor:
         with isolated_generators(self._seed):
-            return self._model.losses(position, self._model.prepare(content, size), size)
+            return self._model.losses(position, self._prepared, self._size)
 
 
 def near(model: FlatModel, seed: int) -> torch.Tensor:

@@ -130,6 +130,17 @@ def test_losses_that_differentiate_by_themselves(sampler):
         assert_as(Slope(False), Slope(True), loss_fn, sampler=sampler, **observed)
 
 
+def test_the_look_leaves_the_global_generators_alone():
+    """Outputs that draw random numbers are looked at with generators of their own, however often."""
+    noisy = ld.behavioural(lambda model, batch: functional.dropout(model(batch[0]), 0.3))
+    model = classifier()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for changes in ({}, {"microbatch_size": 5}):
+        value(model, noisy, classes(), **changes)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # --- gradients that are missing ---------------------------------------------------------------------------------------
 
 
