@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from llc_dynamics.errors import DataError
+from llc_dynamics.errors import DataError, some_of
 
 
 def leaves(batch: Any) -> list[Tensor]:
@@ -123,7 +123,7 @@ def shapes_of(batch: Any) -> str:
         for key, part in parts
         for leaf in leaves(part)
     ]
-    shown = ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
+    shown = some_of(listed, 6)
     return shown if isinstance(batch, Tensor) else f"{type(batch).__name__} of {shown or 'no tensors'}"
 
 

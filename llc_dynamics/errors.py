@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 _ADVICE = {
     errno.ENOSPC: "free some space",
@@ -38,6 +39,12 @@ def printable(text: str, longest: int | None = None) -> str:
     if longest is not None and len(text) > longest:
         return printable(text[:longest]) + "..."
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first `most` of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class LLCDynamicsError(Exception):

@@ -31,6 +31,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from llc_dynamics.errors import some_of
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc.diagnostics import change_between_halves, r_hat_by_chance, spread_of_pieces
 from llc_dynamics.llc.result import LLCResult
@@ -338,12 +339,10 @@ def _observed(result: LLCResult) -> Iterator[Finding]:
 def _without_gradient(result: LLCResult) -> Iterator[Finding]:
     names = result.without_gradient
     if names and len(chains_at_rest(result)) < len(result.alive):
-        shown = ", ".join(names[:_MOST_NAMES])
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         yield Finding(
             "no_gradient",
-            f"no gradient at all at the last draw in {shown}{more}: the loss does not depend on them there (a dead "
-            "branch, or unused weights), so they add nothing to the estimate",
+            f"no gradient at all at the last draw in {some_of(names, _MOST_NAMES)}: the loss does not depend on them "
+            "there (a dead branch, or unused weights), so they add nothing to the estimate",
         )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from llc_dynamics.errors import ConfigError, TrajectoryError
+from llc_dynamics.errors import ConfigError, TrajectoryError, some_of
 from llc_dynamics.runs.weight_files import INDEX, PICKLED, SAFETENSORS
 from llc_dynamics.trajectory.names import is_run
 
@@ -100,9 +100,9 @@ def _guessed(folder: Path) -> list[tuple[int, Path]]:
             (ambiguous if numbers else without).append(entry.name)
     advice = "say with --pattern which files to take and where the step stands, as in --pattern 'model_{step}.pt'"
     if without:
-        raise TrajectoryError(f"{folder}: no step in the name of {_some(without)}; {advice}")
+        raise TrajectoryError(f"{folder}: no step in the name of {some_of(without, 5)}; {advice}")
     if ambiguous:
-        raise TrajectoryError(f"{folder}: several numbers in the name of {_some(ambiguous)}; {advice}")
+        raise TrajectoryError(f"{folder}: several numbers in the name of {some_of(ambiguous, 5)}; {advice}")
     return found
 
 
@@ -147,7 +147,7 @@ def _matching(folder: Path, pattern: str) -> list[tuple[int, Path]]:
         if path is not None and (path.suffix in _SUFFIXES or path.name.endswith(INDEX)):
             chosen.append((step, path))
     if not chosen:
-        raise TrajectoryError(f"{folder}: no checkpoint matches {pattern!r}; it has {_some(_names(folder))}")
+        raise TrajectoryError(f"{folder}: no checkpoint matches {pattern!r}; it has {some_of(_names(folder), 5)}")
     return chosen
 
 
@@ -166,8 +166,8 @@ def _weights_in(folder: Path) -> Path | None:
     if len(files) > 1:
         example = re.sub("[0-9]+", "{step}", folder.name, count=1) + f"/{files[0].name}"
         raise TrajectoryError(
-            f"{folder}: several files may be the checkpoint ({_some([entry.name for entry in files])}); say which with "
-            f"--pattern, as in --pattern '{example}'"
+            f"{folder}: several files may be the checkpoint ({some_of([entry.name for entry in files], 5)}); say which "
+            f"with --pattern, as in --pattern '{example}'"
         )
     return files[0] if files else None
 
@@ -180,7 +180,3 @@ def _weight_files(entries: list[Path]) -> list[Path]:
 
 def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

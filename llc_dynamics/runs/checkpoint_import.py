@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llc_dynamics.errors import DataError, ManifestMismatchError, printable
+from llc_dynamics.errors import DataError, ManifestMismatchError, printable, some_of
 from llc_dynamics.provenance import provenance
 from llc_dynamics.runs.checkpoint_files import find_checkpoints
 from llc_dynamics.runs.staging import require_free, staged_run
@@ -169,8 +169,7 @@ def _doubts(
 ) -> Iterator[str]:
     """What was not taken over, and what an estimate would refuse."""
     if left_out:
-        more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
-        yield f"left out, as no weights of the model: {', '.join(left_out[:8])}{more}"
+        yield f"left out, as no weights of the model: {some_of(left_out, 8)}"
     if undefined:
         yield f"weights are NaN or infinite at step {', '.join(map(str, undefined[:8]))}; no estimate can be made there"
     packed = [

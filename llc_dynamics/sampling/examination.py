@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from llc_dynamics.batch import leaves
-from llc_dynamics.errors import DataError
+from llc_dynamics.errors import DataError, some_of
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.flat_model import FlatModel
@@ -106,7 +106,7 @@ class _Look:
         wrong = [name for name, each in found.items() if each is not None and not bool(each.isfinite().all())]
         if wrong and bool(self._losses(self._near).isfinite().all()):
             raise DataError(
-                f"the loss near w* is finite, but its gradient is NaN or infinite for {_some(wrong)}: look for a "
+                f"the loss near w* is finite, but its gradient is NaN or infinite for {some_of(wrong, 3)}: look for a "
                 "square root, a norm or a logarithm at zero, also inside of torch.where, where it is 0 times infinity"
             )
         missing = {name for name, each in found.items() if each is None}
@@ -129,7 +129,7 @@ class _Look:
         there = self._losses(self._near + (near(model, self._seed + 1) - model.origin) * of_missing)[looked_at]
         if torch.equal(here, again) and not torch.equal(here, there):
             raise DataError(
-                f"the loss depends on {_some(sorted(missing))}, but autograd finds no gradient for it: look for "
+                f"the loss depends on {some_of(sorted(missing), 3)}, but autograd finds no gradient for it: look for "
                 "torch.utils.checkpoint with use_reentrant=True (give use_reentrant=False), .detach(), .data, .item(), "
                 "NumPy or torch.no_grad() inside the model, or leave it out with parameters="
             )
@@ -252,7 +252,3 @@ def rounding_of(model: FlatModel) -> float:
     loss = model.loss_fn
     divergence = isinstance(loss, Behavioural) and loss.divergence == "kl"
     return _OF_LOGARITHMS * torch.finfo(model.dtype).eps if divergence else 0.0
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
