@@ -57,6 +57,9 @@ class EstimateSettings(ChainSettings):
     bias_checks : run again with half the step, and with twice the batch, each with half the draws: about three times
         the work in all. The result's `total_error` then holds the biases, and its verdict judges them; see `llc.bias`.
     microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
+    common_noise : all points of a curve have the same seed, and with it the same batches, noise and starts: their
+        errors move together, and the change from one to another is far more exact than either (`curve.difference`).
+        False: a seed for each point, derived from `seed` and its step. It is nothing to a single estimate.
     metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*), for a behavioural loss;
         gamma is then compared with nbeta itself (a tenth of it is mild). "relative": each weight in units of the root
         mean square of its tensor at w*. `llc_dynamics.sampling.metric` says what that is good for.
@@ -72,6 +75,7 @@ class EstimateSettings(ChainSettings):
     bias_checks: bool = False
     microbatch_size: int | None = None
     metric: Metric = "euclidean"
+    common_noise: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
