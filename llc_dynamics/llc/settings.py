@@ -60,6 +60,9 @@ class EstimateSettings(ChainSettings):
     microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
     lambda_above : by what share of the estimate lambda itself is above it at this gamma, and the error of that share;
         what a calibration extrapolates from several gamma. It moves no estimate, only `LLCResult.lambda_interval`.
+    common_noise : all points of a curve have the same seed, and with it the same batches, noise and starts: their
+        errors move together, and the change from one to another is far more exact than either (`curve.difference`).
+        False: a seed for each point, derived from `seed` and its step. It is nothing to a single estimate.
     metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*), for a behavioural loss;
         gamma is then compared with nbeta itself (a tenth of it is mild). "relative": each weight in units of the root
         mean square of its tensor at w*. `llc_dynamics.sampling.metric` says what that is good for.
@@ -76,6 +79,7 @@ class EstimateSettings(ChainSettings):
     microbatch_size: int | None = None
     metric: Metric = "euclidean"
     lambda_above: tuple[float, float] | None = None
+    common_noise: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,10 +8,11 @@ Codes of reasons, which make a result unconverged:
 | `all_chains_failed` | no chain is left, so there is no estimate |
 | `never_moved` | chains stayed at w* throughout |
 | `no_effect` | the loss never changed |
-| `chains_disagree` | R-hat of the loss, or of the distance where other checks fail, too |
+| `chains_disagree` | R-hat of the loss |
 | `too_few_draws` | too small an effective sample size |
 | `imprecise` | an error that is large against the estimate; it may be zero |
-| `drifting` | the two halves of the draws differ (in the distance: where other checks fail, too) |
+| `drifting` | the two halves of the draws differ |
+| `slow_distance` | the same of the distance, where one of these or the virial ratio fails, too; otherwise a note |
 | `not_explored`, `heated`, `exploration_unknown` | the virial ratio is low, high, or too noisy to say |
 | `block_not_explored`, `block_heated` | the virial ratio of a parameter tensor |
 | `hot_momentum` | the kinetic temperature |
@@ -49,8 +50,8 @@ _MOST_NAMES = 4
 _PLATEAU = 0.05
 # What speaks against chains being in equilibrium as far as the estimate can see.
 _UNSETTLED = {
-    "chains_failed", "never_moved", "chains_disagree", "drifting", "not_explored", "heated", "exploration_unknown",
-    "block_not_explored", "block_heated", "hot_momentum",
+    "chains_failed", "never_moved", "chains_disagree", "drifting", "not_explored", "heated", "block_not_explored",
+    "block_heated", "hot_momentum",
 }  # fmt: skip
 
 # Standard errors from which an excess of the virial ratio that is small, but not against the loss's share, counts: many
@@ -139,9 +140,10 @@ def _without_effect(result: LLCResult) -> Iterator[Finding]:
 def _unsettled_distance(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     """What R-hat and the halves say of |w - w*|^2: reasons where another check fails, a note where none does."""
     draws, share = result.distance_trace[result.alive], limits.distance_change
-    yield from _disagreement("|w - w*|^2", result.r_hat_distance, draws, share, limits)
+    found = [*_disagreement("|w - w*|^2", result.r_hat_distance, draws, share, limits)]
     # chains that still move away from w* have not been everywhere
-    yield from _drift("|w - w*|^2", draws, share, limits, ", not explored yet")
+    found += _drift("|w - w*|^2", draws, share, limits, ", not explored yet")
+    yield from (Finding("slow_distance", each.text) for each in found)
 
 
 def _chains_disagree(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:

@@ -229,7 +229,7 @@ class TestVerdict:
         assert found.converged
         assert [note.code for note in found.notes if note.code == "slow_distance"]
         found = result(distance=growing, virial=0.7 + 0.01 * white(2))
-        assert codes(found.reasons).count("drifting") == 1
+        assert codes(found.reasons).count("slow_distance") == 1
         assert any("not explored yet" in text for text in texts(found.reasons))
 
 
