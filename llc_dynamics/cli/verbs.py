@@ -81,7 +81,7 @@ def calibrate(
     ] = None,
     out: Annotated[Path | None, arg(help="Where to write; by default FOLDER/calibration.")] = None,
     seed: Annotated[int, arg(help="Seed of the trials.")] = 0,
-    max_seconds: Annotated[float | None, arg(help="No trial is begun that would end later than this.")] = None,
+    max_seconds: Annotated[float, arg(help="No trial is begun that would end later than this.")] = 300.0,
     workers: Workers = None,
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,

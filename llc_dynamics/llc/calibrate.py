@@ -55,7 +55,7 @@ def calibrate(
     parameters: Selection | None = None,
     trials: bool = True,
     seed: int = 0,
-    max_seconds: float | None = None,
+    max_seconds: float | None = 300.0,
     device: str | torch.device | None = None,
     store: str | Path | None = None,
     workers: int = 1,
@@ -71,9 +71,8 @@ def calibrate(
        kernel is `SGLD` where it explores in half of `gradients`, and on minibatches of a given loss; else `MALT`.
        Where SGLD's step, or the correction for a held batch, adds too much, the step is shortened, or the batch
        enlarged (up to 16 times, or all the data).
-    3. Chosen is the finest gamma at which chains explore at all of the checkpoints and half of `gradients` are enough
-       for `target_error`; all of them, if the estimate has stopped depending on gamma (a plateau). If none is, that of
-       the smallest error.
+    3. Chosen is the finest gamma at which chains explore at all of the checkpoints and `gradients` are enough for
+       `target_error`; if they never are, that of the smallest error.
     4. As many draws as `target_error` takes, by the errors of the trials, and never more than `gradients` allow.
 
     All trials together take at most 5 * `gradients` for each checkpoint. The findings say what an estimate and a whole
@@ -87,7 +86,8 @@ def calibrate(
         it is.
     gradients : budget of one chain of one estimate. More gradients buy a finer resolution (smaller gamma).
     target_error : wanted standard error, as a share of the estimate.
-    max_seconds : no trial is begun that would end later than this; the result is what is known by then.
+    max_seconds : no trial is begun that would end later than this (None: however long it takes), so that the trials
+        end in minutes on any model; the result is what is known by then, and says so.
     nbeta : inverse temperature; None stands for n / log n.
     trials : False chooses by the curvature and the budget alone, without trying anything out.
     seed : of everything.

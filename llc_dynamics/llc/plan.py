@@ -16,7 +16,7 @@ from llc_dynamics.sampling import MALT, SGLD, Kernel
 _MALT_STEP = 0.35
 # In passages: burn-in, and the least draws. SGLD's chains start in equilibrium along flat directions; where the loss
 # forbids that, MALT is there to explore.
-_SGLD, _MALT = (1.0, 4.0), (3.0, 7.0)
+_SGLD, _MALT = (1.0, 5.0), (3.0, 7.0)
 # A change of the batch is a shock to MALT, gone after a quarter of a passage.
 _BATCH_PASSAGES = 6.0
 _STEPS_OF_TRAJECTORY = 16

@@ -57,7 +57,11 @@ class Rung:
         found = []
         for place, (row, error) in enumerate(zip(self.rows, self.errors(settings), strict=True)):
             limits, more = row.thresholds, self._more(row, settings)
+            # the halves and the chains of so few draws differ by chance
+            enough = row.ess >= limits.min_ess
             kept = {
+                "chains_disagree": enough,
+                "drifting": enough,
                 "imprecise": error * _MARGIN > limits.precision,
                 "exploration_unknown": row.virial_error / math.sqrt(more) > limits.max_virial_error,
                 "too_few_draws": not row.ess * more > _MARGIN * limits.min_ess,

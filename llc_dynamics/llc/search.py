@@ -30,17 +30,16 @@ _SMALLEST_RATIO = 3.0
 # All trials together take at most so many times `gradients` for each checkpoint, on so many chains.
 _MOST_WORK, _TRIAL_CHAINS = 5, 2
 # eps (nbeta h + gamma) of SGLD, stable below 4, whose bias is taken off; smaller where batches are noisy at w*.
-_STEP, _STEP_OF_NOISE, _SMALLEST_STEP = 1.0, 0.5, 0.02
+_STEP, _STEP_OF_NOISE, _SMALLEST_STEP = 1.0, 0.6, 0.02
 # SGLD is used where an estimate by it explores in this share of the budget.
 _SGLD_SHARE = 0.5
-# Trials go on to the wanted error for this share of the budget, if that is more than exploring takes.
-_TRIAL_SHARE = 0.125
+# Trials go on to the wanted error for this share of the budget, if that is more than exploring takes, and for so many
+# times as long at most.
+_TRIAL_SHARE, _MOST_TIMES = 0.125, 4
 # So many times the draws that the error of the trials asks for, which is itself uncertain.
 _MARGIN = 1.2
 # SGLD's correction, as a share of the estimate, above which the step is shortened, and what it is to become.
 _CORRECTION, _WANTED_CORRECTION = 0.35, 0.15
-# Reasons for which a rung is tried again with longer chains.
-_SLOW, _LONGER = {"chains_disagree", "drifting", "exploration_unknown"}, 3.0
 _TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
 # The largest batch, over the first one, that is tried; a given loss of few batches of data is sampled on all of it.
 _LARGEST_BATCH, _FEW_BATCHES = 16, 8
@@ -138,10 +137,8 @@ class Search:
             rung, ended = self._tried(ratio)
             if rung is None:
                 return rungs, None, ended
-            if {reason.code for _, reason in self._against(rung)} & _SLOW:
-                rung = self._tried(ratio, _LONGER)[0] or rung
-            if self._against(rung):
-                codes = {reason.code for row in rung.rows for reason in row.reasons}
+            codes = {reason.code for _, reason in self._against(rung)}
+            if codes:
                 if not rungs and self._curvature.left_origin(codes):
                     return self._climb()
                 return rungs, rung, None
@@ -159,23 +156,22 @@ class Search:
         self._batch, self._step = rung.settings.batch_size or 0, rung.step
         return self._settings(self._plan(rung.ratio))
 
-    def _tried(self, ratio: float, times: float = 1.0) -> tuple[Rung | None, Finding | None]:
-        """The rung, with batch and step that serve it and `times` the least draws; or why it was not tried."""
+    def _tried(self, ratio: float) -> tuple[Rung | None, Finding | None]:
+        """The rung, with batch and step that serve it; or why it was not tried."""
         while True:
             plan = self._plan(ratio)
-            gamma = plan.sampler.localization
-            least = min(math.ceil(times * plan.least), plan.draws_within(self._options.gradients))
+            gamma, least = plan.sampler.localization, plan.least
             work = _TRIAL_CHAINS * len(self._problems) * plan.gradients(least)
             if self._gradients + work > _MOST_WORK * self._options.gradients * len(self._problems):
                 return None, Finding("budget", f"the trials ended with their budget, before gamma {gamma:.4g}")
             if self._trials and time.monotonic() + work * min(self._seconds.values()) > self._deadline:
                 return None, Finding("out_of_time", f"the trials ended after max_seconds, before gamma {gamma:.4g}")
-            most = max(least, plan.draws_within(_TRIAL_SHARE * self._options.gradients))
+            longer = min(_MOST_TIMES * least, plan.draws_within(_TRIAL_SHARE * self._options.gradients))
             settings = dataclasses.replace(
                 self._settings(plan, least),
                 num_chains=_TRIAL_CHAINS,
                 target_error=max(0.05, self._options.target_error),
-                max_draws=most,
+                max_draws=max(least, longer),
             )
             rung = Rung(ratio, self._step, settings, tuple(self._made(settings, ratio)))
             if not self._adjusted(rung):

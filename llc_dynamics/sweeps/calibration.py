@@ -31,7 +31,7 @@ def calibrate_runs(
     gradients: int = 4000,
     target_error: float = 0.05,
     seed: int = 0,
-    max_seconds: float | None = None,
+    max_seconds: float | None = 300.0,
     workers: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,

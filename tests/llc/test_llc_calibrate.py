@@ -107,8 +107,7 @@ def test_the_budget_is_kept(curvatures, gradients):
     result = ld.estimate_llc(Quadratic(curvatures), ld.behavioural(outputs), (ROWS,), settings=found)
     assert result.num_gradients <= gradients
     assert work(found.settings) <= gradients
-    assert found.num_gradients <= 5 * gradients + 29
-    assert sum(2 * trial.gradients for trial in found.trials) + 29 == found.num_gradients
+    assert sum(2 * trial.gradients for trial in found.trials) <= 5 * gradients
 
 
 def test_where_all_directions_count_the_ladder_ends():
@@ -244,7 +243,7 @@ class TestRuns:
         sampled = calibrate_module.estimate
 
         def counting(problem, settings):
-            if len(made) == 3:
+            if len(made) == 1:
                 made.append("stopped")
                 raise KeyboardInterrupt
             made.append(settings)
