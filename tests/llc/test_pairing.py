@@ -16,7 +16,7 @@ CURVATURES = [BASE, 1.03 * BASE, BASE * FACTORS**0.2, BASE * FACTORS, 4 * BASE]
 
 
 def traces(repetitions, curvatures=CURVATURES, draws=DRAWS, seed=0):
-    """nbeta (L_B(w) - L_B(w*)) [point, repetition, chain, draw] of SGLD on noisy batches, with the same noise at all."""
+    """nbeta (L_B(w) - L_B(w*)) [point, repetition, chain, draw] of SGLD on noisy batches, in common."""
     generator = np.random.default_rng(seed)
     h = np.array(curvatures)[:, None, None]
     shape = (1, repetitions, CHAINS, BASE.size)
