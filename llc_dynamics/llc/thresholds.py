@@ -50,7 +50,7 @@ class Thresholds:
     virial_high: float = 1.1
     block_virial_low: float = 0.8
     block_virial_high: float = 1.25
-    max_virial_error: float = 0.1
+    max_virial_error: float = 0.2
     errors: float = 3.0
     block_errors: float = 4.0
     negative_errors: float = 2.0

@@ -49,6 +49,8 @@ _UNSETTLED = {
     "block_heated", "hot_momentum",
 }  # fmt: skip
 
+# Standard errors from 1 within which a virial ratio is that of equilibrium: that of few flat directions is noisy.
+_IN_EQUILIBRIUM = 2.0
 # Standard errors from which an excess of the virial ratio that is small, but not against the loss's share, counts: many
 # directions that are nearly flat move slowly together, and their error is the one most easily underestimated.
 _SURE = 5.0
@@ -228,7 +230,10 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     elif value - allowance > limits.virial_high or hot:
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
         yield Finding("heated", f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size")
-    elif not (error <= limits.max_virial_error and limits.virial_low <= value <= limits.virial_high):
+    elif not (
+        error <= limits.max_virial_error
+        and (limits.virial_low <= value <= limits.virial_high or abs(value - 1) <= _IN_EQUILIBRIUM * error)
+    ):
         # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
         yield Finding(
             "exploration_unknown",
