@@ -21,8 +21,8 @@ _SGLD, _MALT = (1.0, 5.0), (3.0, 7.0)
 _BATCH_PASSAGES = 6.0
 _STEPS_OF_TRAJECTORY = 16
 _FEWEST_DRAWS, _FEWEST_UPDATES = 24, 12
-# Gradients with which MALT finds its first step.
-_FIRST_STEP = 26
+# Gradients with which a chain goes downhill in the end, and those with which MALT finds its first step.
+_DOWNHILL, _FIRST_STEP = 25, 26
 # SGLD with passages longer than this has a draw at every fourth update, not at every second.
 _LONG = 50
 
@@ -31,24 +31,24 @@ _LONG = 50
 class Plan:
     """A kernel, and what its chains cost.
 
-    update : gradients of one update. first : those before the first. least : draws that an estimate has at least.
+    update : gradients of one update. apart : those that are not of updates. least : draws that an estimate has at least.
     """
 
     sampler: Kernel
     update: float
-    first: int
+    apart: int
     num_burnin: int
     steps_per_draw: int
     least: int
 
     def draws_within(self, gradients: float) -> int:
         """As many draws as so many gradients pay for, burn-in included."""
-        updates = (gradients - self.first) / self.update - self.num_burnin - 1
+        updates = (gradients - self.apart) / self.update - self.num_burnin - 1
         return max(1 + math.floor(updates / self.steps_per_draw), 1)
 
     def gradients(self, draws: int) -> int:
         """Gradients of a chain with so many draws."""
-        return self.first + math.ceil((self.num_burnin + (draws - 1) * self.steps_per_draw + 1) * self.update)
+        return self.apart + math.ceil((self.num_burnin + (draws - 1) * self.steps_per_draw + 1) * self.update)
 
 
 def plan_sgld(nbeta: float, gamma: float, ratio: float, step: float) -> Plan:
@@ -58,7 +58,7 @@ def plan_sgld(nbeta: float, gamma: float, ratio: float, step: float) -> Plan:
     every = 4 if passage > _LONG else 2
     burnin, updates = (each * passage for each in _SGLD)
     least = max(math.ceil(updates / every), _FEWEST_DRAWS)
-    return Plan(SGLD(eps, nbeta, gamma), 1.0, 0, math.ceil(burnin) + _FEWEST_UPDATES, every, least)
+    return Plan(SGLD(eps, nbeta, gamma), 1.0, _DOWNHILL, math.ceil(burnin) + _FEWEST_UPDATES, every, least)
 
 
 def plan_malt(nbeta: float, gamma: float, ratio: float, whole: bool) -> Plan:
@@ -70,4 +70,4 @@ def plan_malt(nbeta: float, gamma: float, ratio: float, whole: bool) -> Plan:
     sampler = MALT(nbeta=nbeta, localization=gamma, num_steps=length, updates_per_batch=hold)
     update = length + (0.0 if hold is None else 1 / hold)
     least = max(math.ceil(updates), _FEWEST_DRAWS)
-    return Plan(sampler, update, _FIRST_STEP, max(math.ceil(burnin), _FEWEST_UPDATES), 1, least)
+    return Plan(sampler, update, _FIRST_STEP + _DOWNHILL, max(math.ceil(burnin), _FEWEST_UPDATES), 1, least)
