@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
 from llc_dynamics.plots.style import Key
+from llc_dynamics.stages.gaussian_process import without_level
 
 Z95 = 1.959964
 """Half width of a 95% normal interval in standard errors."""
@@ -66,15 +67,23 @@ def curve_errors(curve: Curve) -> NDArray[np.float64] | None:
     return np.asarray(samples.std(axis=1, ddof=1) / math.sqrt(samples.shape[1]))
 
 
-def draw_band(ax: Axes, curve: Curve, color: str, alpha: float = 0.16) -> None:
-    """The 95% band of the curve's standard errors, if it has any."""
+def draw_band(ax: Axes, curve: Curve, color: str, alpha: float = 0.16) -> bool:
+    """The 95% band of the curve's standard errors, if it has any; with a covariance also that of its shape (whether).
+
+    The finer band is without the level that all points share, and covers itself and the wider one.
+    """
     errors = curve_errors(curve)
     if errors is None:
-        return
+        return False
     known = np.isfinite(errors) & drawable(curve.values)
-    if known.any():
-        values, spread = curve.values[known], Z95 * errors[known]
-        ax.fill_between(curve.steps[known], values - spread, values + spread, color=color, alpha=alpha, linewidth=0)
+    bands = [errors[known]]
+    if curve.covariance is not None and known.sum() > 1:
+        shape, level = without_level(curve.covariance[np.ix_(known, known)])
+        bands += [np.sqrt(np.diag(shape))] if level > 0 else []
+    for error in bands if known.any() else ():
+        low, high = (curve.values[known] + sign * Z95 * error for sign in (-1, 1))
+        ax.fill_between(curve.steps[known], low, high, color=color, alpha=alpha, linewidth=0)
+    return len(bands) > 1
 
 
 def draw_curve(ax: Axes, curve: Curve, *, color: str, **line: Any) -> None:

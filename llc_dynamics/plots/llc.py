@@ -45,7 +45,8 @@ def plot_llc_curve(
 
     Parameters
     ----------
-    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors. Where
+    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors,
+        and with a covariance a darker band is that of the curve's shape, without the level that all points share. Where
         `curve.converged` is False the point is hollow and its line dashed; where it is None nothing is known and points
         are filled. Steps with a NaN value are marked at the lower edge.
     t_crit : `{key: step}`, steps to mark with thin lines.
@@ -53,14 +54,14 @@ def plot_llc_curve(
     """
     found = as_mapping(curves, "plot_llc_curve")
     ax = axes_or_new(ax)
-    drawn_hollow = drawn_off = drawn_failed = False
+    drawn_hollow = drawn_off = drawn_failed = drawn_shape = False
     low, high = _scale(found.values())
     for key, style in series_styles(found, styles).items():
         curve = found[key]
         finite = np.isfinite(curve.values)
         good = trusted(curve)
         doubtful = finite & ~good
-        draw_band(ax, curve, style.color)
+        drawn_shape |= draw_band(ax, curve, style.color)
         ax.plot(curve.steps, curve.values, color=style.color, linewidth=1.1, alpha=0.75, label="_line")
         errors = curve_errors(curve)
         if errors is not None:
@@ -92,7 +93,7 @@ def plot_llc_curve(
     if drawn_off:
         ax.set_ylim(low, high)
     ax.set_ylabel(_LLC)
-    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off)
+    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off, drawn_shape)
     return ax
 
 
@@ -242,7 +243,7 @@ def _mark_failed(ax: Axes, places: np.ndarray) -> None:
     )
 
 
-def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False) -> None:
+def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False, shape: bool = False) -> None:
     handles, labels = ax.get_legend_handles_labels() if series > 1 else ([], [])
     dot: dict[str, Any] = {"linestyle": "none", "color": MUTED, "markersize": 4.6}
     if hollow:
@@ -251,6 +252,9 @@ def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False
     if failed:
         cross = Line2D([], [], linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, color=WARNING_COLOR)
         handles, labels = [*handles, cross], [*labels, "no estimate"]
+    if shape:
+        handles = [*handles, Line2D([], [], color=MUTED, linewidth=5, alpha=0.4)]
+        labels = [*labels, "darker band: without what all points share"]
     if handles:
         ax.legend(handles, labels, **legend_settings(ax))
 

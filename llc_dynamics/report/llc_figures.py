@@ -33,6 +33,8 @@ def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
         "Bars and bands are 95% of the Monte Carlo error. Hollow points did not pass the convergence checks and should "
         "not be believed; crosses on the axis are checkpoints without an estimate."
     )
+    if any(curve.covariance is not None for curve in curves.values()):
+        caption += " The darker bands are the errors of the curves' shapes, without the level that all points share."
     if crit:
         caption += " Dotted lines mark the least loss of runs judged transient."
     rows = []
@@ -66,8 +68,8 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
         plots.plot_stages(each.reports[LLC], each.curves[LLC], changes=each.changes, title=title, ax=ax)
     caption = (
         "Points: the estimates with 95% of their errors, hollow where they did not converge and were left out. Blue: "
-        "the fitted curve with its 95% band. Orange lines: boundaries between stages that are resolved, with their "
-        "probability and, shaded, their interval; dashed grey lines: candidates that are not. The strip says whether "
+        "the fitted curve with its 95% band (darker: of its shape). Orange lines: boundaries between stages that are "
+        "resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are not. The strip says whether "
         "the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a loss that does not fall. Marks "
         "on the lower edge: change points of the LLC alone (triangles) and of the joint signal with losses and "
         "components (diamonds), filled where they lie within 0.1 decades of a resolved boundary, so that both methods "

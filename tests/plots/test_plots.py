@@ -187,6 +187,17 @@ class TestLLC:
         converged=[0, 0, 1, 1, 1, 0, 1, 1],
     )
 
+    def test_a_covariance_has_a_band_of_the_level_and_one_of_the_shape(self):
+        own, shared = np.r_[np.nan, np.full(7, 0.3)], 2.0
+        covariance = np.diag(own**2) + np.where(np.isnan(own + own[:, None]), np.nan, shared**2)
+        curve = Curve(STEPS, [np.nan, *np.arange(7.0)], name="LLC", covariance=covariance)
+        ax = plots.plot_llc_curve(curve)
+        bands = [each.get_paths()[0].vertices[:, 1] for each in ax.collections if "Poly" in type(each).__name__]
+        assert [band.max() - 6 for band in bands] == pytest.approx(
+            [1.96 * math.hypot(0.3, shared), 1.96 * 0.3], rel=0.02
+        )
+        assert any("darker band" in text for text in legend_texts(ax))
+
     def test_unconverged_points_are_hollow_and_failed_ones_on_the_axis(self):
         ax = plots.plot_llc_curve({8: self.curve})
         np.testing.assert_array_equal(with_gid(ax, "unconverged"), [[10, 5], [1000, 110]])
