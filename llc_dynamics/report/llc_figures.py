@@ -69,7 +69,8 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
     caption = (
         "Points: the estimates with 95% of their errors, hollow where they did not converge and were left out. Blue: "
         "the fitted curve with its 95% band (darker: of its shape). Orange lines: boundaries between stages that are "
-        "resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are not. The strip says whether "
+        "resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are not. The "
+        "strip says whether "
         "the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a loss that does not fall. Marks "
         "on the lower edge: change points of the LLC alone (triangles) and of the joint signal with losses and "
         "components (diamonds), filled where they lie within 0.1 decades of a resolved boundary, so that both methods "
