@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import ArrayLike
 
@@ -45,23 +46,23 @@ def plot_llc_curve(
 
     Parameters
     ----------
-    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors,
-        and with a covariance a darker band is that of the curve's shape, without the level that all points share. Where
-        `curve.converged` is False the point is hollow and its line dashed; where it is None nothing is known and points
-        are filled. Steps with a NaN value are marked at the lower edge.
+    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors, those of
+        the level. With a covariance (common noise) a darker band shows the shape: 95% of the error of a change from one
+        point to the next. Where `curve.converged` is False the point is hollow and its line dashed; where it is None
+        nothing is known and points are filled. Steps with a NaN value are marked at the lower edge.
     t_crit : `{key: step}`, steps to mark with thin lines.
     styles, ax : see `plot_loss`.
     """
     found = as_mapping(curves, "plot_llc_curve")
     ax = axes_or_new(ax)
-    drawn_hollow = drawn_off = drawn_failed = drawn_shape = False
+    drawn_hollow = drawn_off = drawn_failed = False
     low, high = _scale(found.values())
     for key, style in series_styles(found, styles).items():
         curve = found[key]
         finite = np.isfinite(curve.values)
         good = trusted(curve)
         doubtful = finite & ~good
-        drawn_shape |= draw_band(ax, curve, style.color)
+        draw_band(ax, curve, style.color)
         ax.plot(curve.steps, curve.values, color=style.color, linewidth=1.1, alpha=0.75, label="_line")
         errors = curve_errors(curve)
         if errors is not None:
@@ -93,7 +94,8 @@ def plot_llc_curve(
     if drawn_off:
         ax.set_ylim(low, high)
     ax.set_ylabel(_LLC)
-    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off, drawn_shape)
+    paired = any(curve.covariance is not None for curve in found.values())
+    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off, paired)
     return ax
 
 
@@ -245,6 +247,9 @@ def _mark_failed(ax: Axes, places: np.ndarray) -> None:
 
 def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False, shape: bool = False) -> None:
     handles, labels = ax.get_legend_handles_labels() if series > 1 else ([], [])
+    if shape:
+        handles = [*handles, *(Patch(color=MUTED, alpha=alpha, linewidth=0) for alpha in (0.4, 0.16))]
+        labels = [*labels, "error of a change to the next point (95%)", "error of the level (95%)"]
     dot: dict[str, Any] = {"linestyle": "none", "color": MUTED, "markersize": 4.6}
     if hollow:
         handles = [*handles, Line2D([], [], marker="o", markerfacecolor=PAPER, markeredgewidth=1.2, **dot)]
@@ -252,9 +257,6 @@ def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False
     if failed:
         cross = Line2D([], [], linestyle="none", marker="x", markersize=5.5, markeredgewidth=1.5, color=WARNING_COLOR)
         handles, labels = [*handles, cross], [*labels, "no estimate"]
-    if shape:
-        handles = [*handles, Line2D([], [], color=MUTED, linewidth=5, alpha=0.4)]
-        labels = [*labels, "darker band: without what all points share"]
     if handles:
         ax.legend(handles, labels, **legend_settings(ax))
 

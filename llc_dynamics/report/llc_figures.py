@@ -30,11 +30,14 @@ def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
     crit = {run.label: float(run.t_crit) for run in analysis.runs if run.t_crit is not None}
     plots.plot_llc_curve(curves, t_crit=crit, styles=styles, ax=ax)
     caption = f"Estimated with {resolution(analysis)}. " + (
-        "Bars and bands are 95% of the Monte Carlo error. Hollow points did not pass the convergence checks and should "
+        "Bars and bands are 95% of the standard error. Hollow points did not pass the convergence checks and should "
         "not be believed; crosses on the axis are checkpoints without an estimate."
     )
     if any(curve.covariance is not None for curve in curves.values()):
-        caption += " The darker bands are the errors of the curves' shapes, without the level that all points share."
+        caption += (
+            " All points of a curve have the same noise, so that their errors move together: the light band is the "
+            "error of the level, the dark one that of a change from a point to the next."
+        )
     if crit:
         caption += " Dotted lines mark the least loss of runs judged transient."
     rows = []
@@ -68,10 +71,9 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
         plots.plot_stages(each.reports[LLC], each.curves[LLC], changes=each.changes, title=title, ax=ax)
     caption = (
         "Points: the estimates with 95% of their errors, hollow where they did not converge and were left out. Blue: "
-        "the fitted curve with its 95% band (darker: of its shape). Orange lines: boundaries between stages that are "
-        "resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are not. The "
-        "strip says whether "
-        "the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a loss that does not fall. Marks "
+        "the fitted curve with its 95% band, darker that of its shape. Orange lines: boundaries between stages that are "
+        "resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are not. The strip "
+        "says whether the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a loss that does not fall. Marks "
         "on the lower edge: change points of the LLC alone (triangles) and of the joint signal with losses and "
         "components (diamonds), filled where they lie within 0.1 decades of a resolved boundary, so that both methods "
         "agree. Straight lines cut a round turn at its two shoulders, so what is not found again is not thereby "

@@ -187,17 +187,6 @@ class TestLLC:
         converged=[0, 0, 1, 1, 1, 0, 1, 1],
     )
 
-    def test_a_covariance_has_a_band_of_the_level_and_one_of_the_shape(self):
-        own, shared = np.r_[np.nan, np.full(7, 0.3)], 2.0
-        covariance = np.diag(own**2) + np.where(np.isnan(own + own[:, None]), np.nan, shared**2)
-        curve = Curve(STEPS, [np.nan, *np.arange(7.0)], name="LLC", covariance=covariance)
-        ax = plots.plot_llc_curve(curve)
-        bands = [each.get_paths()[0].vertices[:, 1] for each in ax.collections if "Poly" in type(each).__name__]
-        assert [band.max() - 6 for band in bands] == pytest.approx(
-            [1.96 * math.hypot(0.3, shared), 1.96 * 0.3], rel=0.02
-        )
-        assert any("darker band" in text for text in legend_texts(ax))
-
     def test_unconverged_points_are_hollow_and_failed_ones_on_the_axis(self):
         ax = plots.plot_llc_curve({8: self.curve})
         np.testing.assert_array_equal(with_gid(ax, "unconverged"), [[10, 5], [1000, 110]])
@@ -221,6 +210,19 @@ class TestLLC:
         ax = plots.plot_llc_curve(Curve(STEPS, np.arange(8.0)))
         assert len(with_gid(ax, "unconverged")) == 0
         assert ax.get_legend() is None
+
+    def test_a_curve_with_common_noise_has_two_bands(self):
+        covariance = 4.0 + np.diag([0.01, 0.03, 0.01, 0.0, 0.01, 0.03, 0.01, 0.01])
+        covariance[3] = covariance[:, 3] = np.nan
+        curve = Curve(STEPS, np.arange(8.0), converged=[1, 1, 1, 1, 0, 1, 1, 1], covariance=covariance)
+        # of neighbours that are known and converged; of two sides the root mean square
+        wanted = np.array([0.04, 0.04, 0.04, np.nan, np.nan, 0.04, 0.03, 0.02]) ** 0.5
+        np.testing.assert_allclose(plots.bands.change_errors(curve), wanted)
+        ax = plots.plot_llc_curve(curve)
+        level, shape = (band.get_paths()[0].get_extents() for band in ax.collections[:2])
+        assert level.y1 - 7 > 3.9 > 0.3 > shape.y1 - 7 > 0.25
+        assert legend_texts(ax)[:2] == ["error of a change to the next point (95%)", "error of the level (95%)"]
+        assert plots.bands.change_errors(Curve(STEPS, np.arange(8.0), np.ones(8))) is None
 
     def test_against_a_number(self):
         ax = plots.plot_llc_against(
