@@ -5,13 +5,12 @@
     python experiments/benchmarks/own_models.py curve RUNS --workers 2 --out own_models.jsonl
 
 Two classifiers of digits, a transformer that groks addition, a character GPT-2 (`own_problems.py`), and the runs in
-RUNS/demo. Each with the behavioural loss (KL; squared for the demo) and with the given one. `curve` calibrates, estimates
-the LLC at every checkpoint, and prints a table; a second call goes on with what is in --out.
+RUNS/demo. Each with the behavioural loss (KL; squared for the demo) and with the given one. `curve` calibrates,
+estimates the LLC at every checkpoint, and prints a table; a second call goes on with what is in --out.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time

@@ -156,7 +156,7 @@ def _text() -> tuple[torch.Tensor, int]:
     """The first 300,000 characters of Python's own reference, as numbers; and how many different ones there are."""
     from pydoc_data.topics import topics
 
-    text = "".join(topics[name] for name in sorted(topics))[:300_000]
+    text = "".join(dict.fromkeys(topics[name] for name in sorted(topics)))[:300_000]
     characters = sorted({*text})
     place = {character: i for i, character in enumerate(characters)}
     return torch.tensor([place[character] for character in text]), len(characters)
