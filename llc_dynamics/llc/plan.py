@@ -31,7 +31,7 @@ _LONG = 50
 class Plan:
     """A kernel, and what its chains cost.
 
-    update : gradients of one update. apart : those that are not of updates. least : draws that an estimate has at least.
+    update : gradients of one update. apart : those apart from updates. least : draws that an estimate has at least.
     """
 
     sampler: Kernel
