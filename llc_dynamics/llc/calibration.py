@@ -46,6 +46,9 @@ class CalibrationOptions:
             finite_number("nbeta (or None for n / log n)", self.nbeta, zero=False)
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+        finite_number("target_error (a share of the estimate, such as .05)", self.target_error, zero=False)
+        if not isinstance(self.trials, bool):
+            raise ConfigError(f"trials must be True or False, got {self.trials!r}")
         derive_seed(self.seed)  # says what is wrong with it before anything is tried
 
     @property
