@@ -19,8 +19,8 @@ from llc_dynamics.settings import load_toml, with_plain_numbers
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
-# Reasons that more draws remove.
-_NOISE = {"too_few_draws", "imprecise", "exploration_unknown", "slow_distance"}
+#: Codes of reasons that more draws remove.
+NOISE = {"too_few_draws", "imprecise", "exploration_unknown", "slow_distance"}
 _OF_RESULT = ("nbeta", "localization", "llc", "standard_error", "virial", "acceptance", "ess", "reasons")
 
 
@@ -111,7 +111,7 @@ class Trial:
             highest_virial=max(blocks),
             draws=result.trace.shape[1],
             gradients=result.num_gradients,
-            explored={reason.code for reason in result.reasons} <= _NOISE,
+            explored={reason.code for reason in result.reasons} <= NOISE,
             **{name: getattr(result, name) for name in _OF_RESULT},
         )
 

@@ -393,7 +393,7 @@ def test_llc_takes_the_settings_file(calibrated: Path, capsys: pytest.CaptureFix
         curve = ld.LLCCurve.load(calibrated / label, "tuned")
         assert curve.steps.tolist() == [0, last]
         assert {result.loss for result in curve.results} == {"behavioural"}
-        assert curve.results[0].settings["sampler"]["kernel"] == "MALT"
+        assert curve.results[0].settings["sampler"]["kernel"] == "SGLD"
     page = calibrated / "page.html"
     assert main(["report", str(calibrated), "--name", "tuned", "--out", str(page)]) == 0
     text = page.read_text()
