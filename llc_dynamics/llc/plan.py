@@ -14,9 +14,9 @@ from llc_dynamics.sampling import MALT, SGLD, Kernel
 
 # Steps of MALT per radian of the stiffest direction: what its adaptation arrives at, on networks that were tried.
 _MALT_STEP = 0.35
-# In passages: burn-in, and the least draws. SGLD's chains start in equilibrium along flat directions; where the loss
-# forbids that, MALT is there to explore.
-_SGLD, _MALT = (1.0, 5.0), (3.0, 7.0)
+# In passages: burn-in, and the least draws. Chains start in equilibrium along flat directions, unless the loss
+# forbids it.
+_SGLD, _MALT = (2.0, 5.0), (3.0, 7.0)
 # A change of the batch is a shock to MALT, gone after a quarter of a passage.
 _BATCH_PASSAGES = 6.0
 _STEPS_OF_TRAJECTORY = 16
@@ -58,7 +58,7 @@ def plan_sgld(nbeta: float, gamma: float, ratio: float, step: float) -> Plan:
     every = 4 if passage > _LONG else 2
     burnin, updates = (each * passage for each in _SGLD)
     least = max(math.ceil(updates / every), _FEWEST_DRAWS)
-    return Plan(SGLD(eps, nbeta, gamma), 1.0, _DOWNHILL, math.ceil(burnin) + _FEWEST_UPDATES, every, least)
+    return Plan(SGLD(eps, nbeta, gamma), 1.0, _DOWNHILL, max(math.ceil(burnin), _FEWEST_UPDATES), every, least)
 
 
 def plan_malt(nbeta: float, gamma: float, ratio: float, whole: bool) -> Plan:

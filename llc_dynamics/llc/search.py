@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
-from llc_dynamics.llc.curvature import Curvature, Measure
+from llc_dynamics.llc.curvature import Curvature, Measure, largest_curvature_of
 from llc_dynamics.llc.plan import Plan, plan_malt, plan_sgld
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
@@ -43,6 +43,8 @@ _CORRECTION, _WANTED_CORRECTION = 0.35, 0.15
 _TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
 # The largest batch, over the first one, that is tried; a given loss of few batches of data is sampled on all of it.
 _LARGEST_BATCH, _FEW_BATCHES = 16, 8
+# A batch is too small if one so many times as large has less than this share of its largest curvature.
+_LARGER, _SPANS = 4, 0.7
 
 Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[tuple[LLCResult, float]]]
 
@@ -72,9 +74,10 @@ class Search:
         first = batches.batch_size
         if self._loss == "given" and options.batch_size is None and self._length <= _FEW_BATCHES * first:
             first = int(self._length)
-        self._batch = self._first_batch = first
-        self._start = dataclasses.replace(options.start, num_samples=batches.num_samples, batch_size=first)
-        self._noisy = self._loss == "given" and first < self._length
+        self._first_batch = first
+        self._start = dataclasses.replace(options.start, num_samples=batches.num_samples)
+        self._batch = self._spanning_batch()
+        self._noisy = self._loss == "given" and self._batch < self._length
         self._step = _STEP_OF_NOISE if self._noisy else _STEP
         self._trials: list[Trial] = []
         self._findings: list[Finding] = []
@@ -88,7 +91,8 @@ class Search:
                 f"gradients is {options.gradients}: too few for chains to explore anything; give {needed} or more"
             )
         self._finest = self._finest_ratio()
-        self._curvature = Curvature(largest, self._start, self._nbeta, self._finest)
+        settings = dataclasses.replace(self._start, batch_size=self._batch)
+        self._curvature = Curvature(largest, settings, self._nbeta, self._finest)
 
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
@@ -112,7 +116,7 @@ class Search:
         plateau = rungs[-1].complete or (len(rungs) > 1 and steady(rungs[-2], rungs[-1]))
         enough = [place for place, draws in enumerate(wanted) if draws <= most[place].num_draws / _MARGIN]
         chosen = enough[-1] if enough else errors.index(min(errors))
-        self._batch, self._step = most[chosen].batch_size or 0, rungs[chosen].step
+        self._batch, self._step = most[chosen].batch_size or self._batch, rungs[chosen].step
         least = self._plan(rungs[chosen].ratio).least
         draws = min(max(least, math.ceil(_MARGIN * min(wanted[chosen], 1e9))), most[chosen].num_draws)
         settings = dataclasses.replace(most[chosen], num_draws=draws, lambda_above=above(rungs, chosen))
@@ -153,7 +157,7 @@ class Search:
 
     def _all_of(self, rung: Rung) -> EstimateSettings:
         """Of estimates at this rung with all of the budget."""
-        self._batch, self._step = rung.settings.batch_size or 0, rung.step
+        self._batch, self._step = rung.settings.batch_size or self._batch, rung.step
         return self._settings(self._plan(rung.ratio))
 
     def _tried(self, ratio: float) -> tuple[Rung | None, Finding | None]:
@@ -187,12 +191,11 @@ class Search:
             self._step *= min(max(_WANTED_CORRECTION / share if share > 0 else 0.0, 0.25), 0.5)
             return self._step >= _SMALLEST_STEP and self._fits(self._plan(rung.ratio))
         share = max((row.systematic_error / abs(row.llc) for row in rows), default=0.0)
-        limit = min(self._length, _LARGEST_BATCH * self._first_batch)
-        if share <= self._options.target_error / 1.5 or self._batch >= limit:
+        if share <= self._options.target_error / 1.5 or self._batch >= self._largest_batch:
             return False
         # the error of a batch goes with its inverse
         factor = 2 ** math.ceil(math.log2(1.5 * share / self._options.target_error))
-        self._batch = int(min(factor * self._batch, limit))
+        self._batch = int(min(factor * self._batch, self._largest_batch))
         return True
 
     def _made(self, settings: EstimateSettings, ratio: float) -> list[LLCResult]:
@@ -207,6 +210,25 @@ class Search:
         return [result for result, _ in found]
 
     # What an estimate takes.
+
+    def _spanning_batch(self) -> int:
+        """The first batch, or a larger one: few samples, in many directions, have too large a curvature in some."""
+        size, before = self._first_batch, self._curvature_of(self._first_batch)
+        while size < self._largest_batch:
+            larger = int(min(_LARGER * size, self._largest_batch))
+            after = self._curvature_of(larger)
+            if not 0 < after < _SPANS * before:
+                break
+            size, before = larger, after
+        return size
+
+    @property
+    def _largest_batch(self) -> float:
+        return min(self._length, _LARGEST_BATCH * self._first_batch)
+
+    def _curvature_of(self, batch_size: int) -> float:
+        settings = dataclasses.replace(self._start, batch_size=batch_size)
+        return largest_curvature_of(self._problems[-1], settings, self._nbeta)
 
     def _plan(self, ratio: float) -> Plan:
         """Kernel and lengths at a resolution."""
@@ -307,7 +329,9 @@ class Search:
         assert self._curvature is not None
         self._findings += self._curvature.findings()
         if self._batch > self._first_batch:
-            self._found("batch", f"batches of {self._batch}: smaller ones leave too large an error, whatever the draws")
+            self._found(
+                "batch", f"batches of {self._batch}: smaller ones show too few directions, or leave too large an error"
+            )
         if self._noisy:
             self._found(
                 "given_loss",
