@@ -72,7 +72,8 @@ def calibrate(
        Where SGLD's step, or the correction for a held batch, adds too much, the step is shortened, or the batch
        enlarged (up to 16 times, or all the data).
     3. Chosen is the finest gamma at which chains explore at all of the checkpoints and `gradients` are enough for
-       `target_error`; if they never are, that of the smallest error.
+       `target_error`; a quarter of them, where the estimate grows by more than 20% with every rung, as in networks. If
+       they never are, that of the smallest error.
     4. As many draws as `target_error` takes, by the errors of the trials, and never more than `gradients` allow.
 
     All trials together take at most 5 * `gradients` for each checkpoint. The findings say what an estimate and a whole

@@ -16,6 +16,8 @@ _MARGIN = 1.2
 _ALL = 0.9
 # A change below this share of the estimate, from one rung to the next, is a plateau. One rung is a factor 4 in gamma.
 PLATEAU = 0.05
+# One above this says that there is no plateau near.
+_LARGE = 0.2
 # By how much the next change is smaller than the last: a quarter where all curvatures are far above gamma / nbeta; if
 # it is hardly smaller there is no end to it.
 _FASTEST, _NO_END, _UNKNOWN = 0.25, 0.9, 0.5
@@ -44,10 +46,15 @@ class Rung:
         """Whether all directions count already, so that a smaller gamma changes nothing."""
         return all(row.llc >= _ALL * row.dimension / 2 for row in self.rows)
 
-    def draws_for(self, target: float, settings: EstimateSettings) -> float:
-        """The draws a chain with which the error of `settings` comes to `target` everywhere; inf if none do."""
+    def draws_for(self, target: float, settings: EstimateSettings, ess: float = 1.0) -> float:
+        """The draws a chain with which the error of `settings` comes to `target` everywhere; inf if none do.
+
+        And the effective draws to `ess` times their limit.
+        """
         needed = 0.0
         for drawn, row in self._drawn(settings):
+            effective = max(row.ess, 1.0) * self._more(row, settings)
+            needed = max(needed, settings.num_draws * ess * row.thresholds.min_ess / effective)
             left = target**2 - (row.systematic_error / _size(row)) ** 2
             needed = max(needed, settings.num_draws * drawn**2 / left if left > 0 else math.inf)
         return needed
@@ -98,6 +105,12 @@ def steady(before: Rung, after: Rung) -> bool:
         if not (error <= 1.5 * PLATEAU * size and change <= max(PLATEAU * size, min(2 * error, 2 * PLATEAU * size))):
             return False
     return True
+
+
+def growing(before: Rung, after: Rung) -> bool:
+    """Whether some estimate still grows by far more than a little, and than its error, from one rung to the next."""
+    pairs = zip(before.rows, after.rows, strict=True)
+    return any(b.llc - a.llc - math.hypot(a.standard_error, b.standard_error) > _LARGE * abs(b.llc) for a, b in pairs)
 
 
 def above(rungs: Sequence[Rung], chosen: int) -> tuple[float, float] | None:

@@ -19,7 +19,7 @@ from llc_dynamics.llc.curvature import Curvature, Measure, largest_curvature_of
 from llc_dynamics.llc.plan import Plan, plan_malt, plan_sgld
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.rungs import Rung, above, steady
+from llc_dynamics.llc.rungs import Rung, above, growing, steady
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import SGLD
 from llc_dynamics.sampling.batches import Batches, FixedBatches
@@ -36,6 +36,9 @@ _SGLD_SHARE = 0.5
 # Trials go on to the wanted error for this share of the budget, if that is more than exploring takes, and for so many
 # times as long at most.
 _TRIAL_SHARE, _MOST_TIMES = 0.125, 4
+# Where the estimate grows with every rung, a finer resolution is another one, not a better one: not worth more than
+# this share of the budget; and as not all checkpoints were tried, each is to have so many times the effective draws.
+_SHARE, _EFFECTIVE = 0.25, 2.0
 # So many times the draws that the error of the trials asks for, which is itself uncertain.
 _MARGIN = 1.2
 # SGLD's correction, as a share of the estimate, above which the step is shortened, and what it is to become.
@@ -111,10 +114,12 @@ class Search:
             return self._unexplored(failed, ended)
         target = self._options.target_error
         most = [self._all_of(rung) for rung in rungs]
-        wanted = [rung.draws_for(target, settings) for rung, settings in zip(rungs, most, strict=True)]
+        grows = len(rungs) > 1 and growing(*rungs[-2:])
+        share, ess = (_SHARE, _EFFECTIVE) if grows else (1.0, 1.0)
+        wanted = [rung.draws_for(target, settings, ess) for rung, settings in zip(rungs, most, strict=True)]
         errors = [max(rung.errors(settings)) for rung, settings in zip(rungs, most, strict=True)]
         plateau = rungs[-1].complete or (len(rungs) > 1 and steady(rungs[-2], rungs[-1]))
-        enough = [place for place, draws in enumerate(wanted) if draws <= most[place].num_draws / _MARGIN]
+        enough = [place for place, rung in enumerate(rungs) if self._within(rung, _MARGIN * wanted[place], share)]
         chosen = enough[-1] if enough else errors.index(min(errors))
         self._batch, self._step = most[chosen].batch_size or self._batch, rungs[chosen].step
         least = self._plan(rungs[chosen].ratio).least
@@ -154,6 +159,12 @@ class Search:
     def _against(self, rung: Rung) -> list[tuple[int, Finding]]:
         """What speaks against estimates at this resolution with all of the budget."""
         return rung.against(self._all_of(rung))
+
+    def _within(self, rung: Rung, draws: float, share: float) -> bool:
+        """Whether so many draws, and the least that the rung takes, are within a share of the budget."""
+        self._batch, self._step = rung.settings.batch_size or self._batch, rung.step
+        plan = self._plan(rung.ratio)
+        return draws < math.inf and plan.gradients(max(math.ceil(draws), plan.least)) <= share * self._options.gradients
 
     def _all_of(self, rung: Rung) -> EstimateSettings:
         """Of estimates at this rung with all of the budget."""
