@@ -9,6 +9,7 @@ import llc_dynamics as ld
 from llc_dynamics.llc import EstimateSettings, judged
 from llc_dynamics.llc.summary import summarise
 from llc_dynamics.sampling import Chains, ChainSettings, Target
+from llc_dynamics.seeding import torch_generator
 
 _SETTINGS = {each.name for each in fields(EstimateSettings)}
 
@@ -50,6 +51,14 @@ def result_of(
         blocks_without_gradient=(),
     )
     return judged(summarise(chains, EstimateSettings(sampler=sampler)), thresholds)
+
+
+def start_of(origin, seed, gamma, too_high, chain=0):
+    """Where a chain starts, [d]: w* + N(0, 1/gamma), halved while the loss is `too_high(w)`."""
+    away = torch.empty_like(origin).normal_(generator=torch_generator(seed, "start", chain)) / gamma**0.5
+    while too_high(origin + away):
+        away = away / 2
+    return origin + away
 
 
 def texts(findings):

@@ -1,9 +1,11 @@
 """How often the stage detector is right, and how often it finds something in nothing.
 
-    python experiments/benchmarks/stages.py [nulls power tables geometry speed] [--repetitions 500] [--out FILE]
+    python experiments/benchmarks/stages.py [nulls common power tables geometry speed] [--repetitions 500] [--out FILE]
     python experiments/benchmarks/stages.py power --rows ROWS.jsonl --figure FILE.png
 
 - nulls: share of curves without stages in which a boundary is resolved, by kind, number of points and noise.
+- common: both for errors of common noise, with correlation .99 between neighbours and .8 between the ends of the curve,
+  their covariance given: as it is, and estimated from 200 draws; beside independent errors of the same size.
 - power: a turn in the middle of a curve that rises by 20 and then falls by the strength: share found within .1 dex, by
   strength, noise and number of points. `--figure` draws it.
 - tables: curves rebuilt from the two stage tables of Hoogland et al. 2024 (arXiv 2402.02364) with noise: boundaries
@@ -39,9 +41,9 @@ TABLES = {
 _START = 30.0
 
 
-def ramps(steps: np.ndarray, ends: list[float], changes: list[float]) -> np.ndarray:
+def ramps(steps: np.ndarray, ends: list[float], changes: list[float], start: float = _START) -> np.ndarray:
     """Smooth steps in log time, flat where two of them meet."""
-    x, edges = np.log1p(steps), np.log1p([_START, *ends])
+    x, edges = np.log1p(steps), np.log1p([start, *ends])
     total = np.zeros(len(steps))
     for (a, b), change in zip(itertools.pairwise(edges), changes, strict=True):
         u = np.clip((x - a) / (b - a), 0, 1)
@@ -73,6 +75,67 @@ def nulls(repetitions: int) -> list[Row]:
     return rows
 
 
+# Points on a schedule like the demo's; noise as a share of the rise by 20; falls after it.
+_COMMON_POINTS, _COMMON_NOISES, _COMMON_FALLS = (8, 24, 50), (0.02, 0.1), (0.5, 1.0, 2.0, 4.0)
+_COMMON_NULLS = ("constant", "rise", "random walk")
+_ERRORS = ("common", "common, estimated", "independent")
+
+
+def common_covariance(steps: np.ndarray, size: float, near: float = 0.99, far: float = 0.8) -> np.ndarray:
+    """Of points with standard error `size`; the correlation falls from `near` between neighbours to `far` at most."""
+    x = np.log1p(steps)
+    distance = np.abs(x[:, None] - x[None, :]) / np.ptp(x)
+    power = math.log(math.log(near) / math.log(far)) / math.log(np.median(np.diff(x)) / np.ptp(x))
+    return np.asarray(size**2 * far ** (distance**power))
+
+
+def common(repetitions: int, path: Path | None = None) -> list[Row]:
+    """Curves with a turn have a fifth of the repetitions, and independent errors those curves alone."""
+    cells = [
+        {"points": points, "noise": noise, "errors": errors, "fall": fall, "first": first}
+        | {"repetitions": min(_ROUND, repetitions - first)}
+        for first in range(0, repetitions, _ROUND)
+        for points, noise, errors in itertools.product(_COMMON_POINTS, _COMMON_NOISES, _ERRORS)
+        for fall in (*(_COMMON_NULLS if errors != "independent" else ()), *_COMMON_FALLS)
+        if fall in _COMMON_NULLS or first < repetitions / 5
+    ]
+    return summed(fill(cells, path, common_round), ("points", "noise", "errors", "fall"))
+
+
+def common_round(cell: Row) -> Row:
+    """A boundary anywhere in curves without any; a turn anywhere, and near its place, in those with one."""
+    steps = np.unique(np.geomspace(250, 6000, cell["points"]).astype(int))
+    x = np.linspace(0, 1, len(steps))
+    size = 20 * cell["noise"]
+    covariance = common_covariance(steps, size)
+    root = np.linalg.cholesky(covariance)
+    near = anywhere = 0
+    for repetition in range(cell["first"], cell["first"] + cell["repetitions"]):
+        generator = numpy_generator(0, "benchmark of stages, common noise", cell["points"], repetition)
+        noise, walk = generator.standard_normal((2, len(steps)))
+        middle, width = generator.uniform(0.2, 0.8), generator.uniform(0.04, 0.2)
+        if cell["fall"] == "constant":
+            values = np.zeros(len(steps))
+        elif cell["fall"] == "rise":
+            values = 20 / (1 + np.exp(-(x - middle) / width))
+        elif cell["fall"] == "random walk":
+            values = 20 * walk.cumsum() / np.ptp(walk.cumsum())
+        else:
+            values = ramps(steps, [1200, 6000], [20.0, -cell["fall"]], start=250)
+        given: dict[str, np.ndarray] = {"covariance": covariance}
+        if cell["errors"] == "independent":
+            given = {"standard_errors": np.full(len(steps), size)}
+        elif cell["errors"] != "common":
+            given = {"covariance": np.cov(root @ generator.standard_normal((len(steps), 200)))}
+        made = values + (size * noise if cell["errors"] == "independent" else root @ noise)
+        found = detect_stages(ld.Curve(steps, made, name="LLC", **given)).resolved
+        null = isinstance(cell["fall"], str)
+        turns = [boundary for boundary in found if null or boundary.kind == "turn"]
+        near += any(abs(math.log10(turn.step / 1200)) < 0.1 for turn in turns)
+        anywhere += bool(turns)
+    return {"found": near, "a turn anywhere": anywhere}
+
+
 POWER_POINTS, STRENGTHS, NOISES = (24, 60), (0.0, 2.0, 4.0, 8.0, 16.0), (1.0, 2.0, 4.0)
 # Repetitions are made in rounds over all cells, so that a call that is stopped leaves a whole, coarser figure.
 _ROUND = 20
@@ -86,7 +149,7 @@ def power(repetitions: int, path: Path | None = None) -> list[Row]:
         for first in range(0, repetitions, _ROUND)
         for points, noise, strength in itertools.product(POWER_POINTS, NOISES, STRENGTHS)
     ]
-    return summed(fill(cells, path, power_round))
+    return summed(fill(cells, path, power_round), ("points", "noise", "strength"))
 
 
 def power_round(cell: Row) -> Row:
@@ -102,11 +165,11 @@ def power_round(cell: Row) -> Row:
     return {"found": near, "a turn anywhere": anywhere}
 
 
-def summed(rounds: list[Row]) -> list[Row]:
-    """Over the rounds of each cell."""
+def summed(rounds: list[Row], names: tuple[str, ...]) -> list[Row]:
+    """Over the rounds of each cell, which the settings `names` tell apart."""
     cells: dict[tuple[float, ...], Row] = {}
     for row in rounds:
-        settings = {name: row[name] for name in ("points", "noise", "strength")}
+        settings = {name: row[name] for name in names}
         counts = {name: row[name] for name in ("repetitions", "found", "a turn anywhere")}
         cell = cells.setdefault(tuple(settings.values()), settings | dict.fromkeys(counts, 0))
         cell |= {name: cell[name] + count for name, count in counts.items()}
@@ -245,14 +308,16 @@ def reference(paths: list[Path]) -> None:
             )
 
 
-SECTIONS = {"nulls": nulls, "power": power, "tables": tables, "geometry": geometry, "speed": speed}
+SECTIONS = {"nulls": nulls, "common": common, "power": power, "tables": tables, "geometry": geometry, "speed": speed}
 
 
 def main() -> None:
     parser = command_line(__doc__, out="a JSON file for what is found")
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS) + ", or reference and files")
     parser.add_argument("--repetitions", type=int, default=500)
-    parser.add_argument("--rows", type=Path, help="JSON lines of power as they are made; a second call goes on")
+    parser.add_argument(
+        "--rows", type=Path, help="JSON lines of power or common as they are made; a second call goes on"
+    )
     parser.add_argument("--figure", type=Path, help="power as a PNG")
     arguments = parser.parse_args()
     if arguments.sections[:1] == ["reference"]:
@@ -262,7 +327,7 @@ def main() -> None:
     if arguments.figure is not None and "power" not in sections:
         parser.error("--figure draws the section power; name it")
     found = {
-        name: power(arguments.repetitions, arguments.rows) if name == "power" else SECTIONS[name](arguments.repetitions)
+        name: SECTIONS[name](arguments.repetitions, *([arguments.rows] if name in ("power", "common") else []))
         for name in sections
     }
     write_json(arguments.out, found)

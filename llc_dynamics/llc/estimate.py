@@ -62,8 +62,8 @@ def estimate_llc(
         (`batch` is then one, too); a `torch.utils.data.Dataset`, or what else has `len(data)` and `data[i]`; or a
         function `(generator, batch_size) -> batch` that draws fresh samples, with `num_samples`. Never written to.
     sampler : kernel with its step, nbeta and gamma (`localization`); None stands for `SGLD()`.
-    num_chains, num_draws, num_burnin : all chains start at w*; `num_burnin` updates are made before the first draw. For
-        `MALT` and `HMC` an update is a trajectory.
+    num_chains, num_draws, num_burnin : chains start at draws of w* + N(0, 1/gamma), nearer where the loss is too high
+        there; `num_burnin` updates are made before the first draw. For `MALT` and `HMC` an update is a trajectory.
     batch_size : B; None stands for 256, or for all the data if there is less.
     num_samples : n of nbeta = n / log n; None stands for the length of the data.
     target_error : go on until the standard error is below this share of the estimate, doubling the draws.

@@ -3,8 +3,8 @@
 The packages are optional, `pip install "llc-dynamics[frames]"`, and imported when they are first asked for. In every
 form chains that died are NaN from the draw at which they died; draws and chains count from 0.
 
-The two names of a trace: as long as it stands beside the estimates it is `trace`, `distance_trace`, `virial_trace`, as
-in `LLCResult`; in a table of draws, where there is nothing else, it is `llc`, `distance`, `virial`.
+The two names of a trace: beside the estimates it is `trace`, `distance_trace`, `virial_trace`, as in `LLCResult` (and
+`corrected_trace`); in a table of draws, where there is nothing else, it is `llc`, `distance`, `virial`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def _variables(result: Result) -> dict[str, Any]:
     plain = result.to_dict()
     single = {name: value for name, value in scalars(result).items() if "." not in name}
     found: dict[str, Any] = {name: ((), value) for name, value in single.items()}
-    found |= {trace: (("chain", "draw"), getattr(result, trace)) for trace in _DRAWS.values()}
+    traces = (*_DRAWS.values(), "corrected_trace")
+    found |= {trace: (("chain", "draw"), getattr(result, trace)) for trace in traces}
     for name in ("virial_by_block", "virial_by_block_error"):
         found[name] = (("block",), np.array([*plain[name].values()], dtype=np.float64))
     if plain["observed"]:

@@ -38,8 +38,9 @@ def llc_point(
 ) -> LLCResult:
     """The estimate at one checkpoint, taken from `<run>/llc/<name>/step-<step>.h5` or computed and stored there.
 
-    For process pools over (run, step) pairs: points are independent, each file appears whole, and the result does not
-    depend on which process computes it. The seed of a point is derived from (`settings.seed`, `step`).
+    For process pools over (run, step) pairs: each file appears whole, and the result does not depend on which process
+    computes it, nor on other points. With `settings.common_noise` every point has the seed `settings.seed`, otherwise
+    one that is derived from it and `step`.
 
     A stored point is taken only if it is the same computation: settings, seed, sampled parameters, weights of the
     checkpoint, data (by the bytes of its tensors, or `data_id`), and the losses of a few samples at w* and near it,
@@ -75,8 +76,8 @@ def llc_point(
         stored = _stored(path, name, identity, overwrite)
         if stored is not None:
             return judged(stored, thresholds)
-        own = dataclasses.replace(settings, seed=derive_seed(settings.seed, "llc", int(step)))
-        result = estimate(problem, own, thresholds, progress)
+        own = settings.seed if settings.common_noise else derive_seed(settings.seed, "llc", int(step))
+        result = estimate(problem, dataclasses.replace(settings, seed=own), thresholds, progress)
     # looked at again: hours may have passed
     folder = curve_folder(run.path, name)
     if not overwrite:

@@ -53,11 +53,16 @@ def slope_nbeta(losses: Trace, half_differences: Trace) -> tuple[float, float]:
         for exact losses, NaN for batches of one sample, whose noise cannot be told from the spread: then NaN comes
         back.
     """
+    terms = _slope_terms(losses, half_differences)
+    return (math.nan, math.nan) if terms is None else (float(terms.mean()), monte_carlo_error(terms)[0])
+
+
+def _slope_terms(losses: Trace, half_differences: Trace) -> Trace | None:
+    """Terms with the mean lambda_hat - nbeta^2 Var(L), so that the error is that of a mean; None if unknown."""
     if not losses.size or losses.shape[1] < 4 or not np.isfinite(half_differences).all():
-        return math.nan, math.nan
-    # the mean of these terms is lambda_hat - nbeta^2 Var(L), term by term, so that the error is that of a mean
-    terms = losses - (losses - losses.mean()) ** 2 + half_differences**2
-    return float(terms.mean()), monte_carlo_error(terms)[0]
+        return None
+    terms: Trace = losses - (losses - losses.mean()) ** 2 + half_differences**2
+    return terms
 
 
 def slope_gamma(losses: Trace, distances: Trace) -> tuple[float, float]:
@@ -79,45 +84,81 @@ class BatchGap:
     """Out-of-sample minus in-sample, and what follows for the estimate.
 
     gap, gap_error : nbeta times the mean difference of the two.
-    correction, correction_error : theta * gap, to be added to the in-sample value. The error holds those of theta, of
-        the gap, and the order that was left out, taken as the square of the larger half of the gap over the estimate.
+    correction : theta * gap, to be added to the in-sample value.
+    influence : what each draw contributes to the corrected estimate, [chain, draw]: their mean is in-sample +
+        correction. The errors of the losses, of the gap and of theta, which are not independent, are all in their
+        spread.
+    systematic_error : that of theta as far as it is assumed rather than measured, and the order that was left out,
+        taken as half the square of the larger part of the gap over the estimate.
     """
+
+    influence: Trace
 
     gap: float = math.nan
     gap_error: float = math.nan
     correction: float = 0.0
-    correction_error: float = 0.0
+    systematic_error: float = 0.0
 
 
-def batch_gap(losses: NDArray[np.float64], fresh: NDArray[np.float64], slope: float, slope_error: float) -> BatchGap:
+def batch_gap(losses: Trace, fresh: Trace, half_differences: Trace) -> BatchGap:
     """From in-sample and out-of-sample losses (times nbeta, [chain, draw], NaN where there was no look out of sample).
 
-    `slope` is d lambda_hat / d log nbeta as the chains tell it, NaN if they do not. Without a look out of sample
-    nothing is known and nothing is corrected.
+    `half_differences` as of `slope_nbeta`, for theta. Without a look out of sample nothing is known and nothing is
+    corrected.
     """
+    slopes = _slope_terms(losses, half_differences)
     looked = np.isfinite(fresh)
     if looked.sum() < _LEAST_LOOKS:
-        return BatchGap()
+        return BatchGap(losses)
     inside = float(losses.mean())
-    differences = (fresh - losses)[looked]
-    gap = float(differences.mean())
-    gap_error = _error(fresh - losses, looked)
-    theta, theta_error = _share(inside, slope, slope_error)
-    correction = theta * gap
+    differences = fresh - losses
+    gap = float(differences[looked].mean())
+    gap_error = _error(differences, looked)
+    share = _share(losses, slopes)
+    # a draw without a look stands for the mean, one with a look for those around it
+    around = np.where(looked, (differences - gap) * (looked.size / looked.sum()), 0.0)
+    influence = losses + share.value * (gap + around) + gap * share.influence
+    correction = share.value * gap
     middle = max(abs(inside + correction), 1e-300)
-    left_out = (max(theta, 1 - theta) * gap) ** 2 / middle
-    error = math.hypot(theta * gap_error, theta_error * gap, left_out)
-    return BatchGap(gap, gap_error, correction, error)
+    left_out = (max(share.value, 1 - share.value) * gap) ** 2 / (2 * middle)
+    return BatchGap(influence, gap, gap_error, correction, math.hypot(share.assumed_error * gap, left_out))
 
 
-def _share(inside: float, slope: float, slope_error: float) -> tuple[float, float]:
-    """theta and its error: what was measured, together with what is known before."""
-    if not (inside > 0 and math.isfinite(slope) and math.isfinite(slope_error)):
-        return _PRIOR_MEAN, _PRIOR_SD
-    measured, spread = slope / inside, max(slope_error / inside, 1e-6)
+@dataclass(frozen=True)
+class Share:
+    """theta: what was measured, together with what is known before.
+
+    value : within 0 and 1. error : of it, in all. influence : of each draw on it, with mean zero. assumed_error : the
+    part of the error that is of what is known before.
+    """
+
+    value: float
+    error: float
+    influence: Trace
+    assumed_error: float
+
+
+def share_of_slope(losses: Trace, half_differences: Trace) -> Share:
+    """theta = (d lambda_hat / d log nbeta) / lambda_hat, from `losses` and `half_differences` as of `slope_nbeta`."""
+    return _share(losses, _slope_terms(losses, half_differences))
+
+
+def _share(losses: Trace, slopes: Trace | None) -> Share:
+    inside = float(losses.mean()) if losses.size else math.nan
+    unknown = Share(_PRIOR_MEAN, _PRIOR_SD, np.zeros_like(losses), _PRIOR_SD)
+    if slopes is None or not inside > 0:
+        return unknown
+    measured = float(slopes.mean()) / inside
+    influence = (slopes - slopes.mean() - measured * (losses - inside)) / inside
+    spread = monte_carlo_error(influence)[0]
+    if not math.isfinite(spread):
+        return unknown
     weight = _PRIOR_SD**2 / (_PRIOR_SD**2 + spread**2)
-    theta = weight * measured + (1 - weight) * _PRIOR_MEAN
-    return min(max(theta, 0.0), 1.0), math.sqrt(weight) * spread
+    mixed = weight * measured + (1 - weight) * _PRIOR_MEAN
+    value = min(max(mixed, 0.0), 1.0)
+    moving = weight if value == mixed else 0.0  # at an end of its range theta does not follow the draws
+    error = math.sqrt(weight) * spread
+    return Share(value, error, moving * influence, math.sqrt(max(error**2 - (moving * spread) ** 2, 0.0)))
 
 
 def _error(differences: NDArray[np.float64], looked: NDArray[np.bool_]) -> float:

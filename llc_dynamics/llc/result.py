@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-_TRACES = ("trace", "distance_trace", "virial_trace")
+# theta above which lambda is no longer bounded by what chains show.
+_MOST_HIDDEN = 0.95
+_TRACES = ("trace", "corrected_trace", "distance_trace", "virial_trace")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,7 +34,8 @@ class LLCResult:
     Attributes
     ----------
     llc : the estimate; NaN if no chain survived.
-    standard_error : Monte Carlo error and spread between chains, whichever is larger; not the bias of a finite step.
+    standard_error : of the corrected estimate as a whole: the Monte Carlo error of `corrected_trace`, or the spread
+        between chains if that is larger, with `systematic_error`, what the corrections assume rather than measure.
         Being paired, the estimate holds no noise of L(w*) beyond that of its own draws, which is in here.
     total_error : `standard_error` with the biases of the step and the batch and their errors, where they were measured
         (`bias_checks`); sets `interval`.
@@ -40,18 +43,21 @@ class LLCResult:
         step and batch, from runs with half the step and twice the batch (see `bias`); NaN if not measured.
     extrapolated, extrapolated_error : the estimate without these biases: unbiased to first order, but noisier; the
         estimate itself if they were not measured.
-    sgld_bias, sgld_bias_error : for SGLD, the same to first order without another run,
-        (eps/8) E|nbeta grad L_B(w)|^2: the error of the step and the heat of the gradient noise together; an upper
-        bound of it where localisation matters little. NaN for other kernels. It is in no error.
+    sgld_bias, sgld_bias_error : for SGLD, what its step and the gradient noise had added, (eps/8) E|nbeta grad L_B|^2
+        for a quadratic loss (see `sgld_step`). It is taken off: `llc` does not contain it. NaN for other kernels.
     r_hat, r_hat_distance : rank-normalised split R-hat of the loss and of |w - w*|^2.
-    ess : bulk effective sample size of the loss. `ess_mean` is that of its mean, which sets the interval.
+    ess : bulk effective sample size of the loss. `ess_mean` is that of the mean of `corrected_trace`, which sets the
+        interval.
     virial : mean of (w - w*).grad U / d, with `virial_error`; 1 in equilibrium, below if not explored, above if heated.
-    virial_by_block, virial_by_block_error : the same for each parameter tensor, {name: value}.
+        `virial_heat`, by which the step of SGLD raises it in equilibrium, is taken off; 0 for other kernels.
+    virial_by_block, virial_by_block_error : the same for each parameter tensor, {name: value}, with SGLD's heat.
     failed_chains : `FailedChain(chain, step, reason)` for each chain that died.
     converged, reasons : the verdict, and what speaks against it: a tuple of `Finding(code, text)`; the codes stand in
         `llc_dynamics.llc.verdict`.
     notes : findings that are worth knowing and do not speak against the estimate.
     trace : float64 [chain, draw], nbeta (L_B(w) - L_B(w*)). distance_trace, virial_trace : the same shape.
+    corrected_trace : float64 [chain, draw], what each draw contributes to `llc`, which is its mean: the trace with the
+        corrections for SGLD's step and for a held batch. Draws of two estimates with the same seed are paired.
     num_samples, nbeta, localization, dimension : n, the inverse temperature and gamma that were used (together the
         resolution of the estimate), the number of sampled parameters d.
     loss : "given" or "behavioural": which loss the estimate is of.
@@ -66,6 +72,7 @@ class LLCResult:
     slope_nbeta, slope_nbeta_error : d lambda_hat / d log nbeta, from the variance of the loss in the same chains.
     slope_gamma, slope_gamma_error : d lambda_hat / d log gamma. Both are zero on a plateau: there, and only there, the
         estimate does not depend on its resolution.
+    exponent, exponent_error : d log lambda_hat / d log nbeta between 0 and 1, what was measured mixed with .5 +- .3.
     observed : {name: (nbeta times the mean difference, standard error)} of the losses that were observed.
     control : mean coefficient of the control variate at the end; NaN without.
     num_gradients : gradients of one chain, burn-in included.
@@ -98,8 +105,11 @@ class LLCResult:
     dimension: int
     initial_loss: float
     initial_loss_error: float
+    corrected_trace: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    systematic_error: float = 0.0
     localization: float = math.nan
     loss: str = "given"
+    virial_heat: float = 0.0
     kinetic: float = math.nan
     kinetic_error: float = math.nan
     gradient_kinetic: float = math.nan
@@ -113,6 +123,8 @@ class LLCResult:
     slope_nbeta_error: float = math.nan
     slope_gamma: float = math.nan
     slope_gamma_error: float = math.nan
+    exponent: float = math.nan
+    exponent_error: float = math.nan
     control: float = math.nan
     num_gradients: int = 0
     step_bias: float = math.nan
@@ -160,12 +172,45 @@ class LLCResult:
         With hundreds of effective draws that is the normal one; chains that stay where they are have about as many
         effective draws as there are chains, and get the wider interval they need.
         """
+        width = self.total_error * self._errors_of(level)
+        return self.llc - width, self.llc + width
+
+    def lambda_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A confidence interval (low, high) for lambda itself, of which `llc` is the value at this resolution.
+
+        Localisation hides directions whose curvature is below gamma / nbeta, so that lambda is larger. By how much is
+        known from a calibration that went through several gamma (`EstimateSettings.lambda_above`); otherwise from
+        `exponent`, theta: lambda = llc / (1 - theta) if all directions are hidden alike. In a network whose LLC has no
+        plateau that is a guess, and the interval wide.
+        """
+        low, high = self.interval(level)
+        errors = self._errors_of(level)
+        above = self.settings.get("lambda_above")
+        if above is not None:
+            share, error = above
+            half = math.hypot((high - low) / 2 * (1 + share), errors * error * self.llc)
+            return self.llc * (1 + share) - half, self.llc * (1 + share) + half
+        hidden = [self.exponent + sign * errors * self.exponent_error for sign in (-1, 1)]
+        factors = [1 / (1 - min(max(share, 0.0), _MOST_HIDDEN)) for share in hidden]
+        return min(low * factors[0], low), high * factors[1]
+
+    @property
+    def resolution(self) -> str:
+        """What this estimate counts, in words."""
+        if not self.localization > 0:
+            return f"nbeta {self.nbeta:.4g}, no localization"
+        return (
+            f"nbeta {self.nbeta:.4g}, gamma {self.localization:.4g}: directions count in which the loss has a "
+            f"curvature above gamma / nbeta = {self.localization / self.nbeta:.3g}"
+        )
+
+    def _errors_of(self, level: float) -> float:
+        """Student's t: how many errors an interval of this level is wide to each side."""
         if not 0 < level < 1:
             raise ConfigError(f"level must be between 0 and 1, got {level}")
         if not math.isfinite(self.standard_error):
-            return math.nan, math.nan
-        width = self.total_error * float(stats.t.ppf((1 + level) / 2, max(self.ess_mean - 1, 1.0)))
-        return self.llc - width, self.llc + width
+            return math.nan
+        return float(stats.t.ppf((1 + level) / 2, max(self.ess_mean - 1, 1.0)))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the traces, as JSON types (NaN for what could not be computed)."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 import tomli_w
 
 from llc_dynamics.errors import ConfigError
-from llc_dynamics.ranges import finite_number, whole_number
+from llc_dynamics.ranges import finite_number, numbers_of, whole_number
 from llc_dynamics.sampling import ChainSettings, Kernel
 from llc_dynamics.sampling.batches import Batches
 from llc_dynamics.sampling.metric import Metric
@@ -27,6 +27,7 @@ _COUNTS = {"batch_size": 1, "num_samples": 3, "max_draws": 1, "microbatch_size":
 # Optional features, which an estimate that does without them need not mention.
 _OPTIONAL = (
     "control_variate", "target_error", "max_draws", "max_seconds", "bias_checks", "chain_method", "engine", "metric",
+    "lambda_above",
 )  # fmt: skip
 
 
@@ -57,6 +58,11 @@ class EstimateSettings(ChainSettings):
     bias_checks : run again with half the step, and with twice the batch, each with half the draws: about three times
         the work in all. The result's `total_error` then holds the biases, and its verdict judges them; see `llc.bias`.
     microbatch_size : samples that pass through the model at once; for batches that do not fit into memory.
+    lambda_above : by what share of the estimate lambda itself is above it at this gamma, and the error of that share;
+        what a calibration extrapolates from several gamma. It moves no estimate, only `LLCResult.lambda_interval`.
+    common_noise : all points of a curve have the same seed, and with it the same batches, noise and starts: their
+        errors move together, and the change from one to another is far more exact than either (`curve.difference`).
+        False: a seed for each point, derived from `seed` and its step. It is nothing to a single estimate.
     metric : "euclidean"; "curvature": each weight in units of 1 / sqrt(its curvature at w*), for a behavioural loss;
         gamma is then compared with nbeta itself (a tenth of it is mild). "relative": each weight in units of the root
         mean square of its tensor at w*. `llc_dynamics.sampling.metric` says what that is good for.
@@ -72,6 +78,8 @@ class EstimateSettings(ChainSettings):
     bias_checks: bool = False
     microbatch_size: int | None = None
     metric: Metric = "euclidean"
+    lambda_above: tuple[float, float] | None = None
+    common_noise: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +97,9 @@ class EstimateSettings(ChainSettings):
                 f"max_draws ({self.max_draws}) is where a run to target_error ends: give target_error, and at least "
                 f"num_draws ({self.num_draws}) draws"
             )
+        if self.lambda_above is not None:
+            share, error = numbers_of("lambda_above (a share of the estimate, and its error)", self.lambda_above)
+            object.__setattr__(self, "lambda_above", (float(share), float(error)))
         if self.max_seconds is not None:
             finite_number("max_seconds", self.max_seconds, zero=False)
 

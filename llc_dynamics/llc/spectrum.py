@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration
+from llc_dynamics.llc.curve import LLCCurve
 from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.point import llc_point
 from llc_dynamics.llc.problem import Problem, checkpoints_of
@@ -65,7 +65,7 @@ class LLCSpectrum:
         """Whether nothing speaks against them."""
         return self._of(lambda result: result.converged).astype(bool)
 
-    def curve(self, localization: float, nbeta: float | None = None) -> Curve:
+    def curve(self, localization: float, nbeta: float | None = None) -> LLCCurve:
         """The curve over training at one resolution; `nbeta` may be left out if there is one only.
 
         Raises `ConfigError` for a resolution that was not estimated.
@@ -74,13 +74,8 @@ class LLCSpectrum:
         if nbeta is None and len(self.nbetas) > 1:
             raise ConfigError(f"nbeta must be one of {', '.join(f'{value:.4g}' for value in self.nbetas)}")
         row = 0 if nbeta is None else _place(self.nbetas, nbeta, "nbeta")
-        return Curve(
-            self.steps,
-            self.values[:, row, column],
-            self.standard_errors[:, row, column],
-            name=f"LLC at gamma {localization:.4g}",
-            converged=self.converged[:, row, column],
-        )
+        results = {int(step): table[row][column] for step, table in zip(self.steps, self.results, strict=True)}
+        return LLCCurve(results, f"LLC at gamma {localization:.4g}")
 
     def _of(self, what: Callable[[LLCResult], Any]) -> NDArray[Any]:
         return np.array([[[what(result) for result in row] for row in table] for table in self.results])

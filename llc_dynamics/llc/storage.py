@@ -30,7 +30,7 @@ from llc_dynamics.trajectory.sealing import write_sealed
 
 KIND = "llc point"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_TRACES = ("trace", "distance_trace", "virial_trace")
+_TRACES = ("trace", "corrected_trace", "distance_trace", "virial_trace")
 _FINDINGS = ("reasons", "notes")
 _APART = {*_TRACES, *_FINDINGS, "failed_chains", "thresholds"}
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.llc.diagnostics import effective_sample_size, monte_carlo_error, r_hat
-from llc_dynamics.llc.resolution import batch_gap, slope_gamma, slope_nbeta
+from llc_dynamics.llc.resolution import batch_gap, share_of_slope, slope_gamma, slope_nbeta
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.sgld_step import without_step
 from llc_dynamics.provenance import provenance
-from llc_dynamics.sampling import SGLD, Behavioural, Chains, ChainTraces, Kernel
+from llc_dynamics.sampling import SGLD, Behavioural, Chains, ChainTraces
 
 
 def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
@@ -24,31 +25,49 @@ def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
     alive = np.setdiff1d(np.arange(len(traces.distance)), [failed.chain for failed in traces.failed])
     trace = nbeta * traces.loss_difference
     kept, at_origin, by_block = trace[alive], traces.loss_at_origin[alive], traces.virial_by_block[alive]
-    sampling_error, ess_mean = monte_carlo_error(kept)
-    slope, slope_error = slope_nbeta(kept, nbeta * traces.half_difference[alive])
+    halves = nbeta * traces.half_difference[alive]
+    slope, slope_error = slope_nbeta(kept, halves)
     slope_of_gamma, slope_of_gamma_error = slope_gamma(kept, localization * traces.distance[alive])
-    gap = batch_gap(kept, nbeta * traces.fresh_difference[alive], slope, slope_error)
-    value = _mean(kept) + gap.correction
-    error = math.hypot(sampling_error, gap.correction_error)
+    gap = batch_gap(kept, nbeta * traces.fresh_difference[alive], halves)
+    influence, systematic_error, heat = gap.influence, gap.systematic_error, np.zeros_like(kept)
+    if isinstance(settings.sampler, SGLD):
+        step = settings.sampler.step_size
+        found = without_step(
+            kept, traces.distance[alive], traces.virial[alive], traces.gradient_square[alive], step, localization,
+            nbeta, model.dimension,
+        )  # fmt: skip
+        influence, systematic_error, heat = found.trace, found.systematic_error, found.virial_heat
+    corrected, virials = np.full_like(trace, np.nan), traces.virial.copy()
+    corrected[alive] = influence
+    virials[alive] -= heat
+    value = _mean(influence)
+    sampling_error, ess_mean = monte_carlo_error(influence)
+    error = math.hypot(sampling_error, systematic_error)
+    share = share_of_slope(kept, halves)
     return LLCResult(
         llc=value,
         standard_error=error,
+        systematic_error=systematic_error,
         batch_gap=gap.gap,
         batch_gap_error=gap.gap_error,
         batch_correction=gap.correction,
+        exponent=share.value,
+        exponent_error=share.error,
         extrapolated=value,
         extrapolated_error=error,
         r_hat=r_hat(kept),
         r_hat_distance=r_hat(traces.distance[alive]),
         ess=effective_sample_size(kept),
         ess_mean=ess_mean,
-        **_averaged("virial", traces.virial[alive]),
+        **_averaged("virial", virials[alive]),
+        virial_heat=_mean(heat),
         virial_by_block={name: _mean(by_block[..., place]) for place, name in enumerate(blocks)},
         virial_by_block_error={name: monte_carlo_error(by_block[..., place])[0] for place, name in enumerate(blocks)},
         failed_chains=traces.failed,
         trace=trace,
+        corrected_trace=corrected,
         distance_trace=traces.distance,
-        virial_trace=traces.virial,
+        virial_trace=virials,
         num_samples=batches.num_samples,
         nbeta=nbeta,
         dimension=model.dimension,
@@ -66,7 +85,9 @@ def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
         slope_gamma_error=slope_of_gamma_error,
         control=_mean(traces.control[alive]),
         num_gradients=chains.num_gradients,
-        **_averaged("sgld_bias", _sgld_biases(traces.gradient_square[alive], nbeta, settings.sampler)),
+        **_averaged(
+            "sgld_bias", kept - influence if isinstance(settings.sampler, SGLD) else np.full_like(kept, np.nan)
+        ),
         without_gradient=chains.blocks_without_gradient,
         share_below=_share_below(traces, alive),
         observed={
@@ -93,18 +114,6 @@ def _initial_loss_error(at_origin: NDArray[np.float64]) -> float:
     """Standard error of the mean loss at w*; draws share their batch where a kernel holds it over several of them."""
     error = monte_carlo_error(at_origin)[0]
     return error if math.isfinite(error) or not at_origin.size else float(at_origin.std()) / math.sqrt(at_origin.size)
-
-
-def _sgld_biases(squares: NDArray[np.float64], nbeta: float, sampler: Kernel) -> NDArray[np.float64]:
-    """The bias of SGLD to first order, for each draw with |grad L_B|^2 = `squares`; NaN for other kernels.
-
-    With curvature h and a = nbeta h + gamma, exact gradients give the direction nbeta h / (2 a (1 - eps a / 4)), which
-    is (eps/8) nbeta h / (1 - eps a / 4) more than at eps = 0; and (eps/8) nbeta^2 E[(dL/dw)^2] is that times
-    nbeta h / a, so the same in every direction that is stiff against gamma. Gradient noise of variance c adds
-    eps^2 nbeta^2 c / 4 to the variance eps of a step, hence (eps/8) nbeta^2 c to the estimate: also in E|grad L_B|^2.
-    """
-    factor = sampler.step_size / 8 * nbeta**2 if isinstance(sampler, SGLD) else math.nan
-    return factor * squares
 
 
 def _share_below(traces: ChainTraces, alive: NDArray[np.intp]) -> float:

@@ -16,10 +16,11 @@ class Thresholds:
     ----------
     r_hat : largest rank-normalised split R-hat of the loss and of |w - w*|^2, unless noise alone explains more
         (see `diagnostics.r_hat_by_chance`).
-    min_ess : least bulk effective sample size of the loss; a standard error from 50 draws is itself good to 10%.
+    min_ess : least bulk effective sample size of the loss; a standard error from 20 draws is itself good to 16%, which
+        the interval's Student's t allows for.
+    precision : largest total error, as a share of the estimate.
     virial_low, virial_high : range of the virial ratio over all parameters. Below: not explored. Above: heated by the
-        step size or by gradient noise. SGLD in equilibrium has 1/(1 - eps a / 4) per direction of curvature a; what of
-        that is its localisation's is known (`verdict.localization_heat`) and only limited by `virial_high`.
+        step size or by gradient noise. What the step of SGLD adds in equilibrium is known and taken off before.
     heating : largest excess of the virial ratio over 1 as a share of what the loss contributes to it, for in a network
         with many flat directions localisation contributes most, and the few that carry the loss (and the estimate) can
         be hot without being seen in the whole.
@@ -27,6 +28,7 @@ class Thresholds:
         discretisation alone lowers it by about (h omega)^2 / 4 where the estimate is sound.
     min_acceptance : least mean acceptance of a Metropolis test.
     bias : largest share of the estimate that a bias of the step or the batch may have.
+    correction : largest share of the estimate that SGLD's step may have added before it is taken off.
     block_virial_low, block_virial_high : the same for every parameter tensor; wider, and with `block_errors` standard
         errors of allowance, because there are many tensors and each is noisier.
     max_virial_error : largest standard error of the virial ratio with which it says anything.
@@ -41,7 +43,8 @@ class Thresholds:
     """
 
     r_hat: float = 1.05
-    min_ess: float = 50.0
+    min_ess: float = 20.0
+    precision: float = 0.2
     virial_low: float = 0.9
     virial_high: float = 1.1
     block_virial_low: float = 0.8
@@ -56,6 +59,7 @@ class Thresholds:
     kinetic_high: float = 1.1
     min_acceptance: float = 0.4
     bias: float = 0.1
+    correction: float = 0.5
     share_below: float = 0.05
 
     def __post_init__(self) -> None:

@@ -8,19 +8,20 @@ Codes of reasons, which make a result unconverged:
 | `all_chains_failed` | no chain is left, so there is no estimate |
 | `never_moved` | chains stayed at w* throughout |
 | `no_effect` | the loss never changed |
-| `chains_disagree` | R-hat of the loss or of the distance |
+| `chains_disagree` | R-hat of the loss |
 | `too_few_draws` | too small an effective sample size |
+| `imprecise` | an error that is large against the estimate; it may be zero |
 | `drifting` | the two halves of the draws differ |
+| `slow_distance` | the same of the distance, where one of these or the virial ratio fails, too; otherwise a note |
 | `not_explored`, `heated`, `exploration_unknown` | the virial ratio is low, high, or too noisy to say |
 | `block_not_explored`, `block_heated` | the virial ratio of a parameter tensor |
 | `hot_momentum` | the kinetic temperature |
 | `few_accepted` | the acceptance of a Metropolis test |
 | `biased`, `bias_unknown` | the step or the batch shifts the estimate, or that could not be measured |
 | `not_a_minimum` | a negative estimate, or many draws below w* |
-| `negative_within_error` | a negative estimate that may be zero |
 
-Codes of notes, which do not: `out_of_time`, `target_not_reached`, `control_variate_idle`, `observed_agrees`,
-`observed_differs`, `no_gradient`, `chains_one_by_one`.
+Codes of notes, which do not: `slow_distance`, `no_plateau`, `out_of_time`, `target_not_reached`,
+`control_variate_idle`, `observed_agrees`, `observed_differs`, `no_gradient`, `chains_one_by_one`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llc_dynamics.errors import some_of
 from llc_dynamics.finding import Finding
@@ -43,6 +45,14 @@ _SAME = 0.02
 _ERRORS = 3.0
 # Names in a note; the rest are counted.
 _MOST_NAMES = 4
+
+# Below this share of the estimate what localisation hides is no matter.
+_PLATEAU = 0.05
+# What speaks against chains being in equilibrium as far as the estimate can see.
+_UNSETTLED = {
+    "chains_failed", "never_moved", "chains_disagree", "drifting", "not_explored", "heated", "block_not_explored",
+    "block_heated", "hot_momentum",
+}  # fmt: skip
 
 # Standard errors from which an excess of the virial ratio that is small, but not against the loss's share, counts: many
 # directions that are nearly flat move slowly together, and their error is the one most easily underestimated.
@@ -66,20 +76,30 @@ def judge(result: LLCResult, limits: Thresholds) -> tuple[Finding, ...]:
         _acceptance,
         _biases,
         _not_a_minimum,
+        _imprecise,
     )
     found = [*_failed(result), *never_moved, *_without_effect(result)]
-    return (*found, *(reason for check in checks for reason in check(result, limits)))
+    found += [reason for check in checks for reason in check(result, limits)]
+    if _UNSETTLED & {reason.code for reason in found}:
+        found += _unsettled_distance(result, limits)
+    return tuple(found)
 
 
 def judged(result: LLCResult, limits: Thresholds | None = None) -> LLCResult:
     """The same estimate with its verdict under these limits (None: the usual ones)."""
     limits = Thresholds() if limits is None else limits
     # nothing is worth knowing of a result without an estimate
-    checks = (
-        (_stopped, _control_variate, _observed, _without_gradient, _one_by_one) if math.isfinite(result.llc) else ()
-    )
-    notes = tuple(note for check in checks for note in check(result))
-    return replace(result, thresholds=limits, reasons=judge(result, limits), notes=notes)
+    checks = (_stopped, _no_plateau, _control_variate, _observed, _without_gradient, _one_by_one)
+    notes = [note for check in checks for note in check(result)] if math.isfinite(result.llc) else []
+    reasons = judge(result, limits)
+    if math.isfinite(result.llc) and not _UNSETTLED & {reason.code for reason in reasons}:
+        notes += [
+            Finding(
+                "slow_distance", f"{each.text}. Flat directions mix slowly; the loss and the virial ratio are settled"
+            )
+            for each in _unsettled_distance(result, limits)
+        ]
+    return replace(result, thresholds=limits, reasons=reasons, notes=tuple(notes))
 
 
 def chains_at_rest(result: LLCResult) -> list[int]:
@@ -117,21 +137,31 @@ def _without_effect(result: LLCResult) -> Iterator[Finding]:
         yield Finding("no_effect", "the loss never changed: the sampled parameters have no effect on it")
 
 
+def _unsettled_distance(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
+    """What R-hat and the halves say of |w - w*|^2: reasons where another check fails, a note where none does."""
+    draws, share = result.distance_trace[result.alive], limits.distance_change
+    found = [*_disagreement("|w - w*|^2", result.r_hat_distance, draws, share, limits)]
+    # chains that still move away from w* have not been everywhere
+    found += _drift("|w - w*|^2", draws, share, limits, ", not explored yet")
+    yield from (Finding("slow_distance", each.text) for each in found)
+
+
 def _chains_disagree(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
-    for what, value, trace, unimportant in (
-        ("the loss", result.r_hat, result.trace, 0.0),
-        ("|w - w*|^2", result.r_hat_distance, result.distance_trace, limits.distance_change),
-    ):
-        if not value > limits.r_hat:
-            continue
-        draws = trace[result.alive]
-        chance = r_hat_by_chance(draws)
-        if value > chance and spread_of_pieces(draws) > unimportant * abs(float(draws.mean())):
-            yield Finding(
-                "chains_disagree",
-                f"chains disagree: R-hat of {what} is {value:.3f} (limit {limits.r_hat}, noise explains {chance:.3f}); "
-                "more burn-in or more draws",
-            )
+    yield from _disagreement("the loss", result.r_hat, result.trace[result.alive], 0.0, limits)
+
+
+def _disagreement(
+    what: str, value: float, draws: NDArray[np.float64], unimportant: float, limits: Thresholds
+) -> Iterator[Finding]:
+    if not value > limits.r_hat:
+        return
+    chance = r_hat_by_chance(draws)
+    if value > chance and spread_of_pieces(draws) > unimportant * abs(float(draws.mean())):
+        yield Finding(
+            "chains_disagree",
+            f"chains disagree: R-hat of {what} is {value:.3f} (limit {limits.r_hat}, noise explains {chance:.3f}); "
+            "more burn-in or more draws",
+        )
 
 
 def _too_few(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
@@ -142,45 +172,58 @@ def _too_few(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def _drifting(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
-    for what, trace, unimportant in (
-        ("the loss difference", result.trace, 0.0),
-        ("|w - w*|^2", result.distance_trace, limits.distance_change),
+def _imprecise(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
+    share = result.total_error / abs(result.llc) if result.llc else math.inf
+    if not share > limits.precision or (
+        result.llc < 0 and result.llc < -limits.negative_errors * result.standard_error
     ):
-        draws = trace[result.alive]
-        change, error = change_between_halves(draws)
-        if abs(change) > limits.errors * error and abs(change) > unimportant * abs(float(draws.mean())):
-            middle = float(draws.mean())
-            # chains start at w*: where they still move away from it they have not been everywhere
-            growing = ", not explored yet" if trace is result.distance_trace and change > 0 else ""
-            yield Finding(
-                "drifting",
-                f"still drifting: {what} averages {middle - change / 2:.4g} in the first half of the draws and "
-                f"{middle + change / 2:.4g} in the second (error of the change {error:.2g}){growing}; more burn-in",
-            )
+        return
+    drawn = math.sqrt(max(result.standard_error**2 - result.systematic_error**2, 0.0))
+    parts = {
+        "the draws": (drawn, "more draws or chains"),
+        "the correction for the batch": (result.systematic_error, "a larger batch_size; more draws will not help"),
+        "the bias of the step": (math.hypot(_zero(result.step_bias), _zero(result.step_bias_error)), "a smaller step"),
+        "the bias of the batch": (
+            math.hypot(_zero(result.batch_bias), _zero(result.batch_bias_error)),
+            "a larger batch_size",
+        ),
+    }
+    cause = max(parts, key=lambda part: parts[part][0])
+    negative = "negative estimate, zero within its error" if result.llc < 0 else "imprecise"
+    yield Finding(
+        "imprecise",
+        f"{negative}: the error is {share:.0%} of the estimate (limit {limits.precision:.0%}), most of it from "
+        f"{cause}; {parts[cause][1]}",
+    )
+
+
+def _zero(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _drifting(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
+    yield from _drift("the loss difference", result.trace[result.alive], 0.0, limits, "")
+
+
+def _drift(
+    what: str, draws: NDArray[np.float64], unimportant: float, limits: Thresholds, growing: str
+) -> Iterator[Finding]:
+    change, error = change_between_halves(draws)
+    middle = float(draws.mean())
+    if abs(change) > limits.errors * error and abs(change) > unimportant * abs(middle):
+        farther = growing if change > 0 else ""
+        yield Finding(
+            "drifting",
+            f"still drifting: {what} averages {middle - change / 2:.4g} in the first half of the draws and "
+            f"{middle + change / 2:.4g} in the second (error of the change {error:.2g}){farther}; more burn-in",
+        )
 
 
 def loss_share(result: LLCResult) -> float:
     """What the loss contributes to the virial ratio, nbeta E[(w - w*).grad L] / d; all of it without localisation."""
     pull = result.localization * float(result.distance_trace[result.alive].mean()) / result.dimension
-    return result.virial - pull if math.isfinite(pull) else result.virial
-
-
-def localization_heat(result: LLCResult) -> float:
-    """eps gamma / 4: the share of the virial ratio that is heat of SGLD's localisation; 0 for other kernels.
-
-    Its step leaves in a direction of curvature h, with a = nbeta h + gamma, the virial ratio V = 1/(1 - eps a/4), so
-    that V - 1 = (eps/4) (nbeta h + gamma) V. Over d directions, whatever their curvatures, the localisation's part of
-    that is eps gamma/4 of the whole ratio, and the rest
-
-        (1 - eps gamma/4) virial - 1 = (1/d) sum_i (nbeta h_i / a_i) (V_i - 1)
-
-    is the heat that reaches the estimate, 2/d times its bias. Flat directions have none of it. RMSpropSGLD has eps G_i
-    for eps, with G_i known to the chains alone: it is judged by the whole ratio.
-    """
-    sampler = result.settings.get("sampler", {})
-    heat = sampler["step_size"] * result.localization / 4 if sampler.get("kernel") == "SGLD" else 0.0
-    return heat if math.isfinite(heat) else 0.0
+    whole = result.virial + result.virial_heat
+    return whole - pull if math.isfinite(pull) else whole
 
 
 def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
@@ -188,37 +231,23 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     allowance = limits.virial_errors * error
     shown = f"virial ratio {value:.3f} ± {error:.3f}, 1 in equilibrium"
     share = loss_share(result)
-    of_localization = localization_heat(result)
-    cooled = (1 - of_localization) * value
-    # the heat of SGLD's step, twice its bias, would make up for directions that are not explored
-    heat = 2 * result.sgld_bias / result.dimension if math.isfinite(result.sgld_bias) else 0.0
-    # exact for a quadratic, and without the noise of the flat directions, as `sgld_bias` is
-    bias = result.sgld_bias + of_localization * share * result.dimension / 2
-
-    def hot(ratio: float) -> bool:
-        return 0 < limits.heating * share < ratio - 1 - max(limits.virial_errors, _SURE) * error
-
-    if cooled - heat + allowance < limits.virial_low:
-        known = value - cooled + heat
-        of_heat = f", of which {known:.2g} is heat" if known > 0.01 else ""
-        advice = "more steps, a larger step_size or a larger localization"
-        yield Finding("not_explored", f"not explored: {shown}{of_heat}; {advice}")
-    elif (
-        value - allowance > limits.virial_high
-        or hot(cooled)
-        # heat that is the localisation's alone is no reason, unless its like in the curved directions shows
-        or (hot(value) and not bias <= limits.errors * result.standard_error)
-    ):
+    # SGLD's own heat is taken off already, from the ratio and from the estimate
+    hot = not _is_sgld(result) and 0 < limits.heating * share < value - 1 - max(limits.virial_errors, _SURE) * error
+    if value + allowance < limits.virial_low:
+        yield Finding("not_explored", f"not explored: {shown}; more steps, a larger step_size or a larger localization")
+    elif value - allowance > limits.virial_high or hot:
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
         yield Finding("heated", f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size")
-    elif not (
-        error <= limits.max_virial_error and limits.virial_low <= cooled - heat and value - heat <= limits.virial_high
-    ):
+    elif not (error <= limits.max_virial_error and limits.virial_low <= value <= limits.virial_high):
         # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
         yield Finding(
             "exploration_unknown",
             f"cannot tell whether the chains explored: {shown}; more draws or a larger batch_size",
         )
+
+
+def _is_sgld(result: LLCResult) -> bool:
+    return math.isfinite(result.sgld_bias)
 
 
 def _virial_of_blocks(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
@@ -227,7 +256,7 @@ def _virial_of_blocks(result: LLCResult, limits: Thresholds) -> Iterator[Finding
         allowance = limits.block_errors * result.virial_by_block_error[name]
         if value + allowance < limits.block_virial_low:
             low.append((value, name))
-        elif value - allowance > limits.block_virial_high:
+        elif value - allowance > limits.block_virial_high and not _is_sgld(result):  # whose heat is known and taken off
             high.append((-value, name))
     for rows, code, what in ((low, "block_not_explored", "not explored"), (high, "block_heated", "heated")):
         if rows:
@@ -263,13 +292,19 @@ def _biases(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     for what, value, error, remedy in (
         ("the step", result.step_bias, result.step_bias_error, step),
         ("the batch", result.batch_bias, result.batch_bias_error, batch),
-        ("the step and the batch, to first order", result.sgld_bias, result.sgld_bias_error, f"{step}, or {batch}"),
     ):
         if abs(value) > limits.errors * error and abs(value) > limits.bias * abs(result.llc):
             yield Finding(
                 "biased",
                 f"biased by {what}: {value:+.3g} ± {error:.2g} (limit {limits.bias:.0%} of the estimate); {remedy}",
             )
+    if result.sgld_bias > limits.correction * abs(result.llc):
+        share = result.sgld_bias / abs(result.llc)
+        yield Finding(
+            "biased",
+            f"biased by the step: it added {result.sgld_bias:.3g}, taken off, but {share:.0%} of the estimate (limit "
+            f"{limits.correction:.0%}); {step}, or {batch}",
+        )
     if result.settings.get("bias_checks") and math.isnan(result.step_bias + result.batch_bias):
         yield Finding(
             "bias_unknown", "the bias of the step or the batch could not be measured: the chains of that run failed"
@@ -290,10 +325,6 @@ def _not_a_minimum(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
             f"w* is not a minimum of the loss at this resolution: {result.share_below:.0%} of the draws have a lower "
             f"loss than w*, by more than noise; {advice}",
         )
-    elif result.llc < 0:
-        yield Finding(
-            "negative_within_error", "negative estimate, zero within its error: more draws or a larger batch_size"
-        )
 
 
 def _stopped(result: LLCResult) -> Iterator[Finding]:
@@ -307,6 +338,18 @@ def _stopped(result: LLCResult) -> Iterator[Finding]:
         yield Finding(
             "target_not_reached",
             f"stopped at max_draws, {draws}: target_error was not reached, the standard error is {share:.1%}",
+        )
+
+
+def _no_plateau(result: LLCResult) -> Iterator[Finding]:
+    above = result.settings.get("lambda_above")
+    share, error = (result.exponent, result.exponent_error) if above is None else above
+    if share - 2 * error > _PLATEAU:
+        low, high = result.lambda_interval()
+        yield Finding(
+            "no_plateau",
+            f"no plateau: this is the LLC at its resolution ({result.resolution}), and a smaller gamma gives a larger "
+            f"one; for lambda itself the interval is {low:.3g} to {high:.3g}",
         )
 
 

@@ -73,7 +73,8 @@ def find_stages(
     names = [*map(loss_metric, others), "train_loss", "loss"]
     loss = next((_bare(curves[name], name) for name in names if name in curves), None)
     if llc is not None:
-        used[LLC] = Curve(llc.steps, llc.values, llc.standard_errors, LLC, llc.converged)
+        errors = llc.standard_errors if llc.covariance is None else None
+        used[LLC] = Curve(llc.steps, llc.values, errors, LLC, llc.converged, covariance=llc.covariance)
     for probe in judged:
         if loss_metric(probe) in curves:
             words = f"loss on {description.probes.get(probe, probe)}"

@@ -58,18 +58,14 @@ def read_curve(run: Trajectory, name: str) -> Curve | None:
 
 def without_samples(curve: Curve) -> Curve:
     """The same curve with the samples condensed to standard errors."""
-    return Curve(curve.steps, curve.values, curve_errors(curve), curve.name, curve.converged)
+    errors = curve_errors(curve) if curve.covariance is None else None
+    return Curve(curve.steps, curve.values, errors, curve.name, curve.converged, covariance=curve.covariance)
 
 
 def known_points(curve: Curve) -> Curve:
     """The curve at the steps where it has a value. A metric that is measured at some checkpoints only has gaps."""
     known = np.isfinite(curve.values)
-    if known.all():
-        return curve
-    errors, samples, converged = (
-        None if each is None else each[known] for each in (curve.standard_errors, curve.samples, curve.converged)
-    )
-    return Curve(curve.steps[known], curve.values[known], errors, curve.name, converged, samples)
+    return curve if known.all() else curve.at(known)
 
 
 def last_value(curve: Curve) -> float:

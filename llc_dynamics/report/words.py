@@ -272,19 +272,23 @@ def _value(curve: Curve, index: int) -> str:
     return with_error(float(curve.values[index]), error)
 
 
-def _error(curve: Curve, *places: int) -> float:
-    return 0.0 if curve.standard_errors is None else math.hypot(*(float(curve.standard_errors[i]) for i in places))
+def _error(curve: Curve, first: int, last: int) -> float:
+    """Of the difference of two points; 0 where it is unknown."""
+    error = curve.difference(int(curve.steps[first]), int(curve.steps[last])).standard_error
+    return 0.0 if math.isnan(error) else error
 
 
 def _change(curve: Curve, first: int, last: int) -> str:
     change = float(curve.values[last] - curve.values[first])
-    if not abs(change) > _CHANGE_ERRORS * _error(curve, first, last):
+    error = _error(curve, first, last)
+    if not abs(change) > _CHANGE_ERRORS * error:
         verb = "does not change beyond its error: it goes"
     else:
         verb = "rises" if change > 0 else "falls"
+    size = "" if curve.covariance is None else f", a change of {with_error(change, error)}"
     return (
         f"{verb} from {_value(curve, first)} at step {step(curve.steps[first])} to {_value(curve, last)} at step "
-        f"{step(curve.steps[last])}"
+        f"{step(curve.steps[last])}{size}"
     )
 
 

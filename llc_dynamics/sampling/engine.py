@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llc_dynamics.errors import ConfigError
+from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.sampling.baseline import PairedBaseline
 from llc_dynamics.sampling.batches import Batch, Batches
@@ -26,15 +27,17 @@ from llc_dynamics.seeding import derive_seed, isolated_generators, seed_global, 
 
 Progress = Callable[[int, int], None]
 _GRADIENTS_BETWEEN_LOOKS = 8
+# Of a start away from w*, which is then a millionth of it.
+_MOST_HALVINGS = 20
 
 
 class Chains:
-    """Chains from w*, inside an entered `FlatModel`, that can be run for some draws, and then for some more.
+    """Chains around w*, inside an entered `FlatModel`, that can be run for some draws, and then for some more.
 
     A draw is recorded before the updates `num_burnin`, `num_burnin + steps_per_draw`, ...; nothing is recorded in the
-    burn-in. Batches and noise of chain c come from generators seeded by `(seed, "batch" | "noise", c)`: its path
-    does not depend on how many chains there are, nor on how its draws are divided over calls of `advance`. The global
-    random generators are left as they were.
+    burn-in. Start, batches and noise of chain c come from generators seeded by `(seed, "start", c)`, `(seed, "batch",
+    c)` and `(seed, "noise", c)`: its path does not depend on how many chains there are, nor on how its draws are
+    divided over calls of `advance`. The global random generators are left as they were.
 
     Parameters
     ----------
@@ -160,14 +163,41 @@ class Chains:
             count()
 
     def _start(self, group: _Group) -> ChainState:
-        positions = self.model.origin.repeat(len(group.chains), 1)
         group.streams = [self.batches.stream(self._seed, "batch", chain) for chain in group.chains]
         group.fresh = [self.batches.stream(self._seed, "fresh", chain) for chain in group.chains]
         device = self.model.device
         group.noise = Noise([torch_generator(self._seed, "noise", chain, device=device) for chain in group.chains])
         group.coefficients = [Coefficient() for _ in group.chains]
         self._next_batches(group)
-        return self.kernel.init(positions, self._evaluator(group), self.target, group.noise)
+        evaluate = self._evaluator(group)
+        starts = torch.stack([self._start_of(*each) for each in zip(group.chains, group.contents, strict=True)])
+        return self.kernel.init(starts, evaluate, self.target, group.noise)
+
+    def _start_of(self, chain: int, content: Any) -> torch.Tensor:
+        """w* + N(0, 1/gamma), [d]: in equilibrium at once in all directions that are flat.
+
+        Halved until nbeta L rises by no more than chains in equilibrium meet, d/2; also where it cannot be computed.
+        """
+        target, size = self.target, self.batches.batch_size
+        if target.localization == 0:
+            return target.origin
+        away = torch.empty_like(target.origin)
+        away.normal_(generator=torch_generator(self._seed, "start", chain, device=self.model.device))
+        away /= math.sqrt(target.localization)
+
+        def rises_too_much(position: torch.Tensor) -> bool:
+            try:
+                here = widened(self.model.losses(position, content, size)).mean()
+            except DataError:  # weights out of their range
+                return True
+            return not target.nbeta * float(here - at_origin) <= self.model.dimension / 2
+
+        at_origin = widened(self.model.losses(target.origin, content, size)).mean()
+        for _ in range(_MOST_HALVINGS):
+            if not rises_too_much(target.origin + away):
+                return target.origin + away
+            away /= 2
+        return target.origin
 
     def _evaluate(self, group: _Group, state: ChainState) -> tuple[Evaluation, Evaluation]:
         """Evaluations at the chains' positions: what a draw is read from, and on the batch of the coming update."""

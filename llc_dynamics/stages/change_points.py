@@ -32,7 +32,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import DataError
 from llc_dynamics.finding import Finding
 from llc_dynamics.ranges import finite_number, whole_number
-from llc_dynamics.stages.gaussian_process import MOST_CELLS, fit_smooth
+from llc_dynamics.stages.gaussian_process import MOST_CELLS, fit_curve, shares_of_cells, without_level
 from llc_dynamics.stages.points import MIN_POINTS, common_points
 from llc_dynamics.stages.verdicts import json_ready
 
@@ -103,7 +103,8 @@ def change_points(
     ----------
     curves : `{name: curve}` of one run, such as the LLC, principal components and the out-of-distribution loss; each at
         its own steps, with at least 8 usable points. The variance of a point is the square of its standard error plus
-        that of the noise which `fit_smooth` finds on top; NaN and unconverged points are left out.
+        that of the noise which `fit_curve` finds on top; with a covariance, less that of the level which all points
+        share. NaN and unconverged points are left out.
     num_cells : cells between the first and the last step; by default as many as the longest curve has points, at most
         160.
     scale : of the penalty of BIC.
@@ -162,19 +163,24 @@ def _in_cells(x: Array, curve: Curve, edges: Array, least_noise: float) -> _InCe
     count = len(edges) - 1
     place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, count - 1)
     errors = curve.standard_errors
-    if errors is not None and not (errors > 0).any():
-        errors = None
-    fitted = fit_smooth(x, curve.values, errors).noise ** 2
-    shared = errors is not None and len(x) > MOST_CELLS
-    variance = np.zeros_like(x) if errors is None else np.square(errors)
-    if not shared:
-        variance = variance + fitted
+    fitted = fit_curve(curve).noise ** 2
+    shared = errors is not None and bool(errors.any()) and len(x) > MOST_CELLS
+    on_top = 0.0 if shared else fitted
+    if curve.covariance is None:
+        variance = (np.zeros_like(x) if errors is None else np.square(errors)) + on_top
+    else:  # lines have levels of their own, so that the one which all points share costs nothing
+        together = without_level(curve.covariance)[0] + on_top * np.eye(len(x))
+        variance = np.diag(together)
     weight = 1 / np.maximum(variance, 1e-12 * float(np.ptp(curve.values)) ** 2 + 1e-300)
     total = np.bincount(place, weight, count)
     some = total > 0
     divisor = np.where(some, total, 1.0)
     floor = (least_noise * float(np.ptp(curve.values))) ** 2
-    of_cell = np.maximum(1 / divisor + (fitted if shared else 0.0), max(floor, 1e-300))
+    of_cell = 1 / divisor
+    if curve.covariance is not None:
+        share = shares_of_cells(place, weight, count)
+        of_cell = ((share @ together) * share).sum(axis=1)
+    of_cell = np.maximum(of_cell + (fitted if shared else 0.0), max(floor, 1e-300))
     return _InCells(
         np.bincount(place, weight * x, count) / divisor,
         np.bincount(place, weight * curve.values, count) / divisor,

@@ -24,7 +24,7 @@ from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import plain_number
 from llc_dynamics.stages.boundaries import Found, Kind, change_between, find_boundaries
-from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
+from llc_dynamics.stages.gaussian_process import SmoothFit, fit_curve
 from llc_dynamics.stages.points import common_points
 from llc_dynamics.stages.verdicts import json_ready
 
@@ -144,7 +144,8 @@ def detect_stages(
     """Developmental stages of a curve over training.
 
     Works on any curve: an LLC curve, a weight-restricted one, a loss, a principal component. Points that are NaN or
-    marked as not converged are left out, and said. Without standard errors the noise is estimated from the scatter of
+    marked as not converged are left out, and said. With a covariance of the errors (common noise), what points share is
+    no stage, and what they share does not hide one. Without standard errors the noise is estimated from the scatter of
     neighbouring points; errors that neighbours share cannot be seen then.
 
     Parameters
@@ -165,10 +166,7 @@ def detect_stages(
     points = common_points({"curve": curve})
     used = points.curves["curve"]
     x = np.log1p(used.steps.astype(np.float64))
-    errors = used.standard_errors
-    if errors is not None and not (errors > 0).any():
-        errors = None
-    fit = fit_smooth(x, used.values, errors)
+    fit = fit_curve(used)
     content = 0.0 if component is None else _cosine_content(used, component)
     allowed = 0.0 if content >= RANDOM_WALK_LIKE else 1.0
     paths = fit.paths(_PATHS, numpy_generator(seed, "stages"))
@@ -180,7 +178,7 @@ def detect_stages(
             resolved = probability >= threshold
             boundaries.append(Boundary(float(np.expm1(found.x)), (low, high), probability, found.kind, resolved))
     edges = [float(used.steps[0]), *(each.step for each in boundaries if each.resolved), float(used.steps[-1])]
-    notes = (*points.notes, *_notes_on_errors(fit, errors))
+    notes = (*points.notes, *_notes_on_errors(fit, used))
     if not allowed:
         text = f"component {component} is nearly the cosine that PCA makes of a random walk, whose turns mean nothing"
         notes += (Finding("cosine_like", f"cosine content {content:.2f}: {text}"),)
@@ -207,8 +205,9 @@ def _cosine_content(curve: Curve, component: int) -> float:
     return float(cosine_content(curve.values, [component])[0])
 
 
-def _notes_on_errors(fit: SmoothFit, errors: NDArray[np.float64] | None) -> list[Finding]:
-    if errors is None:
+def _notes_on_errors(fit: SmoothFit, curve: Curve) -> list[Finding]:
+    errors = curve.standard_errors
+    if errors is None or not errors.any():
         text = "no standard errors were given: estimated from the scatter of neighbours; shared errors are unseen"
         return [Finding("errors_estimated", text)]
     typical = float(np.median(errors))
@@ -252,7 +251,7 @@ def _loss_changes(loss: Curve | None, curve: Curve, edges: list[float], seed: in
             "from the same run, the loss at the curve's steps or at more"
         )
     points = common_points({"loss": loss}).curves["loss"]
-    fit = fit_smooth(np.log1p(points.steps.astype(np.float64)), points.values, points.standard_errors)
+    fit = fit_curve(points)
     values, _ = fit.paths(_PATHS, numpy_generator(seed, "stages, loss"))
     return _changes(fit, values, edges)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llc_dynamics.curve import Curve
 from llc_dynamics.ranges import between_0_and_1, finite_number, whole_number
 from llc_dynamics.seeding import numpy_generator
+from llc_dynamics.stages.gaussian_process import root_of
 from llc_dynamics.stages.jitter import Jitter, calibrated, estimate_jitter, jitter_paths, late_window
 from llc_dynamics.stages.smoothing import smoother_matrix
 
@@ -68,7 +69,8 @@ class Evidence:
 
     Parameters
     ----------
-    curve : finite values on the grid's steps; `samples` [C, S] give the error over evaluation sequences.
+    curve : finite values on the grid's steps; `samples` [C, S] give the error over evaluation sequences, or else the
+        covariance of the errors does.
     window : index of the first checkpoint that the jitter is estimated from; by default after the first large fall.
     log : work on log(values); samples then enter by the delta method, sample / mean.
     exact_first : leave the first checkpoint as it is, value and errors: it is the model as it was made, and the
@@ -91,6 +93,10 @@ class Evidence:
         self.standard_errors = None
         if curve.standard_errors is not None:
             self.standard_errors = curve.standard_errors / values if log else curve.standard_errors
+        self.covariance: NDArray[np.float64] | None = None
+        if curve.covariance is not None:
+            scale = values if log else np.ones_like(values)
+            self.covariance = smoother @ (curve.covariance / np.outer(scale, scale)) @ smoother.T
         self.deviations: NDArray[np.float32] | None = None
         if curve.samples is not None and curve.samples.shape[1] > 1:
             deviations = curve.samples - curve.samples.mean(axis=1, keepdims=True, dtype=np.float64)
@@ -114,9 +120,16 @@ class Evidence:
         return self._jitter_draws * self._scale_draws
 
     def sampling_draws(self) -> NDArray[np.float64]:
-        """Bootstrap deviations of the trend over evaluation sequences [C, draw]; zero without samples."""
+        """Bootstrap deviations of the trend over evaluation sequences, or draws from its covariance, [C, draw].
+
+        Zero without either.
+        """
         if self.deviations is None:
-            return np.zeros((len(self.steps), self.grid.num_bootstrap))
+            if self.covariance is None:
+                return np.zeros((len(self.steps), self.grid.num_bootstrap))
+            root = root_of(self.covariance)
+            generator = numpy_generator(self.grid.seed, "errors of", self.name)
+            return np.asarray(root @ generator.standard_normal((root.shape[1], self.grid.num_bootstrap)))
         return np.asarray(self.deviations @ self.grid.bootstrap_weights(self.deviations.shape[1]), dtype=np.float64)
 
     @functools.cached_property
@@ -138,6 +151,8 @@ class Evidence:
         """Standard error of the trend at one checkpoint, over sequences and jitter."""
         if self.deviations is not None:
             sampling = float(self.deviations[index].std() / np.sqrt(self.deviations.shape[1]))
+        elif self.covariance is not None:
+            sampling = float(np.sqrt(self.covariance[index, index]))
         else:
             sampling = 0.0 if self.standard_errors is None else float(self.standard_errors[index])
         return float(np.hypot(sampling, self._inflation * self._jitter_draws[index].std()))
@@ -145,12 +160,15 @@ class Evidence:
     def sampling_errors(self, end: int) -> NDArray[np.float64]:
         """Standard error of (trend at `end` - trend at c) over sequences, for every c [C].
 
-        Paired with samples. With standard errors alone the two ends are taken as independent, which is too wide where
-        the sequences were the same; with neither it is zero, and only the jitter counts.
+        Paired with samples or a covariance. With standard errors alone the two ends are taken as independent, which is
+        too wide where the sequences were the same; with neither it is zero, and only the jitter counts.
         """
         if self.deviations is not None:
             count = self.deviations.shape[1]
             return np.asarray((self.deviations[end] - self.deviations).std(axis=1) / np.sqrt(count), dtype=np.float64)
+        if self.covariance is not None:
+            own = np.diag(self.covariance)
+            return np.sqrt(np.clip(own[end] + own - 2 * self.covariance[end], 0.0, None))
         if self.standard_errors is not None:
             return np.where(
                 np.arange(len(self.steps)) == end, 0.0, np.hypot(self.standard_errors[end], self.standard_errors)

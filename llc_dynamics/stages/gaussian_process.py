@@ -6,9 +6,12 @@ In x = log(t + 1) the curve is a constant plus a process with the Matern 5/2 ker
 
 (Rasmussen & Williams 2006, 4.2), which has a slope that is itself continuous, and no more: a smoother kernel (Hoogland
 et al. 2024 use the squared exponential) rings where a curve turns sharply. Noise is the measured standard error of each
-point plus one fitted for all points, without which errors that are too small would be read as structure. With it stand
-two other accounts of the same points: a constant, and a random walk. `weight` is what is left for the smooth process
-when the three are compared by the Bayesian information criterion.
+point, or the covariance of the points' errors, plus one fitted for all points, without which errors that are too small
+would be read as structure. With it stand two other accounts of the same points: a constant, and a random walk. `weight`
+is what is left for the smooth process when the three are compared by the Bayesian information criterion.
+
+Points of common noise share an error of their level. It says nothing of the curve's shape, would favour accounts that
+leave the level open, and is taken out of the covariance before they are compared (`without_level`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+
+from llc_dynamics.curve import Curve
 
 Array = NDArray[np.float64]
 
@@ -68,11 +73,16 @@ def in_cells(x: Array, values: Array, variances: Array | None, most: int) -> tup
     """Averages within cells of equal width in x, if there are more points than `most`; else the points themselves.
 
     Points with a variance are weighted by its inverse; without, a cell of m points has weight m, which comes back as a
-    variance of 1/m in units of the noise that is to be fitted.
+    variance of 1/m in units of the noise that is to be fitted. A covariance [C, C] comes back as that of the averages.
     """
     if len(x) <= most:
         return x, values, variances
     cell = np.minimum(((x - x[0]) / (x[-1] - x[0]) * most).astype(int), most - 1)
+    if variances is not None and variances.ndim == 2:
+        own = np.diag(variances)
+        share = shares_of_cells(cell, 1 / np.maximum(own, 1e-12 * float(own.max())), most)
+        share = share[share.any(axis=1)]
+        return share @ x, share @ values, share @ variances @ share.T
     # in units of the largest, and within 12 orders of it: the sums below overflow where a variance is zero
     largest = 1.0 if variances is None else float(variances.max())
     weight = np.ones_like(x) if variances is None else largest / np.maximum(variances, 1e-12 * largest)
@@ -83,9 +93,28 @@ def in_cells(x: Array, values: Array, variances: Array | None, most: int) -> tup
     return middle, average, largest / total[used]
 
 
-def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
-    """Fit the process to `values` [C] at x [C], with standard errors [C], or None (or zeros) to estimate them."""
+def shares_of_cells(cell: NDArray[np.intp], weight: Array, count: int) -> Array:
+    """What each point [C], by its weight, has of the average of its cell, [count, C]; zeros where a cell is empty."""
+    table = np.zeros((count, len(cell)))
+    table[cell, np.arange(len(cell))] = weight
+    return np.asarray(table / np.maximum(table.sum(axis=1, keepdims=True), 1e-300))
+
+
+def fit_curve(curve: Curve) -> SmoothFit:
+    """Fit the process to a curve without gaps, with the covariance of its errors, or else its standard errors."""
+    x = np.log1p(curve.steps.astype(np.float64))
+    return fit_smooth(x, curve.values, curve.standard_errors, curve.covariance)
+
+
+def fit_smooth(x: Array, values: Array, errors: Array | None, covariance: Array | None = None) -> SmoothFit:
+    """Fit the process to `values` [C] at x [C], with standard errors [C], or None (or zeros) to estimate them.
+
+    covariance : of the errors, [C, C], in place of the standard errors, which then are the roots of its diagonal.
+    """
     variances = None if errors is None or not np.square(errors).any() else np.square(errors)
+    level = 0.0
+    if variances is not None and covariance is not None:
+        variances, level = without_level(covariance)
     many = len(x) > MOST_CELLS
     centres, averages, spread = in_cells(x, values, variances, MOST_CELLS)
     middle = float(averages.mean())
@@ -100,8 +129,9 @@ def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
     weight = 1 / (1 + sum(math.exp(min(other, 700.0)) for other in others))
 
     grid = np.linspace(centres[0], centres[-1], _GRID)
-    variances_of_y = known + noise * share + _JITTER * amplitude
-    mean, posterior = _posterior(grid, centres, y, variances_of_y, amplitude, length)
+    noise_of_y = _matrix(known) + np.diag(noise * share) + _JITTER * amplitude * np.eye(len(y))
+    mean, posterior = _posterior(grid, centres, y, noise_of_y, amplitude, length)
+    posterior[:_GRID, :_GRID] += level / scale**2
     variance = np.clip(np.diag(posterior), 0, None)
     size = np.concatenate([np.full(_GRID, middle), np.zeros(_GRID)])
     return SmoothFit(
@@ -115,8 +145,28 @@ def fit_smooth(x: Array, values: Array, errors: Array | None) -> SmoothFit:
         weight=weight,
         log_evidence=evidence,
         _mean_root=size + scale * mean,
-        _joint_root=scale * _root_of(posterior),
+        _joint_root=scale * root_of(posterior),
     )
+
+
+def without_level(covariance: Array) -> tuple[Array, float]:
+    """What is left of the covariance without the level that all points share, and the variance of that level.
+
+    The best level, by generalised least squares, has variance 1 / (1' S^-1 1), and what is left of the errors is
+    uncorrelated with it (Aitken 1936). What the level of as many independent points would have stays where it is.
+    """
+    count = len(covariance)
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, max(1e-12 * values[-1], 1e-300))
+    of_level = 1 / float((vectors.sum(axis=0) ** 2 / values).sum())
+    of_differences = (float(np.trace(covariance)) - float(covariance.sum()) / count) / (count - 1)
+    level = max(of_level - of_differences / count, 0.0)
+    root = root_of((vectors * values) @ vectors.T - level)
+    return root @ root.T, level
+
+
+def _matrix(known: Array) -> Array:
+    return np.diag(known) if known.ndim == 1 else known
 
 
 def _accounts(x: Array, y: Array, known: Array, share: Array) -> tuple[float, float, float, dict[str, float]]:
@@ -131,12 +181,9 @@ def _accounts(x: Array, y: Array, known: Array, share: Array) -> tuple[float, fl
     return amplitude, length, noise, evidence
 
 
-def _posterior(
-    grid: Array, x: Array, y: Array, variances: Array, amplitude: float, length: float
-) -> tuple[Array, Array]:
-    """Mean [2 G] and covariance [2 G, 2 G] of curve and slope on the grid, given y with these variances at x."""
-    covariance = amplitude * _matern(x[:, None] - x[None, :], length)[0]
-    covariance[np.diag_indices_from(covariance)] += variances
+def _posterior(grid: Array, x: Array, y: Array, noise: Array, amplitude: float, length: float) -> tuple[Array, Array]:
+    """Mean [2 G] and covariance [2 G, 2 G] of curve and slope on the grid, given y with this noise [C, C] at x."""
+    covariance = amplitude * _matern(x[:, None] - x[None, :], length)[0] + noise
     root = cholesky(covariance, lower=True)
     weights = cho_solve((root, True), y)
     to_value, to_slope, _ = _matern(grid[:, None] - x[None, :], length)
@@ -162,7 +209,7 @@ def _matern(r: Array, length: float) -> tuple[Array, Array, Array]:
     )
 
 
-def _root_of(covariance: Array) -> Array:
+def root_of(covariance: Array) -> Array:
     """R with R R' = covariance, by its eigenvalues: rounding leaves small negative ones."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     kept = values > 1e-10 * values[-1]
@@ -176,12 +223,13 @@ def _fit_matern(x: Array, y: Array, known: Array, share: Array) -> tuple[float, 
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
     width = float(x[-1] - x[0])
+    own = known if known.ndim == 1 else np.diag(known)
     best: Any = None
     for start in (0.15, 0.6):
         kernel = ConstantKernel(1.0, (1e-4, 1e3)) * Matern(
             start * width, (_SHORTEST * width, _LONGEST * width), nu=2.5
-        ) + _shared_noise(share)
-        model = GaussianProcessRegressor(kernel, alpha=known + _JITTER)
+        ) + _shared_noise(share, _matrix(known) - np.diag(own))
+        model = GaussianProcessRegressor(kernel, alpha=own + _JITTER)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x[:, None], y)
@@ -191,8 +239,8 @@ def _fit_matern(x: Array, y: Array, known: Array, share: Array) -> tuple[float, 
     return float(amplitude), float(length), float(noise), float(best.log_marginal_likelihood_value_)
 
 
-def _shared_noise(share: Array) -> Any:
-    """White noise of one fitted level, times each point's `share` of it."""
+def _shared_noise(share: Array, correlated: Array) -> Any:
+    """White noise of one fitted level, times each point's `share` of it, beside known noise `correlated` [C, C]."""
     from sklearn.gaussian_process.kernels import WhiteKernel
 
     class _SharedNoise(WhiteKernel):
@@ -201,8 +249,8 @@ def _shared_noise(share: Array) -> Any:
                 return np.zeros((len(X), len(Y)))
             matrix = self.noise_level * np.diag(share)
             if not eval_gradient:
-                return matrix
-            return matrix, matrix[:, :, None]
+                return matrix + correlated
+            return matrix + correlated, matrix[:, :, None]
 
         def diag(self, X: Any) -> Any:
             return self.noise_level * (share if len(X) == len(share) else np.ones(len(X)))
@@ -211,19 +259,37 @@ def _shared_noise(share: Array) -> Any:
 
 
 def _constant_evidence(y: Array, known: Array, share: Array) -> float:
+    known, y, ones = _principal(known, y)
+
     def log_likelihood(noise: float) -> float:
         variance = known + noise * share
-        residual = y - float((y / variance).sum() / (1 / variance).sum())
+        residual = y - ones * float((ones * y / variance).sum() / (ones**2 / variance).sum())
         return float(-0.5 * (np.log(2 * math.pi * variance) + residual**2 / variance).sum())
 
     return max(log_likelihood(level) for level in np.geomspace(1e-6, 10, 60)) - math.log(len(y))
 
 
+def _principal(known: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Variances along axes in which the noise is independent, and y and a constant 1 there."""
+    if known.ndim == 1:
+        return known, y, np.ones_like(y)
+    values, vectors = np.linalg.eigh(known)
+    return np.clip(values, 0.0, None), vectors.T @ y, vectors.sum(axis=0)
+
+
 def _walk_evidence(clock: Array, y: Array, known: Array, share: Array) -> float:
-    """A random walk with Gaussian steps of variance q times the clock, seen with noise: a Kalman filter over a grid."""
-    gaps = np.diff(clock)
+    """A random walk with Gaussian steps of variance q times the clock, seen with noise, over a grid of both."""
     steps = np.geomspace(1e-4, 1e2, 25)[:, None] / (clock[-1] - clock[0])
     noises = np.geomspace(1e-7, 1.0, 22)[None, :]
+    total = (_filtered if known.ndim == 1 else _restricted)(clock, y, known, share, steps, noises)
+    # the level is open, as if the first point were given; the other accounts have it to explain, at about the spread
+    first = -0.5 * math.log(2 * math.pi) - 0.5 * y[0] ** 2
+    return float(total.max()) + first - math.log(len(y))
+
+
+def _filtered(clock: Array, y: Array, known: Array, share: Array, steps: Array, noises: Array) -> Array:
+    """Log likelihood of the points after the first, given it, by a Kalman filter."""
+    gaps = np.diff(clock)
     level = np.zeros(np.broadcast_shapes(steps.shape, noises.shape)) + y[0]
     variance = known[0] + noises * share[0] + _JITTER + 0 * steps
     total = np.zeros_like(level)
@@ -235,6 +301,18 @@ def _walk_evidence(clock: Array, y: Array, known: Array, share: Array) -> float:
         gain = variance / seen
         level = level + gain * error
         variance = (1 - gain) * variance
-    # the first point is given; the other accounts have it to explain, at about the spread of all points
-    first = -0.5 * math.log(2 * math.pi) - 0.5 * y[0] ** 2
-    return float(total.max()) + first - math.log(len(y))
+    return total
+
+
+def _restricted(clock: Array, y: Array, known: Array, share: Array, steps: Array, noises: Array) -> Array:
+    """The same for noise of any covariance: the density of the differences of the points (restricted likelihood)."""
+    walk = np.minimum(clock[:, None], clock[None, :]) - clock[0]
+    found = []
+    for step in steps[:, 0]:
+        values, rotated, ones = _principal(known + step * walk, y)
+        variance = values + noises.T * share + _JITTER
+        precision, total = (ones**2 / variance).sum(axis=1), (ones * rotated / variance).sum(axis=1)
+        distance = (rotated**2 / variance).sum(axis=1) - total**2 / precision
+        logs = (len(y) - 1) * math.log(2 * math.pi) + np.log(variance).sum(axis=1) + np.log(precision)
+        found.append(-0.5 * (logs + distance))
+    return np.stack(found)

@@ -23,7 +23,7 @@ from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE, cosine_content
 from llc_dynamics.ranges import between_0_and_1, numbers_of, whole_number
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.settings import to_mapping
-from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
+from llc_dynamics.stages.gaussian_process import SmoothFit, fit_curve
 from llc_dynamics.stages.osculating import circles
 from llc_dynamics.stages.points import common_points
 from llc_dynamics.stages.turning_points import TurningPoint, find_reversals, find_vertices
@@ -130,8 +130,7 @@ def trajectory_geometry(
     """
     _check_settings(components, resolution, level, num_draws)
     first, second, notes = _curves(steps, scores, components, standard_errors)
-    x = np.log1p(first.steps)
-    fits = [fit_smooth(x, curve.values, curve.standard_errors) for curve in (first, second)]
+    fits = [fit_curve(curve) for curve in (first, second)]
     grid = fits[0].grid
     generators = [numpy_generator(seed, "trajectory geometry", axis) for axis in range(2)]
     paths = [fit.paths(num_draws, generator) for fit, generator in zip(fits, generators, strict=True)]

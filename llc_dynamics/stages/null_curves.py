@@ -1,6 +1,6 @@
 """Curves without stages, and how often the detector finds one in them.
 
-Five kinds of nothing, each at the steps and with the errors of a given curve:
+Five kinds of nothing, each at the steps and with the errors of a given curve, or with their covariance:
 
 - constant: the mean plus the noise;
 - monotone: a smooth rise in log time by the curve's range, with its own steepest place, plus the noise;
@@ -24,6 +24,7 @@ from llc_dynamics.finding import sentences
 from llc_dynamics.ranges import between_0_and_1, whole_number
 from llc_dynamics.seeding import derive_seed, numpy_generator
 from llc_dynamics.stages.developmental import detect_stages
+from llc_dynamics.stages.gaussian_process import root_of
 from llc_dynamics.stages.points import common_points
 
 NullKind = Literal["constant", "monotone", "random_walk", "permuted", "component"]
@@ -46,7 +47,10 @@ def null_curve(kind: NullKind, like: Curve, seed: int = 0) -> Curve:
     generator = numpy_generator(seed, f"null curve {kind}")
     values = like.values
     errors = _errors(like)
-    noise = errors * generator.standard_normal(len(values))
+    noise, covariance = errors * generator.standard_normal(len(values)), like.covariance
+    if covariance is not None:
+        root = root_of(covariance)
+        noise = root @ generator.standard_normal(root.shape[1])
     x = np.log1p(like.steps.astype(np.float64))
     spread = float(np.ptp(values))
     if kind == "constant":
@@ -62,11 +66,13 @@ def null_curve(kind: NullKind, like: Curve, seed: int = 0) -> Curve:
     elif kind == "permuted":
         order = generator.permutation(len(values))
         made, errors = values[order], errors[order]
+        covariance = None if covariance is None else covariance[np.ix_(order, order)]
     else:
         made = _walk_component(len(values), generator)
         made = made * (spread / float(np.ptp(made)))
         return Curve(like.steps, made + 0.01 * noise, None, like.name)
-    return Curve(like.steps, made, None if like.standard_errors is None else errors, like.name)
+    given = None if like.standard_errors is None or covariance is not None else errors
+    return Curve(like.steps, made, given, like.name, covariance=covariance)
 
 
 def _errors(like: Curve) -> NDArray[np.float64]:

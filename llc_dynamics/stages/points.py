@@ -71,16 +71,7 @@ def common_points(curves: Mapping[str, Curve | None], min_points: int = MIN_POIN
             f"{int(usable.sum())} usable points of {len(first)} given; a verdict needs at least {min_points}: "
             "evaluate more checkpoints" + (f" ({sentences(notes)})" if notes else "")
         )
-    kept = {
-        role: Curve(
-            curve.steps[usable],
-            curve.values[usable],
-            None if curve.standard_errors is None else curve.standard_errors[usable],
-            curve.name,
-            samples=None if curve.samples is None else curve.samples[usable],
-        )
-        for role, curve in given.items()
-    }
+    kept = {role: curve.at(usable) for role, curve in given.items()}
     return Points(first.steps[usable], kept, tuple(notes))
 
 

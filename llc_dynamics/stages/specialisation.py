@@ -121,7 +121,7 @@ def _not_near_enough(end: float, error: float, reference: float | None) -> Findi
 
 def _limits(fall: Evidence) -> list[Finding]:
     """What could not be known from what was given."""
-    if fall.deviations is not None:
+    if fall.deviations is not None or fall.covariance is not None:
         return []
     if fall.standard_errors is not None:
         counted = " and the standard errors, taken as independent, are counted"

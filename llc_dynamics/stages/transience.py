@@ -211,10 +211,10 @@ def _time_interval(loss: Evidence, best: int, level: float) -> tuple[int, int]:
 def _limits(loss: Evidence, found: Measured) -> list[Finding]:
     """What could not be known from what was given."""
     notes = []
-    if loss.deviations is None and loss.standard_errors is not None:
+    if loss.deviations is None and loss.covariance is None and loss.standard_errors is not None:
         text = "ood_loss has standard errors but no samples: they are taken as independent, which is too wide"
         notes.append(Finding("errors_taken_as_independent", text))
-    elif loss.deviations is None:
+    elif loss.deviations is None and loss.covariance is None:
         text = "ood_loss has neither samples nor standard errors: only the jitter between checkpoints is counted"
         notes.append(Finding("no_errors", text))
     if found.towards is None:

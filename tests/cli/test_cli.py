@@ -52,6 +52,8 @@ def test_train_and_llc_store_everything(sweep: Path) -> None:
         curve = ld.LLCCurve.load(run)
         assert curve.steps.tolist() == [0, last]
         assert np.isfinite(curve.values).all()
+        # all points of all runs have the sweep's own seed: the same noise
+        assert {result.settings["seed"] for result in curve.results} == {run.config["seed"]}
 
 
 def test_number_of_workers_does_not_matter(sweep: Path, preset: Path, tmp_path: Path) -> None:

@@ -58,15 +58,17 @@ def test_the_correction_gives_the_populations_value(power, gamma, size, hold):
 
 def test_nothing_is_corrected_without_a_look_out_of_sample():
     losses = np.random.default_rng(0).gamma(5, size=(2, 50))
-    found = batch_gap(losses, np.full_like(losses, np.nan), 1.0, 0.1)
+    found = batch_gap(losses, np.full_like(losses, np.nan), np.zeros_like(losses))
     assert math.isnan(found.gap)
-    assert (found.correction, found.correction_error) == (0.0, 0.0)
+    assert (found.correction, found.systematic_error) == (0.0, 0.0)
+    assert found.influence is losses
 
 
 def test_an_unknown_slope_leaves_the_middle():
     losses = np.full((2, 4), 10.0)
     fresh = np.array([[12.0, np.nan, 12.2, 11.8], [np.nan, 12.0, np.nan, 12.0]])
-    found = batch_gap(losses, fresh, math.nan, math.nan)
+    found = batch_gap(losses, fresh, np.full_like(losses, np.nan))
     assert found.gap == pytest.approx(2.0)
     assert found.correction == pytest.approx(1.0)
-    assert 0.5 < found.correction_error < 0.8  # .3 of the gap, and the order left out
+    assert found.influence.mean() == pytest.approx(11.0)
+    assert 0.5 < found.systematic_error < 0.8  # .3 of the gap, and the order left out

@@ -67,8 +67,9 @@ def computed(monkeypatch):
 
 
 def curve(run, **changes):
+    everyday = {} if "settings" in changes else SHORT
     return ld.llc_curve(
-        run, network(), changes.pop("loss_fn", squared_error), changes.pop("data", DATA), **SHORT | changes
+        run, network(), changes.pop("loss_fn", squared_error), changes.pop("data", DATA), **everyday | changes
     )
 
 
@@ -93,14 +94,20 @@ def test_a_curve_is_a_curve(run):
     assert found.initial_loss.values[0] > found.initial_loss.values[-1]
 
 
-def test_a_point_is_the_estimate_at_its_checkpoint(run):
+@pytest.mark.parametrize("common", [True, False])
+def test_a_point_is_the_estimate_at_its_checkpoint(run, common):
+    """With common noise all points have the curve's own seed, otherwise each has one of its own."""
     model = network()
     trajectory = ld.Trajectory(run)
-    trajectory.load_into(model, 20)
-    found = curve(trajectory, steps=[20])
-    seed = point_module.derive_seed(0, "llc", 20)
-    direct = ld.estimate_llc(model, squared_error, DATA, seed=seed, **SHORT)
-    np.testing.assert_array_equal(found.results[0].trace, direct.trace)
+    found = ld.llc_curve(
+        trajectory, model, squared_error, DATA, steps=[10, 20], settings=EstimateSettings(**SHORT, common_noise=common)
+    )
+    seeds = [0, 0] if common else [point_module.derive_seed(0, "llc", step) for step in (10, 20)]
+    for step, seed, result in zip((10, 20), seeds, found.results, strict=True):
+        trajectory.load_into(model, step)
+        direct = ld.estimate_llc(model, squared_error, DATA, seed=seed, **SHORT)
+        np.testing.assert_array_equal(result.trace, direct.trace)
+        assert (result.settings["seed"], result.settings["common_noise"]) == (seed, common)
 
 
 def test_everything_is_stored_without_a_pickle(run):
@@ -186,6 +193,7 @@ def test_the_model_comes_back_with_its_own_weights(run):
         ({"num_draws": 13}, "num_draws is 12 there and 13 here"),
         ({"sampler": ld.SGLD(1e-5, localization=100.0)}, "sampler.step_size is 0.0001 there and 1e-05 here"),
         ({"seed": 1}, "seed is 0 there"),
+        ({"settings": EstimateSettings(**SHORT, common_noise=False)}, "common_noise is True there and False here"),
         ({"num_samples": 65}, "num_samples is 64 there and 65 here"),
         ({"data": (DATA[0], DATA[1] + 1e-6)}, "data is"),
         ({"loss_fn": lambda model, batch: 2 * squared_error(model, batch)}, "other losses on a fixed probe"),
@@ -253,12 +261,12 @@ def test_another_choice_of_parameters_is_noticed(run):
 
 
 def test_thresholds_judge_stored_points_anew(run, computed):
-    assert not curve(run, steps=[40]).converged.any()
+    assert not curve(run, steps=[40], seed=1).converged.any()
     anything = Thresholds(
         r_hat=99, min_ess=0, virial_low=-99, virial_high=99, block_virial_low=-99, block_virial_high=99,
         max_virial_error=99, errors=99, negative_errors=99,
     )  # fmt: skip
-    assert curve(run, steps=[40], thresholds=anything).converged.all()
+    assert curve(run, steps=[40], seed=1, thresholds=anything).converged.all()
     assert len(computed) == 1
 
 

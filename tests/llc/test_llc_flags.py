@@ -12,7 +12,6 @@ from torch import nn
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError
-from llc_dynamics.llc.verdict import localization_heat, loss_share
 from llc_dynamics.sampling import ChainTraces
 from llc_dynamics.theory import DeepLinearData, quadratic_llc, quadratic_sgld_llc, rank_minimal_network
 
@@ -207,24 +206,31 @@ class TestVerdict:
         assert found.reasons[0].text.startswith("chain 2 never moved: every proposal was refused")
 
     def test_a_bias_of_sgld_that_is_known(self):
-        found = result(gradient_square=np.full((4, 500), 80.0), sampler=ld.SGLD(0.1), dimension=200)
-        assert found.sgld_bias == pytest.approx(1.0)
-        (reason,) = texts(found.reasons)
-        assert reason.startswith("biased by the step and the batch, to first order: +1 ")
-        assert result(gradient_square=np.full((4, 500), 30.0), sampler=ld.SGLD(0.1), dimension=200).converged
+        made = {"virial": 1.1 + 0.01 * white(2), "distance": 100.0 + 0.3 * white(1), "sampler": ld.SGLD(0.1)}
+        few = result(gradient_square=np.full((4, 500), 80.0), **made)
+        assert few.sgld_bias == pytest.approx(1.0, abs=0.02)
+        assert few.llc == pytest.approx(few.trace.mean() - few.sgld_bias)
+        assert "biased" not in codes(few.reasons)
+        (reason,) = [
+            each for each in result(gradient_square=np.full((4, 500), 160.0), **made).reasons if each.code == "biased"
+        ]
+        assert reason.text.startswith("biased by the step: it added 2.0")
 
     def test_heat_does_not_hide_what_is_not_explored(self):
-        """Virial .93, of which .1 is heat of the step: 17% of the directions are missing."""
-        low = 0.93 + 0.01 * white(2)
+        """Virial .95, of which .1 is heat of the step: 15% of the directions are missing."""
+        low = 0.95 + 0.01 * white(2)
         assert result(virial=low).converged
         (reason,) = texts(result(virial=low, gradient_square=np.full((4, 500), 36.0), sampler=ld.SGLD(0.1)).reasons)
-        assert reason.startswith("not explored: virial ratio 0.929")
-        assert "of which 0.092 is heat" in reason
+        assert reason.startswith("not explored: virial ratio 0.8")
 
-    def test_growing_distance_is_not_explored(self):
-        (reason,) = texts(result(distance=10 + 0.1 * white(1) + np.linspace(0, 4, 500)).reasons)
-        assert reason.startswith("still drifting: |w - w*|^2")
-        assert "not explored yet" in reason
+    def test_growing_distance_alone_is_worth_a_note(self):
+        growing = 10 + 0.1 * white(1) + np.linspace(0, 4, 500)
+        found = result(distance=growing)
+        assert found.converged
+        assert [note.code for note in found.notes if note.code == "slow_distance"]
+        found = result(distance=growing, virial=0.7 + 0.01 * white(2))
+        assert codes(found.reasons).count("slow_distance") == 1
+        assert any("not explored yet" in text for text in texts(found.reasons))
 
 
 def curved_and_flat(model, batch):
@@ -249,47 +255,36 @@ class TestKnownHeatOfSGLD:
 
     def test_many_flat_directions(self):
         found = self.run([2.0] * 20, 4_000, 4e-4)
-        assert localization_heat(found) == pytest.approx(0.01)
-        assert found.virial - 1 > 5 * found.virial_error
-        assert abs(found.virial * 0.99 - 1) < 4 * found.virial_error + 1e-4
+        assert found.virial_heat > 0.01
+        assert abs(found.virial - 1) < 4 * found.virial_error + 1e-4
         assert found.converged, found.reasons
 
     def test_in_units_of_the_weights(self):
         """Weights of 2: gamma/2 |w - w*|^2 / 4, the heat as before, and nbeta h / gamma four times as large."""
         found = self.run([0.5] * 20, 4_000, 4e-4, metric="relative")
-        assert found.virial - 1 > 5 * found.virial_error
+        assert found.virial_heat > 0.01
         assert found.converged, found.reasons
-        assert abs(found.llc - 10 * 2 / 3) < 4 * found.standard_error + 0.02 * found.llc
+        assert abs(found.llc - 10 * 2 / 3) < 4 * found.standard_error
 
     def test_mixed_curvatures(self):
-        """What is left of the virial ratio is 2/d times the bias of the estimate, whatever the curvatures."""
+        """Steps up to half of the stability limit: the bias is known, and taken off."""
         curvatures, flat, step = [0.1] * 40 + [1.0] * 40 + [8.0] * 20, 100, 2e-3
         found = self.run(curvatures, flat, step, num_chains=8)
         exact = [h * 100 for h in curvatures] + [0.0] * flat
         bias = quadratic_sgld_llc(exact, 1.0, 100.0, step) - quadratic_llc(exact, 1.0, 100.0)
-        left = found.dimension / 2 * ((1 - localization_heat(found)) * found.virial - 1)
-        assert abs(left - bias) < 4 * found.dimension / 2 * found.virial_error
-        known = found.sgld_bias + localization_heat(found) * loss_share(found) * found.dimension / 2
-        assert abs(known - bias) < 0.05 * bias
-        assert not found.converged
+        assert abs(found.sgld_bias - bias) < 0.05 * bias + 4 * found.sgld_bias_error
+        assert abs(found.llc - quadratic_llc(exact, 1.0, 100.0)) < 4 * found.standard_error
+        assert found.converged, found.reasons
 
-    @pytest.mark.parametrize(
-        ("given", "code"),
-        [
-            (([2.0] * 20, 4_000, 4e-4, 10.0), "biased"),  # noise of the gradients, in the curved directions alone
-            (([0.5] * 200, 400, 1.4e-3), "heated"),  # 5.5%, many times the error
-            (([2.0] * 20, 4_000, 6e-3), "heated"),  # localisation alone takes the ratio above its limit
-        ],
-    )
-    def test_what_is_hot_stays_so(self, given, code):
-        assert code in codes(self.run(*given).reasons)
+    def test_noise_of_the_gradients_that_is_most_of_the_estimate(self):
+        assert "biased" in codes(self.run([2.0] * 20, 4_000, 4e-4, 40.0).reasons)
 
     def test_of_the_kernel_that_has_it(self):
         """The same traces: 1% is SGLD's heat at eps gamma = .04, and of no other kernel."""
         made = {"virial": 1.0101 + 0.01 * white(2), "distance": 100 + 0.3 * white(1), "dimension": 10}
         made |= {"gradient_square": np.full((4, 500), 1e-3), "localization": 0.1}
         assert result(**made, sampler=ld.SGLD(0.4)).converged
-        for other in (ld.SGLD(0.1), ld.RMSpropSGLD(0.4), ld.Underdamped(0.2)):
+        for other in (ld.RMSpropSGLD(0.4), ld.Underdamped(0.2)):
             assert codes(result(**made, sampler=other).reasons) == ["heated"]
 
 

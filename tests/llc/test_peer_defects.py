@@ -132,7 +132,7 @@ def test_a_dead_chain_is_in_no_average_and_flagged():
     result = ld.estimate_llc(Vector(1), cliff, NO_DATA, sampler=ld.SGLD(0.02, 3.0, 0.0), num_chains=6, num_draws=100)
     dead = [failed.chain for failed in result.failed_chains]
     assert 0 < len(dead) < 6
-    assert result.llc == pytest.approx(np.delete(result.trace, dead, axis=0).mean())
+    assert result.llc == pytest.approx(np.delete(result.corrected_trace, dead, axis=0).mean())
     assert not result.converged
     assert "stopped and left out" in result.reasons[0].text
 

@@ -583,5 +583,5 @@ def test_what_is_no_tensor_in_a_batch_is_each_chains_own(monkeypatch):
         return model(batch[0]).square().mean(1) * torch.tensor(batch[1])
 
     found = estimate(classifier(), loss_fn, sample, sampler=SGLD, **SHORT)
-    assert codes(found.notes) == ["chains_one_by_one"]
+    assert "chains_one_by_one" in codes(found.notes)
     assert found.llc == value(classifier(), loss_fn, sample, chain_method="loop")

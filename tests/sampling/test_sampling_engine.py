@@ -8,7 +8,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from estimates import run_chains
+from estimates import run_chains, start_of
 from problems import squared_error
 from torch import nn
 from torch.nn import functional
@@ -160,9 +160,15 @@ def test_against_a_slow_twin():
     walker = copy.deepcopy(model)
     flat = nn.utils.parameters_to_vector
     origin = flat(model.parameters()).detach()
-    rows = []
+
+    def too_high(position):
+        nn.utils.vector_to_parameters(position, walker.parameters())
+        return 5.0 * (squared_error(walker, batch) - squared_error(model, batch)).mean() > len(origin) / 2
+
+    batch, rows = next(batches).content, []
+    nn.utils.vector_to_parameters(start_of(origin, 4, 3.0, too_high), walker.parameters())
     for step in range(3 + 5 * 2 + 1):
-        batch = next(batches).content
+        batch = next(batches).content if step else batch
         loss = squared_error(walker, batch).mean()
         gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(walker.parameters()))])
         position = flat(walker.parameters()).detach()
@@ -182,8 +188,7 @@ def test_burn_in_is_not_recorded_and_draws_are_steps_apart():
     model, data = nn.Linear(3, 1), regression()
     every = run(model, data, num_draws=30, num_burnin=0, steps_per_draw=1)
     later = run(model, data, num_draws=6, num_burnin=7, steps_per_draw=3)
-    assert every.distance[0, 0] == 0.0
-    assert every.loss_difference[0, 0] == 0.0
+    assert every.distance[0, 0] > 0
     for name in ("loss_difference", "distance", "virial"):
         assert np.array_equal(getattr(later, name), getattr(every, name)[:, 7:25:3])
 

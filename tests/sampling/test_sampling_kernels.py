@@ -13,7 +13,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from estimates import run_chains
+from estimates import run_chains, start_of
 from problems import outputs, squared_error
 from scipy.linalg import expm
 from torch import nn
@@ -47,7 +47,13 @@ class Twin:
         batches = make_batches(data, batch_size, None, torch.device("cpu"))
         self.stream, self.fresh = batches.stream(SEED, "batch", 0), batches.stream(SEED, "fresh", 0)
         self.noise = torch_generator(SEED, "noise", 0)
-        self.origin = nn.utils.parameters_to_vector(self.start.parameters()).detach().numpy()
+        origin = nn.utils.parameters_to_vector(self.start.parameters()).detach()
+        self.origin, first = origin.numpy(), next(batches.stream(SEED, "batch", 0))
+
+        def too_high(w):
+            return NBETA * (self.loss(w.numpy(), first)[0] - self.loss(self.origin, first)[0]) > len(origin) / 2
+
+        self.first = start_of(origin, SEED, GAMMA, too_high).numpy()
 
     def xi(self, size=None):
         shape = self.origin.shape if size is None else (size,)
@@ -111,7 +117,7 @@ class Twin:
 
 class RMSpropTwin(Twin):
     def begin(self):
-        return {"w": self.origin, "v": np.ones_like(self.origin), "t": 0}
+        return {"w": self.first, "v": np.ones_like(self.origin), "t": 0}
 
     def move(self, state, batch, step):
         w, v, t, kernel = state["w"], state["v"], state["t"], self.kernel
@@ -126,7 +132,7 @@ class RMSpropTwin(Twin):
 
 class UnderdampedTwin(Twin):
     def begin(self):
-        return {"w": self.origin, "p": self.xi()}
+        return {"w": self.first, "p": self.xi()}
 
     def half_kick(self, w, p, batch):
         h = self.kernel.step_size
@@ -157,7 +163,7 @@ class MetropolisTwin(Twin):
     records_in_sample = True
 
     def begin(self):
-        return {"w": self.origin, "p": self.xi(), "accepted": 0.0}
+        return {"w": self.first, "p": self.xi(), "accepted": 0.0}
 
     def move(self, state, batch, step):  # noqa: ARG002
         kernel, h = self.kernel, self.kernel.step_size

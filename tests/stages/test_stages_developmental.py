@@ -135,6 +135,83 @@ def test_a_random_walk_and_a_constant_are_better_accounts_of_themselves():
     assert fit_smooth(x, np.sin(x) + 0.1 * rng.standard_normal(120), None).weight > 0.99
 
 
+def common_noise(steps, size, near=0.99, far=0.8):
+    """Covariance with correlation .99 between neighbours in the middle that falls to .8 over the whole curve."""
+    x = np.log1p(steps)
+    distance = np.abs(x[:, None] - x[None, :]) / np.ptp(x)
+    power = math.log(math.log(near) / math.log(far)) / math.log(np.median(np.diff(x)) / np.ptp(x))
+    return size**2 * far ** (distance**power)
+
+
+@pytest.mark.parametrize("kind", ["constant", "monotone", "random_walk"])
+def test_nothing_is_found_in_common_noise(kind):
+    """With a true rate of 5%, more than 4 of 20 alarms come with a probability of .003."""
+    steps = np.geomspace(250, 6000, 24).astype(int)
+    rise = 10 + 8 / (1 + np.exp(-4 * (np.log1p(steps) - 7)))
+    (rate,) = null_rates(ld.Curve(steps, rise, covariance=common_noise(steps, 1.0)), 20, kinds=(kind,))
+    assert rate.alarms <= 4
+
+
+def test_common_noise_hides_less():
+    """A rise of 8 and a fall of 1 at errors of 1 a point: the same errors, independent, hide it."""
+    steps = np.geomspace(250, 6000, 24).astype(int)
+    covariance = common_noise(steps, 1.0)
+    root = np.linalg.cholesky(covariance)
+    truth = ramps(steps, [1200, 6000], [8, -1], start=250)
+    found = {"common": 0, "independent": 0}
+    for seed in range(8):
+        noise = np.random.default_rng(seed).standard_normal(24)
+        for name, curve in (
+            ("common", ld.Curve(steps, truth + root @ noise, covariance=covariance)),
+            ("independent", ld.Curve(steps, truth + noise, np.ones(24))),
+        ):
+            found[name] += any(each.kind == "turn" for each in detect_stages(curve).resolved)
+    assert found["common"] >= 6
+    assert found["independent"] <= 2
+
+
+def test_a_covariance_of_independent_errors_is_their_standard_errors():
+    curve, _ = published(seed=0, points=60)
+    errors = np.random.default_rng(0).uniform(0.5, 2.0, len(curve))
+    x = np.log1p(curve.steps)
+    plain = fit_smooth(x, curve.values, errors)
+    full = fit_smooth(x, curve.values, errors, np.diag(errors**2))
+    assert np.allclose(plain.mean, full.mean, atol=1e-3)
+    assert np.allclose(plain.mean_error, full.mean_error, rtol=1e-3)
+    for name, evidence in plain.log_evidence.items():
+        assert full.log_evidence[name] == pytest.approx(evidence, abs=1e-3), name
+
+
+def test_a_shared_level_changes_the_errors_of_the_level_alone():
+    """Whatever its size: errors of differences, evidence and curve stay, and the level's variance is found again."""
+    curve, _ = published(seed=0, points=60)
+    x, errors = np.log1p(curve.steps), curve.standard_errors
+    rng = np.random.default_rng(0)
+    plain, level = fit_smooth(x, curve.values, errors, np.diag(errors**2)), 1e4
+    fit = fit_smooth(x, curve.values, errors, np.diag(errors**2) + level)
+    assert np.allclose(plain.mean, fit.mean, atol=1e-3)
+    assert np.allclose(plain.slope_error, fit.slope_error, rtol=1e-2)
+    assert np.allclose(fit.mean_error**2, level + plain.mean_error**2, rtol=1e-3)
+    values, _ = fit.paths(2000, rng)
+    assert values[:, 0].std() == pytest.approx(100, rel=0.1)
+    change = values[:, -1] - values[:, 0]
+    assert change.std() == pytest.approx(np.hypot(plain.mean_error[0], plain.mean_error[-1]), rel=0.1)
+    for name, evidence in plain.log_evidence.items():
+        assert fit.log_evidence[name] == pytest.approx(evidence, abs=0.05), name
+
+
+def test_cells_have_the_covariance_of_their_averages():
+    rng = np.random.default_rng(3)
+    x, y, root = np.sort(rng.uniform(0, 1, 200)), rng.standard_normal(200), rng.standard_normal((200, 200))
+    covariance = root @ root.T
+    _, averages, found = in_cells(x, y, covariance, 10)
+    cell = np.minimum((x - x[0]) / (x[-1] - x[0]) * 10, 9).astype(int)
+    share = np.stack([(cell == k) / np.diag(covariance) for k in range(10)])
+    share /= share.sum(axis=1, keepdims=True)
+    assert np.allclose(averages, share @ y)
+    assert np.allclose(found, share @ covariance @ share.T)
+
+
 def test_cells_are_averages_weighted_by_precision():
     rng = np.random.default_rng(3)
     x, y, variance = np.sort(rng.uniform(0, 1, 1000)), rng.standard_normal(1000), rng.uniform(0.5, 2, 1000)
