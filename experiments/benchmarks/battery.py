@@ -76,12 +76,15 @@ BAD = ("step x 10", "few draws", "gamma / 30", "batches of 4")
 
 def measure(cell: Row) -> Row:
     problem = next(each for each in problems() if each.name == cell["problem"])
+    return estimated(problem, cell["way"], cell["seed"])
+
+
+def estimated(problem: Known, way: str, seed: int) -> Row:
+    """One estimate beside the value at its resolution."""
     start = time.perf_counter()
     try:
-        settings = WAYS[cell["way"]](problem)
-        found = ld.estimate_llc(
-            problem.model(), problem.loss_fn, problem.data, settings=settings, seed=cell["seed"]
-        )
+        settings = WAYS[way](problem)
+        found = ld.estimate_llc(problem.model(), problem.loss_fn, problem.data, settings=settings, seed=seed)
     except ld.LLCDynamicsError as error:
         return {"refused": f"{type(error).__name__}: {error}"}
     seconds = time.perf_counter() - start

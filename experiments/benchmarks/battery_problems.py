@@ -24,17 +24,24 @@ from torch.nn import functional as F
 
 from llc_dynamics.theory import quadratic_llc
 
-# factors of the posterior: g(u), u*
+# factors of the posterior: g of weights [..., d], u*
 SQUARE = (lambda u: u, (0.0,))
 QUARTIC = (lambda u: u.square(), (0.0,))
 SEXTIC = (lambda u: u.pow(3), (0.0,))
 FLAT = (lambda u: 0 * u, (0.0,))
-CROSSING = (lambda u: u[0] * u[1], (0.0, 0.0))
-RING = (lambda u: u.square().sum() - 1, (1.0, 0.0))
-BANANA = (lambda u: torch.stack([u[0] - 1, 3 * (u[1] - u[0].square())]), (1.0, 1.0))
-LINKED = (lambda u: torch.stack([u[0] * u[1], u[1] * u[2]]), (0.0, 0.0, 0.0))
-DIRECTION = (lambda u: u / u.norm(), (1.0, 0.0, 0.0))
+CROSSING = (lambda u: u.prod(-1, keepdim=True), (0.0, 0.0))
+CHAIN = (lambda u: u.prod(-1, keepdim=True), (0.0, 0.0, 0.0))
+TIED = (lambda u: u[..., :1] * u[..., 1:].square(), (0.0, 0.0))
+RING = (lambda u: u.square().sum(-1, keepdim=True) - 1, (1.0, 0.0))
+BANANA = (lambda u: torch.stack([u[..., 0] - 1, 3 * (u[..., 1] - u[..., 0].square())], -1), (1.0, 1.0))
+LINKED = (lambda u: u[..., :2] * u[..., 1:], (0.0, 0.0, 0.0))
+DIRECTION = (lambda u: u / u.norm(dim=-1, keepdim=True), (1.0, 0.0, 0.0))
+RADIAL = (lambda u: u.norm(dim=-1, keepdim=True) * u, (0.0,) * 6)
 WELL = (lambda u: 2 * (u.square() - 1), (1.0,))
+COSINE = (lambda u: torch.cat([torch.cos(3 * u) - 1, torch.sin(3 * u)], -1) / 2, (0.0,))
+LOGARITHM = (lambda u: torch.sqrt(torch.log1p(u.square()) + 1e-12), (0.0,))
+SATURATING = (torch.tanh, (0.0,))
+EXPONENTIAL = (lambda u: torch.exp(3 * u) - 1, (0.0,))
 
 
 def regular() -> list[Known]:
@@ -78,7 +85,7 @@ def degenerate() -> list[Known]:
         side_by_side("degenerate", "w1 w2 and w2 w3, noisy targets", [(LINKED, 2)], 5.0, 2.0, noise=0.5),
         side_by_side("degenerate", "a direction, of any length", [(DIRECTION, 1)], 3.0, 2.0),
         side_by_side(
-            "degenerate", "|w|^4 in six dimensions", [((lambda u: u.norm() * u, (0.0,) * 6), 1)], 1.0, 2.0,
+            "degenerate", "|w|^4 in six dimensions", [(RADIAL, 1)], 1.0, 2.0,
             values=[functools.partial(integrals.radial, lambda r: r**4, 6)],
         ),
         hidden_layer("degenerate", "a funnel", funnel, [0.0], [[0.0] * 4], scales()[0], 1.0, 10.0),
@@ -102,7 +109,7 @@ def deep() -> list[Known]:
 
     def chain(kind: str, name: str, start: tuple[float, ...], count: int, gamma: float, **others: Any) -> Known:
         value = functools.partial(integrals.product_chain, start, 1.0)
-        return side_by_side(kind, name, [((lambda u: u.prod(), start), count)], gamma, 6.0, values=[value], **others)
+        return side_by_side(kind, name, [((lambda u: u.prod(-1, keepdim=True), start), count)], gamma, 6.0, values=[value], **others)
 
     def tanhs(b: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(b[1] * torch.tanh(b[0] * x))
@@ -135,7 +142,7 @@ def rank_0() -> list[Known]:
         size = hidden * inputs
 
         def product(u: Tensor) -> Tensor:
-            return u[size:].view(outputs, hidden) @ u[:size].view(hidden, inputs)
+            return u[..., size:].view(outputs, hidden) @ u[..., :size].view(hidden, inputs)
 
         value = functools.partial(integrals.zero_product, inputs, hidden, outputs, 1.0)
         factor = (product, (0.0,) * (size + outputs * hidden))
@@ -143,13 +150,12 @@ def rank_0() -> list[Known]:
         return side_by_side("rank 0", name, [(factor, 1)], gamma, 4.0, values=[value], **others)
 
     cube = functools.partial(integrals.product_chain, (0.0,) * 3, 1.0)
-    tied = (lambda u: u[0] * u[1].square(), (0.0, 0.0))
     return [
         network(6, 3, 1, 3.0),
         network(5, 2, 4, 3.0, data=fresh_scales),
         network(8, 1, 8, 3.0),
         side_by_side(
-            "rank 0", "three-layer chains at zero, free and tied", [((lambda u: u.prod(), (0.0,) * 3), 3), (tied, 2)],
+            "rank 0", "three-layer chains at zero, free and tied", [(CHAIN, 3), (TIED, 2)],
             3.0, 2.0, values=[cube, None],
         ),
     ]  # fmt: skip
@@ -209,15 +215,13 @@ def heavy_tails() -> list[Known]:
         z = (batch[0] - u[0]) * torch.exp(-u[1])
         return 2 * torch.log1p(z.square() / 3) + u[1]
 
-    logarithm = (lambda u: torch.sqrt(torch.log1p(u.square()) + 1e-12), (0.0,))
-    saturating = (torch.tanh, (0.0,))
     return [
         linear("heavy tails", "inputs and noise of Student's t, 2.5 degrees", x, 1.0, noise=y),
         linear("heavy tails", "inputs of Student's t, behavioural", x, 1.0),
         likelihood("heavy tails", "location and scale of Student's t", location, (1.0, 0.5), (sample,), 1.0, 1.5),
-        side_by_side("heavy tails", "log(1 + w^2)", [(logarithm, 4)], 0.3, 2.0, num_samples=20),
-        side_by_side("heavy tails", "tanh(w)^2: a plateau of equal loss", [(saturating, 4)], 0.02, 2.0, num_samples=20),
-        side_by_side("heavy tails", "exponentials", [((lambda u: torch.exp(3 * u) - 1, (0.0,)), 3)], 1.0, 50.0),
+        side_by_side("heavy tails", "log(1 + w^2)", [(LOGARITHM, 4)], 0.3, 2.0, num_samples=20),
+        side_by_side("heavy tails", "tanh(w)^2: a plateau of equal loss", [(SATURATING, 4)], 0.02, 2.0, num_samples=20),
+        side_by_side("heavy tails", "exponentials", [(EXPONENTIAL, 3)], 1.0, 50.0),
     ]  # fmt: skip
 
 
@@ -225,7 +229,7 @@ def softmax() -> list[Known]:
     def entropy(u: Tensor, batch: Any) -> Tensor:
         w = torch.cat([u.view(-1, batch[0].shape[1]), u.new_zeros(1, batch[0].shape[1])])
         logits = batch[0] @ w.T
-        return torch.logsumexp(logits, 1) - (logits * F.one_hot(batch[1], w.shape[0])).sum(1)
+        return torch.logsumexp(logits, 1) - (logits * batch[1]).sum(1)
 
     def logits(u: Tensor, batch: Any) -> Tensor:
         return batch[0] @ u.view(3, -1).T
@@ -278,14 +282,12 @@ def units_to_spare() -> list[Known]:
         hidden_layer(kind, "tanh, two alike", tanhs, [1.0, 1.0], [[0.8], [0.7]], x, 2.0, 3.0, **few),
         hidden_layer(kind, "tanh, three, all at zero", tanhs, [0.0] * 3, [[0.0]] * 3, x, 2.0, 2.0, **few),
         hidden_layer(kind, "ReLU, one of two off", relus, [1.0, -1.0], [[1.0], [0.0]], x, 2.0, 3.0, **few),
-        hidden_layer(kind, "ReLU that is never on", relu_with_bias, [0.5, -2.5], [[1.0]], x, 2.0, 2.0, **few),
+        hidden_layer(kind, "ReLU that is never on", relu_with_bias, [0.5, -2.5], [[1.0]], x, 0.3, 2.0, **few),
         hidden_layer(kind, "ReLU of a plane, outgoing weights zero", relu_of_plane, [1.0, 0.5], [[0.0] * 3], plane, 2.0, 2.0, **few),
     ]  # fmt: skip
 
 
 def side_wells() -> list[Known]:
-    periodic = (lambda u: torch.stack([torch.cos(3 * u) - 1, torch.sin(3 * u)]) / 2, (0.0,))
-
     def tilted(u: Tensor, batch: Any) -> Tensor:
         # w* = 1.0 is close to the shallower minimum; noise with mean zero over the data
         return ((u[0] ** 2 - 1) ** 2 + 0.15 * u[0] + batch[0][:, 0] * u[0]).expand(len(batch[0]))
@@ -302,7 +304,7 @@ def side_wells() -> list[Known]:
     return [
         side_by_side("side wells", "two equal wells", [(WELL, 1)], 2.0, 32.0, num_samples=100),
         side_by_side("side wells", "equal wells of four weights, rotated with squares", [(WELL, 4), (SQUARE, 4)], 1.0, 32.0, rotate=True),
-        side_by_side("side wells", "cosines", [(periodic, 3)], 0.5, 5.0, num_samples=100),
+        side_by_side("side wells", "cosines", [(COSINE, 3)], 0.5, 5.0, num_samples=100),
         Known("side wells", "in the shallower well", tilted, (shallow,), noise,
               by_quadrature(tilted, (shallow,), noise, "given"), 3.0, 8.0, loss="given", num_samples=100),
         Known("side wells", "in the narrow well beside a broad one", narrow, (0.0, 0.0), scales(),

@@ -130,7 +130,7 @@ def fresh_scales(generator: torch.Generator, batch_size: int) -> tuple[Tensor]:
 
 @functools.cache
 def digits(classes: tuple[int, ...], components: int) -> tuple[Tensor, Tensor]:
-    """The first principal components of images of these digits, of unit variance, and their classes."""
+    """The first principal components of images of these digits, of unit variance, and their classes, one-hot [n, c]."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -138,11 +138,12 @@ def digits(classes: tuple[int, ...], components: int) -> tuple[Tensor, Tensor]:
     x = images[chosen] - images[chosen].mean(0)
     x = x @ np.linalg.svd(x, full_matrices=False)[2][:components].T
     y = np.searchsorted(classes, labels[chosen])
-    return torch.from_numpy(x / x.std(0)).float(), torch.from_numpy(y)
+    return torch.from_numpy(x / x.std(0)).float(), F.one_hot(torch.from_numpy(y)).float()
 
 
 # --- kinds of problems ------------------------------------------------------------------------------------------------
 
+# g, of weights [..., d] to outputs [..., k], and u*
 Factor = tuple[Callable[[Tensor], Tensor], tuple[float, ...]]
 
 
@@ -171,17 +172,14 @@ def side_by_side(
     start = tuple(value for (_, first), count in factors for value in first * count)
 
     def outputs(u: Tensor, batch: Any) -> Tensor:
-        found = [
-            torch.vmap(g)(own.view(count, -1)).reshape(-1)
-            for ((g, _), count), own in zip(factors, u.split(sizes), strict=True)
-        ]
+        parts = u.split(sizes)
+        found = [g(own.view(count, -1)).reshape(-1) for ((g, _), count), own in zip(factors, parts, strict=True)]
         return torch.cat(found) * batch[0]
 
     own: list[tuple[Value, int]] = []
     for place, ((g, first), count) in enumerate(factors):
         given = values[place] if values else None
-        at = difference(lambda u, _, g=g: g(u).reshape(1, -1), first, (torch.ones(1),), "squared")
-        own.append((given or _quadrature(at, first), count))
+        own.append((given or _quadrature(g, first), count))
     function: Function = outputs
     data = others.pop("data", None) or scales()
     if noise is not None:
@@ -198,8 +196,11 @@ def side_by_side(
     return Known(kind, name, function, start, data, value, gamma, stiff, **others)
 
 
-def _quadrature(at: integrals.LossDifference, start: Sequence[float]) -> Value:
-    return lambda nbeta, gamma: integrals.quadrature(at, start, nbeta, gamma)
+def _quadrature(g: Callable[[Tensor], Tensor], start: Sequence[float]) -> Value:
+    there = g(torch.tensor(start, dtype=torch.float64))
+    return lambda nbeta, gamma: integrals.quadrature(
+        lambda u: (g(u) - there).square().sum(-1), start, nbeta, gamma
+    )
 
 
 def hidden_layer(
