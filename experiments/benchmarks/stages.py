@@ -5,7 +5,8 @@
 
 - nulls: share of curves without stages in which a boundary is resolved, by kind, number of points and noise.
 - common: both for errors of common noise, with correlation .99 between neighbours and .8 between the ends of the curve,
-  their covariance given: as it is, and estimated from 200 draws; beside independent errors of the same size.
+  their covariance given: as it is, and estimated from 12 draws, which is what that of two chains amounts to; beside
+  independent errors of the same size.
 - power: a turn in the middle of a curve that rises by 20 and then falls by the strength: share found within .1 dex, by
   strength, noise and number of points. `--figure` draws it.
 - tables: curves rebuilt from the two stage tables of Hoogland et al. 2024 (arXiv 2402.02364) with noise: boundaries
@@ -78,7 +79,8 @@ def nulls(repetitions: int) -> list[Row]:
 # Points on a schedule like the demo's; noise as a share of the rise by 20; falls after it.
 _COMMON_POINTS, _COMMON_NOISES, _COMMON_FALLS = (8, 24, 50), (0.02, 0.1), (0.5, 1.0, 2.0, 4.0)
 _COMMON_NULLS = ("constant", "rise", "random walk")
-_ERRORS = ("common", "common, estimated", "independent")
+_COMMON_DRAWS = 12
+_ERRORS = ("common", "estimated", "independent")
 
 
 def common_covariance(steps: np.ndarray, size: float, near: float = 0.99, far: float = 0.8) -> np.ndarray:
@@ -126,7 +128,7 @@ def common_round(cell: Row) -> Row:
         if cell["errors"] == "independent":
             given = {"standard_errors": np.full(len(steps), size)}
         elif cell["errors"] != "common":
-            given = {"covariance": np.cov(root @ generator.standard_normal((len(steps), 200)))}
+            given = {"covariance": np.cov(root @ generator.standard_normal((len(steps), _COMMON_DRAWS)))}
         made = values + (size * noise if cell["errors"] == "independent" else root @ noise)
         found = detect_stages(ld.Curve(steps, made, name="LLC", **given)).resolved
         null = isinstance(cell["fall"], str)

@@ -13,7 +13,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc import LLCCurve
 from llc_dynamics.seeding import numpy_generator
-from llc_dynamics.stages.gaussian_process import SmoothFit, fit_smooth
+from llc_dynamics.stages.gaussian_process import SmoothFit, fit_curve
 
 Array = NDArray[np.float64]
 
@@ -81,33 +81,43 @@ class SmoothLLC:
 
 
 def smooth_llc(curve: LLCCurve, unconverged: bool = False, seed: int = 0) -> SmoothLLC:
-    """The process through the usable points of a stored curve; errors are `total_error`, with the biases measured."""
+    """The process through the usable points of a stored curve; errors are `total_error`, with the biases measured.
+
+    Points of common noise keep their correlations.
+    """
     errors = np.array([result.total_error for result in curve.results])
     points = Curve(curve.steps, curve.values, np.where(errors >= 0, errors, math.nan), curve.name, curve.converged)
+    if curve.covariance is not None:
+        grown = errors / np.sqrt(np.diag(curve.covariance))
+        full = curve.covariance * np.outer(grown, grown)
+        points = Curve(curve.steps, curve.values, name=curve.name, converged=curve.converged, covariance=full)
     usable = np.isfinite(points.values) & np.isfinite(errors)
     if not unconverged:
         assert curve.converged is not None
         usable &= curve.converged
     if usable.sum() < _LEAST_POINTS:
         return SmoothLLC(points, curve.reasons, None, np.empty((0, 0)))
-    x = np.log1p(curve.steps[usable].astype(np.float64))
-    fit = fit_smooth(x, curve.values[usable], errors[usable])
+    used = points.at(usable)
+    fit = fit_curve(used)
     generator = numpy_generator(seed, "crossover: LLC paths", *map(int, curve.steps))
     paths, _ = fit.paths(DRAWS, generator)
-    line = _line_draws(x, np.hypot(errors[usable], fit.noise), fit.grid, generator)
+    line = _line_draws(used, fit, generator)
     if line.var() > (paths - fit.mean).var():
         paths = fit.mean + line
     return SmoothLLC(points, curve.reasons, fit, paths)
 
 
-def _line_draws(x: Array, errors: Array, grid: Array, generator: np.random.Generator) -> Array:
-    """Errors of a weighted straight line through points at x, on the grid, [draw, G].
+def _line_draws(curve: Curve, fit: SmoothFit, generator: np.random.Generator) -> Array:
+    """Errors of a straight line in log time through the points, by generalised least squares, on the grid, [draw, G].
 
     Through points without structure the process is a constant that is taken for known, and its errors vanish: those of
     the line, which a curve cannot be known better than, stand in for them.
     """
-    weight = 1 / np.maximum(errors, 1e-12) ** 2
-    middle = float((weight * x).sum() / weight.sum())
-    level = generator.standard_normal((DRAWS, 1)) / math.sqrt(weight.sum())
-    slope = generator.standard_normal((DRAWS, 1)) / math.sqrt((weight * (x - middle) ** 2).sum())
-    return level + slope * (grid - middle)
+    assert curve.standard_errors is not None
+    noise = np.diag(curve.standard_errors**2) if curve.covariance is None else curve.covariance
+    noise = noise + max(fit.noise, 1e-12) ** 2 * np.eye(len(curve))
+    middle = float(fit.grid.mean())
+    design = np.stack([np.ones(len(curve)), np.log1p(curve.steps.astype(np.float64)) - middle], axis=1)
+    coefficients = np.linalg.inv(design.T @ np.linalg.solve(noise, design))
+    drawn = generator.multivariate_normal(np.zeros(2), coefficients, DRAWS)
+    return np.asarray(drawn[:, :1] + drawn[:, 1:] * (fit.grid - middle))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from llc_dynamics.curve import Curve
+from llc_dynamics.curve import Change, Curve
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc.calibration import Calibration
 from llc_dynamics.llc.frames import curve_to_datatree, curve_to_pandas, curve_to_xarray
 from llc_dynamics.llc.identity import curve_differences, curve_identity, tensor_data_id
+from llc_dynamics.llc.pairing import paired_covariance, paired_error
 from llc_dynamics.llc.point import llc_point, require_same_curve
 from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
@@ -46,6 +48,9 @@ PointProgress = Callable[[int, int, int], None]
 class LLCCurve(Curve):
     """lambda_hat over training: an `ld.Curve` with the results behind its points.
 
+    Points with the same seed, all those of `llc_curve` unless `common_noise` is off, have errors that move together:
+    `covariance` says how, and `difference` has the error of a change.
+
     Parameters
     ----------
     results : {step: LLCResult}; steps, values, standard errors and `converged` are read from them.
@@ -62,12 +67,14 @@ class LLCCurve(Curve):
 
     def __init__(self, results: Mapping[int, LLCResult], name: str = "llc") -> None:
         ordered = tuple(results[step] for step in sorted(results))
+        covariance = paired_covariance(ordered)
         super().__init__(
             steps=sorted(results),
             values=[result.llc for result in ordered],
-            standard_errors=[result.standard_error for result in ordered],
+            standard_errors=[result.standard_error for result in ordered] if covariance is None else None,
             name=name,
             converged=[result.converged for result in ordered],
+            covariance=covariance,
         )
         object.__setattr__(self, "results", ordered)
         object.__setattr__(self, "reasons", tuple(result.reasons for result in ordered))
@@ -97,6 +104,19 @@ class LLCCurve(Curve):
                     f"({'; '.join(found)}); compute the curve again with overwrite=True"
                 )
         return cls(results, name)
+
+    def difference(self, a: int, b: int) -> Change:
+        """lambda_hat at step `b` minus that at step `a`, with its error: from the paired draws where there are such.
+
+        Raises `DataError` for a step that is not on the curve.
+        """
+        change = super().difference(a, b)
+        first, second = (self.results[self.place_of(step)] for step in (a, b))
+        paired = paired_error(first, second)
+        if paired is None:
+            return dataclasses.replace(change, degrees_of_freedom=max(min(first.ess_mean, second.ess_mean) - 1, 1.0))
+        error, ess = paired
+        return Change(change.value, error, max(ess - 1, 1.0))
 
     def to_pandas(self, draws: bool = False) -> pd.DataFrame:
         """One row per step: estimate, errors, interval, diagnostics, verdict in words (columns: `frames.scalars`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,10 @@ def estimate(
         half_the_step(settings)  # a kernel that cannot be halved is refused before anything is computed
     with problem.opened(settings) as (flat, batches):
         flat.measure_in(units_of(settings.metric, flat, batches))
-        found = run_until_done(Chains(flat, batches, settings, observe), settings, progress)
+        chains = Chains(flat, batches, settings, observe)
+        found = run_until_done(chains, settings, progress)
+        downhill = tuple(chains.downhill().tolist())
+        found = dataclasses.replace(found, downhill=downhill, num_gradients=chains.num_gradients)
         if settings.bias_checks:
 
             def run(other: EstimateSettings, on: Batches) -> LLCResult:

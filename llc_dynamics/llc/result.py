@@ -75,7 +75,10 @@ class LLCResult:
     exponent, exponent_error : d log lambda_hat / d log nbeta between 0 and 1, what was measured mixed with .5 +- .3.
     observed : {name: (nbeta times the mean difference, standard error)} of the losses that were observed.
     control : mean coefficient of the control variate at the end; NaN without.
-    num_gradients : gradients of one chain, burn-in included.
+    num_gradients : gradients of one chain, all of them.
+    downhill : for each chain, nbeta times how far above L(w*) the loss comes to rest downhill from its last position,
+        without localisation: about zero in the well of w*. NaN where it does not come to rest, or for minibatches of a
+        given loss, whose minimum is not at w*.
     stopped : "num_draws", or where a run to `target_error` or within `max_seconds` ended: "target_error", "max_draws",
         "max_seconds".
     without_gradient : parameter tensors with a gradient of exactly zero at the last draw of every chain.
@@ -137,6 +140,7 @@ class LLCResult:
     sgld_bias_error: float = math.nan
     stopped: str = "num_draws"
     without_gradient: tuple[str, ...] = ()
+    downhill: tuple[float, ...] = ()
     share_below: float = math.nan
     observed: dict[str, tuple[float, float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -221,6 +225,7 @@ class LLCResult:
             "reasons": [reason.to_dict() for reason in self.reasons],
             "notes": [note.to_dict() for note in self.notes],
             "without_gradient": list(self.without_gradient),
+            "downhill": list(self.downhill),
             "total_error": self.total_error,
             "observed": {name: list(values) for name, values in self.observed.items()},
             "interval_95": list(self.interval(0.95)),

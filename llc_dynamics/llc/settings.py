@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
 import tomli_w
 
 from llc_dynamics.errors import ConfigError
@@ -98,8 +99,12 @@ class EstimateSettings(ChainSettings):
                 f"num_draws ({self.num_draws}) draws"
             )
         if self.lambda_above is not None:
-            share, error = numbers_of("lambda_above (a share of the estimate, and its error)", self.lambda_above)
-            object.__setattr__(self, "lambda_above", (float(share), float(error)))
+            pair = numbers_of("lambda_above (a share of the estimate, and its error)", self.lambda_above)
+            if pair.shape != (2,) or not np.isfinite(pair).all() or pair[1] < 0:
+                raise ConfigError(
+                    f"lambda_above must be two numbers, a share of the estimate and its error, got {self.lambda_above}"
+                )
+            object.__setattr__(self, "lambda_above", (float(pair[0]), float(pair[1])))
         if self.max_seconds is not None:
             finite_number("max_seconds", self.max_seconds, zero=False)
 

@@ -119,6 +119,7 @@ def read_point(path: Path) -> tuple[LLCResult, Identity]:
             **{name: tables[name] for name in _TRACES},
             **{name: tuple(map(Finding.from_dict, details["result"][name])) for name in _FINDINGS},
             "without_gradient": tuple(details["result"]["without_gradient"]),
+            "downhill": tuple(map(float, details["result"]["downhill"])),
             "failed_chains": tuple(
                 FailedChain(failed["chain"], failed["step"], Finding.from_dict(failed["reason"]))
                 for failed in details["failed_chains"]

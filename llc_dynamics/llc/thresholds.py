@@ -26,6 +26,7 @@ class Thresholds:
         be hot without being seen in the whole.
     kinetic_high : largest kinetic temperature, over all parameters and along the gradient. There is no lower limit:
         discretisation alone lowers it by about (h omega)^2 / 4 where the estimate is sound.
+    left_well : largest share of the estimate by which chains may come to rest above L(w*), downhill.
     min_acceptance : least mean acceptance of a Metropolis test.
     bias : largest share of the estimate that a bias of the step or the batch may have.
     correction : largest share of the estimate that SGLD's step may have added before it is taken off.
@@ -49,7 +50,7 @@ class Thresholds:
     virial_high: float = 1.1
     block_virial_low: float = 0.8
     block_virial_high: float = 1.25
-    max_virial_error: float = 0.1
+    max_virial_error: float = 0.2
     errors: float = 3.0
     block_errors: float = 4.0
     negative_errors: float = 2.0
@@ -59,6 +60,7 @@ class Thresholds:
     kinetic_high: float = 1.1
     min_acceptance: float = 0.4
     bias: float = 0.1
+    left_well: float = 0.1
     correction: float = 0.5
     share_below: float = 0.05
 

@@ -16,12 +16,12 @@ Codes of reasons, which make a result unconverged:
 | `not_explored`, `heated`, `exploration_unknown` | the virial ratio is low, high, or too noisy to say |
 | `block_not_explored`, `block_heated` | the virial ratio of a parameter tensor |
 | `hot_momentum` | the kinetic temperature |
+| `left_well` | downhill the chains come to rest above w*: in another well |
 | `few_accepted` | the acceptance of a Metropolis test |
 | `biased`, `bias_unknown` | the step or the batch shifts the estimate, or that could not be measured |
 | `not_a_minimum` | a negative estimate, or many draws below w* |
 
-Codes of notes, which do not: `slow_distance`, `no_plateau`, `out_of_time`, `target_not_reached`,
-`control_variate_idle`, `observed_agrees`, `observed_differs`, `no_gradient`, `chains_one_by_one`.
+Codes of notes, which do not, are in `notes`, but for `slow_distance`.
 """
 
 from __future__ import annotations
@@ -36,24 +36,21 @@ from numpy.typing import NDArray
 from llc_dynamics.errors import some_of
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc.diagnostics import change_between_halves, r_hat_by_chance, spread_of_pieces
+from llc_dynamics.llc.notes import notes_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
-from llc_dynamics.sampling.control import HELPS
 
-# Two losses that differ by less than this share of the estimate agree for all purposes, however small the errors.
-_SAME = 0.02
-_ERRORS = 3.0
 # Names in a note; the rest are counted.
 _MOST_NAMES = 4
 
-# Below this share of the estimate what localisation hides is no matter.
-_PLATEAU = 0.05
 # What speaks against chains being in equilibrium as far as the estimate can see.
 _UNSETTLED = {
     "chains_failed", "never_moved", "chains_disagree", "drifting", "not_explored", "heated", "block_not_explored",
     "block_heated", "hot_momentum",
 }  # fmt: skip
 
+# Standard errors from 1 within which a virial ratio is that of equilibrium: that of few flat directions is noisy.
+_IN_EQUILIBRIUM = 2.0
 # Standard errors from which an excess of the virial ratio that is small, but not against the loss's share, counts: many
 # directions that are nearly flat move slowly together, and their error is the one most easily underestimated.
 _SURE = 5.0
@@ -74,6 +71,7 @@ def judge(result: LLCResult, limits: Thresholds) -> tuple[Finding, ...]:
         _virial_of_blocks,
         _kinetic,
         _acceptance,
+        _left_well,
         _biases,
         _not_a_minimum,
         _imprecise,
@@ -89,16 +87,10 @@ def judged(result: LLCResult, limits: Thresholds | None = None) -> LLCResult:
     """The same estimate with its verdict under these limits (None: the usual ones)."""
     limits = Thresholds() if limits is None else limits
     # nothing is worth knowing of a result without an estimate
-    checks = (_stopped, _no_plateau, _control_variate, _observed, _without_gradient, _one_by_one)
-    notes = [note for check in checks for note in check(result)] if math.isfinite(result.llc) else []
+    notes = [*notes_of(result)] if math.isfinite(result.llc) else []
     reasons = judge(result, limits)
     if math.isfinite(result.llc) and not _UNSETTLED & {reason.code for reason in reasons}:
-        notes += [
-            Finding(
-                "slow_distance", f"{each.text}. Flat directions mix slowly; the loss and the virial ratio are settled"
-            )
-            for each in _unsettled_distance(result, limits)
-        ]
+        notes += _unsettled_distance(result, limits)
     return replace(result, thresholds=limits, reasons=reasons, notes=tuple(notes))
 
 
@@ -238,7 +230,10 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
     elif value - allowance > limits.virial_high or hot:
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
         yield Finding("heated", f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size")
-    elif not (error <= limits.max_virial_error and limits.virial_low <= value <= limits.virial_high):
+    elif not (
+        error <= limits.max_virial_error
+        and (limits.virial_low <= value <= limits.virial_high or abs(value - 1) <= _IN_EQUILIBRIUM * error)
+    ):
         # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
         yield Finding(
             "exploration_unknown",
@@ -276,6 +271,18 @@ def _kinetic(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
                 f"heated: kinetic temperature{where} {value:.3f} ± {error:.3f}, 1 in equilibrium; a smaller step_size "
                 "or a larger batch_size",
             )
+
+
+def _left_well(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
+    above = np.nan_to_num([result.downhill[chain] for chain in result.alive if chain < len(result.downhill)])
+    if above.size and float(above.mean()) > limits.left_well * abs(result.llc):
+        where = some_of([f"chain {chain}" for chain in np.array(result.alive)[above > above.mean() / 2]], _MOST_NAMES)
+        yield Finding(
+            "left_well",
+            f"left the well of w*: downhill, without localization, {where} came to rest at a loss of "
+            f"{above.max() / result.nbeta:.3g} above that of w*, {above.mean() / abs(result.llc):.0%} of the estimate "
+            "on average; a larger localization",
+        )
 
 
 def _acceptance(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
@@ -325,71 +332,3 @@ def _not_a_minimum(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
             f"w* is not a minimum of the loss at this resolution: {result.share_below:.0%} of the draws have a lower "
             f"loss than w*, by more than noise; {advice}",
         )
-
-
-def _stopped(result: LLCResult) -> Iterator[Finding]:
-    share = result.standard_error / abs(result.llc) if result.llc else math.inf
-    draws = result.trace.shape[1]
-    if result.stopped == "max_seconds":
-        yield Finding(
-            "out_of_time", f"stopped by max_seconds after {draws} draws, with a standard error of {share:.1%}"
-        )
-    elif result.stopped == "max_draws":
-        yield Finding(
-            "target_not_reached",
-            f"stopped at max_draws, {draws}: target_error was not reached, the standard error is {share:.1%}",
-        )
-
-
-def _no_plateau(result: LLCResult) -> Iterator[Finding]:
-    above = result.settings.get("lambda_above")
-    share, error = (result.exponent, result.exponent_error) if above is None else above
-    if share - 2 * error > _PLATEAU:
-        low, high = result.lambda_interval()
-        yield Finding(
-            "no_plateau",
-            f"no plateau: this is the LLC at its resolution ({result.resolution}), and a smaller gamma gives a larger "
-            f"one; for lambda itself the interval is {low:.3g} to {high:.3g}",
-        )
-
-
-def _control_variate(result: LLCResult) -> Iterator[Finding]:
-    if result.control < HELPS:
-        yield Finding(
-            "control_variate_idle",
-            f"the control variate has stopped helping: its coefficient fell to {result.control:.2f} (1 near w*), so "
-            "the gradients are nearly plain ones, at twice the cost; leave control_variate out, or raise localization",
-        )
-
-
-def _observed(result: LLCResult) -> Iterator[Finding]:
-    if result.loss != "behavioural":
-        return
-    for name, (value, error) in result.observed.items():
-        # the same chains and batches: with errors added as if independent, agreement is not claimed too late
-        difference, allowance = abs(value - result.llc), _ERRORS * math.hypot(error, result.standard_error)
-        agree = difference <= max(allowance, _SAME * abs(result.llc))
-        verdict = (
-            "agrees with the behavioural estimate"
-            if agree
-            else "differs from the behavioural estimate: w* is not a minimum of that loss at this resolution, or its "
-            "batches are too small"
-        )
-        code = "observed_agrees" if agree else "observed_differs"
-        yield Finding(code, f"loss '{name}' over the same draws, {value:.4g} ± {error:.2g}, {verdict}")
-
-
-def _without_gradient(result: LLCResult) -> Iterator[Finding]:
-    names = result.without_gradient
-    if names and len(chains_at_rest(result)) < len(result.alive):
-        yield Finding(
-            "no_gradient",
-            f"no gradient at all at the last draw in {some_of(names, _MOST_NAMES)}: the loss does not depend on them "
-            "there (a dead branch, or unused weights), so they add nothing to the estimate",
-        )
-
-
-def _one_by_one(result: LLCResult) -> Iterator[Finding]:
-    problem = result.provenance.get("vmap_problem")
-    if problem is not None:
-        yield Finding("chains_one_by_one", f"the chains ran one after the other, as torch.vmap cannot do it: {problem}")

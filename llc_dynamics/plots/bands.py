@@ -66,15 +66,34 @@ def curve_errors(curve: Curve) -> NDArray[np.float64] | None:
     return np.asarray(samples.std(axis=1, ddof=1) / math.sqrt(samples.shape[1]))
 
 
+def change_errors(curve: Curve) -> NDArray[np.float64] | None:
+    """Standard error of the change to the next point that is known, at either side: their root mean square [C].
+
+    From the covariance of the curve; None without one, NaN where a point or both its neighbours are unknown.
+    """
+    if curve.covariance is None:
+        return None
+    own = np.diag(curve.covariance)
+    known = np.flatnonzero(np.isfinite(own) & trusted(curve))
+    before, after = known[:-1], known[1:]
+    changes = np.full((2, len(curve)), math.nan)
+    changes[0, after] = changes[1, before] = own[before] + own[after] - 2 * curve.covariance[before, after]
+    sides = np.isfinite(changes).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(np.nansum(changes.clip(0), axis=0) / np.where(sides, sides, math.nan)))
+
+
 def draw_band(ax: Axes, curve: Curve, color: str, alpha: float = 0.16) -> None:
-    """The 95% band of the curve's standard errors, if it has any."""
-    errors = curve_errors(curve)
-    if errors is None:
-        return
-    known = np.isfinite(errors) & drawable(curve.values)
-    if known.any():
-        values, spread = curve.values[known], Z95 * errors[known]
-        ax.fill_between(curve.steps[known], values - spread, values + spread, color=color, alpha=alpha, linewidth=0)
+    """The 95% band of the curve's standard errors, if it has any, and inside it that of changes between neighbours.
+
+    The second one is drawn where errors move together (`Curve.covariance`): it is that of the curve's shape.
+    """
+    for errors, strength in ((curve_errors(curve), alpha), (change_errors(curve), 2.5 * alpha)):
+        known = np.isfinite(errors) & drawable(curve.values) if errors is not None else np.zeros(0, dtype=bool)
+        if errors is not None and known.any():
+            values, spread = curve.values[known], Z95 * errors[known]
+            steps = curve.steps[known]
+            ax.fill_between(steps, values - spread, values + spread, color=color, alpha=strength, linewidth=0)
 
 
 def draw_curve(ax: Axes, curve: Curve, *, color: str, **line: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import ArrayLike
 
@@ -45,9 +46,10 @@ def plot_llc_curve(
 
     Parameters
     ----------
-    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors. Where
-        `curve.converged` is False the point is hollow and its line dashed; where it is None nothing is known and points
-        are filled. Steps with a NaN value are marked at the lower edge.
+    curves : an `ld.Curve` (or `ld.LLCCurve`) or `{key: curve}`. Bars and bands are 95% of the standard errors, those of
+        the level. With a covariance (common noise) a darker band shows the shape: 95% of the error of a change from one
+        point to the next. Where `curve.converged` is False the point is hollow and its line dashed; where it is None
+        nothing is known and points are filled. Steps with a NaN value are marked at the lower edge.
     t_crit : `{key: step}`, steps to mark with thin lines.
     styles, ax : see `plot_loss`.
     """
@@ -92,7 +94,8 @@ def plot_llc_curve(
     if drawn_off:
         ax.set_ylim(low, high)
     ax.set_ylabel(_LLC)
-    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off)
+    paired = any(curve.covariance is not None for curve in found.values())
+    _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off, paired)
     return ax
 
 
@@ -242,8 +245,11 @@ def _mark_failed(ax: Axes, places: np.ndarray) -> None:
     )
 
 
-def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False) -> None:
+def _legend(ax: Axes, series: int, hollow: bool, failed: bool, off: bool = False, shape: bool = False) -> None:
     handles, labels = ax.get_legend_handles_labels() if series > 1 else ([], [])
+    if shape:
+        handles = [*handles, *(Patch(color=MUTED, alpha=alpha, linewidth=0) for alpha in (0.4, 0.16))]
+        labels = [*labels, "error of a change to the next point (95%)", "error of the level (95%)"]
     dot: dict[str, Any] = {"linestyle": "none", "color": MUTED, "markersize": 4.6}
     if hollow:
         handles = [*handles, Line2D([], [], marker="o", markerfacecolor=PAPER, markeredgewidth=1.2, **dot)]

@@ -30,9 +30,14 @@ def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
     crit = {run.label: float(run.t_crit) for run in analysis.runs if run.t_crit is not None}
     plots.plot_llc_curve(curves, t_crit=crit, styles=styles, ax=ax)
     caption = f"Estimated with {resolution(analysis)}. " + (
-        "Bars and bands are 95% of the Monte Carlo error. Hollow points did not pass the convergence checks and should "
+        "Bars and bands are 95% of the standard error. Hollow points did not pass the convergence checks and should "
         "not be believed; crosses on the axis are checkpoints without an estimate."
     )
+    if any(curve.covariance is not None for curve in curves.values()):
+        caption += (
+            " All points of a curve have the same noise, so that their errors move together: the light band is the "
+            "error of the level, the dark one that of a change from a point to the next."
+        )
     if crit:
         caption += " Dotted lines mark the least loss of runs judged transient."
     rows = []

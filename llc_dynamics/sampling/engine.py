@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
@@ -18,6 +19,7 @@ from llc_dynamics.sampling.baseline import PairedBaseline
 from llc_dynamics.sampling.batches import Batch, Batches
 from llc_dynamics.sampling.behavioural import Behavioural
 from llc_dynamics.sampling.control import Coefficient, ControlVariate
+from llc_dynamics.sampling.descent import rest_above
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import LoopModel, VmapModel, choose_chain_method, vmap_problem
 from llc_dynamics.sampling.kernel import ChainState, Evaluation, Kernel, Noise, Target, wide_dtype, widened
@@ -27,6 +29,8 @@ from llc_dynamics.seeding import derive_seed, isolated_generators, seed_global, 
 
 Progress = Callable[[int, int], None]
 _GRADIENTS_BETWEEN_LOOKS = 8
+# Gradients of a chain for each gradient of its way downhill.
+_GRADIENTS_A_DESCENT = 20
 # Of a start away from w*, which is then a millionth of it.
 _MOST_HALVINGS = 20
 
@@ -101,9 +105,8 @@ class Chains:
 
     @property
     def num_gradients(self) -> int:
-        """Gradients of one chain so far, those for a control variate not counted."""
-        updates = self._num_burnin + max(self.num_draws - 1, 0) * self._steps_per_draw + 1
-        return updates * self.kernel.gradients_per_update
+        """Gradients of one chain so far, all of them: of the kernel, of its start, of a control variate, downhill."""
+        return max(group.num_gradients for group in self._groups)
 
     @property
     def blocks_without_gradient(self) -> tuple[str, ...]:
@@ -138,6 +141,25 @@ class Chains:
         if progress is not None:
             progress(total, total)
         return self.traces
+
+    def downhill(self) -> NDArray[np.float64]:
+        """nbeta times what `rest_above` finds of each chain, [chain]; NaN for chains that have died.
+
+        On a batch on which w* is a minimum; other losses are NaN.
+        """
+        found = np.full(self.settings.num_chains, np.nan)
+        if not (self.batches.whole or isinstance(self.model.loss_fn, Behavioural)):
+            return found
+        gradients = min(max(self.num_gradients // _GRADIENTS_A_DESCENT, 10), 25)
+        with isolated_generators(self._seed):
+            for group in self._groups:
+                group.num_gradients += gradients
+                for row, chain in enumerate(group.chains):
+                    if chain in group.alive and group.state is not None:
+                        where, content = group.state.position[row], group.contents[row]
+                        above = rest_above(self.model, where, content, self.batches.batch_size, gradients)
+                        found[chain] = self.target.nbeta * above
+        return found
 
     def _advance_group(self, group: _Group, first: int, num_draws: int, count: Callable[[], None]) -> None:
         state = group.state
@@ -278,16 +300,18 @@ class Chains:
             return False
         group.contents = [self.model.prepare(batch.content, size) for batch in fresh]
         if self._control is not None:
+            group.num_gradients += 1
             group.differences = [self._control.difference(content) for content in group.contents]
         return True
 
     def _evaluator(self, group: _Group) -> Callable[[torch.Tensor], Evaluation]:
         size = self.batches.batch_size
-        if self._control is None:
-            return lambda positions: self._group_model.evaluate(positions, group.contents, size)
 
         def corrected(positions: torch.Tensor) -> Evaluation:
             found = self._group_model.evaluate(positions, group.contents, size)
+            group.num_gradients += 1
+            if self._control is None:
+                return found
             for gradient, difference, coefficient in zip(
                 found.gradient, group.differences, group.coefficients, strict=True
             ):
@@ -305,6 +329,7 @@ class _Group:
     alive: set[int] = field(default_factory=set)
     state: ChainState | None = None
     step: int = 0
+    num_gradients: int = 0
     streams: list[Iterator[Batch]] = field(default_factory=list)
     fresh: list[Iterator[Batch]] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)

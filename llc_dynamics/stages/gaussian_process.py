@@ -36,6 +36,10 @@ _GRID = 240
 # Length scales, in units of the range of x.
 _SHORTEST, _LONGEST = 0.03, 3.0
 _JITTER = 1e-9
+# A covariance comes from a few draws, fewer than there are points, and is too small in some directions: it is shrunk
+# towards its diagonal (Ledoit & Wolf 2004). Of smooth rises at 24 points, with the covariance of 12 draws, 7 of 40 had
+# a boundary without this, and none with it, nor with half of it.
+_OWN = 0.1
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def without_level(covariance: Array) -> tuple[Array, float]:
     """What is left of the covariance without the level that all points share, and the variance of that level.
 
     The best level, by generalised least squares, has variance 1 / (1' S^-1 1), and what is left of the errors is
-    uncorrelated with it (Aitken 1936). What the level of as many independent points would have stays where it is.
+    uncorrelated with it (Aitken 1936). What the level of as many independent points would have stays where it is. Of
+    the rest a share of `_OWN` counts as the points' own.
     """
     count = len(covariance)
     values, vectors = np.linalg.eigh(covariance)
@@ -162,7 +167,8 @@ def without_level(covariance: Array) -> tuple[Array, float]:
     of_differences = (float(np.trace(covariance)) - float(covariance.sum()) / count) / (count - 1)
     level = max(of_level - of_differences / count, 0.0)
     root = root_of((vectors * values) @ vectors.T - level)
-    return root @ root.T, level
+    shape = root @ root.T
+    return (1 - _OWN) * shape + _OWN * np.diag(np.diag(shape)), level
 
 
 def _matrix(known: Array) -> Array:

@@ -264,7 +264,7 @@ def test_thresholds_judge_stored_points_anew(run, computed):
     assert not curve(run, steps=[40], seed=1).converged.any()
     anything = Thresholds(
         r_hat=99, min_ess=0, virial_low=-99, virial_high=99, block_virial_low=-99, block_virial_high=99,
-        max_virial_error=99, errors=99, negative_errors=99,
+        max_virial_error=99, errors=99, negative_errors=99, precision=99,
     )  # fmt: skip
     assert curve(run, steps=[40], seed=1, thresholds=anything).converged.all()
     assert len(computed) == 1

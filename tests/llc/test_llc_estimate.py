@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from estimates import result_of, run_chains, texts
+from estimates import estimate, result_of, run_chains, texts
 from problems import NO_DATA, Vector, least_squares, quadratic, squared_error
 from scipy.signal import lfilter
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.finding import Finding
-from llc_dynamics.llc import Thresholds, judge, judged
+from llc_dynamics.llc import EstimateSettings, Thresholds, judge, judged
 from llc_dynamics.llc.diagnostics import change_between_halves, monte_carlo_error, r_hat, r_hat_by_chance
 from llc_dynamics.sampling import ChainTraces
 from llc_dynamics.sampling.batches import make_batches
@@ -401,3 +402,37 @@ def test_findings_are_told_by_their_codes_and_shown_by_their_texts():
     assert all(str(reason) == reason.text and reason.text in repr(found) for reason in found.reasons)
     assert found.to_dict()["reasons"] == [{"code": each.code, "text": each.text} for each in found.reasons]
     assert judge(found, Thresholds()) == found.reasons
+
+
+class TestLambdaItself:
+    """Curvatures of gamma / nbeta: localisation hides half of every direction, so that lambda = d/2 = 20 reads 10."""
+
+    SETTINGS: ClassVar = {"sampler": ld.MALT(0.2, 8.0, 8.0, num_steps=4), "num_chains": 8, "num_draws": 150}
+
+    def test_from_the_chains_alone(self):
+        found = estimate(Vector(40), quadratic(torch.ones(40)), NO_DATA, chain_method="vmap", **self.SETTINGS)
+        assert abs(found.llc - 10) < 4 * found.standard_error
+        assert abs(found.exponent - 0.5) < 4 * found.exponent_error
+        low, high = found.lambda_interval()
+        assert low < 20 < high
+        assert found.interval()[1] < 20
+        (note,) = [note.text for note in found.notes if note.code == "no_plateau"]
+        assert f"for lambda itself the interval is {low:.3g} to {high:.3g}" in note
+        assert "above gamma / nbeta = 1" in note
+
+    def test_from_a_calibration(self):
+        sized = {"lambda_above": (1.0, 0.1), "chain_method": "vmap"}
+        found = estimate(Vector(40), quadratic(torch.ones(40)), NO_DATA, **sized, **self.SETTINGS)
+        low, high = found.lambda_interval(0.95)
+        assert low < 20 < high
+        assert (low + high) / 2 == pytest.approx(2 * found.llc)
+        narrow = estimate(
+            Vector(40), quadratic(torch.ones(40)), NO_DATA, **(sized | {"lambda_above": (0, 0)}), **self.SETTINGS
+        )
+        assert narrow.lambda_interval() == narrow.interval()
+        assert not [note for note in narrow.notes if note.code == "no_plateau"]
+
+    @pytest.mark.parametrize("wrong", [(1.0,), (1.0, -0.1), "x", (1, 2, 3), (math.nan, 0.1)])
+    def test_bad_shares(self, wrong):
+        with pytest.raises(ConfigError, match="lambda_above"):
+            EstimateSettings(lambda_above=wrong)

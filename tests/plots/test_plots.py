@@ -211,6 +211,19 @@ class TestLLC:
         assert len(with_gid(ax, "unconverged")) == 0
         assert ax.get_legend() is None
 
+    def test_a_curve_with_common_noise_has_two_bands(self):
+        covariance = 4.0 + np.diag([0.01, 0.03, 0.01, 0.0, 0.01, 0.03, 0.01, 0.01])
+        covariance[3] = covariance[:, 3] = np.nan
+        curve = Curve(STEPS, np.arange(8.0), converged=[1, 1, 1, 1, 0, 1, 1, 1], covariance=covariance)
+        # of neighbours that are known and converged; of two sides the root mean square
+        wanted = np.array([0.04, 0.04, 0.04, np.nan, np.nan, 0.04, 0.03, 0.02]) ** 0.5
+        np.testing.assert_allclose(plots.bands.change_errors(curve), wanted)
+        ax = plots.plot_llc_curve(curve)
+        level, shape = (band.get_paths()[0].get_extents() for band in ax.collections[:2])
+        assert level.y1 - 7 > 3.9 > 0.3 > shape.y1 - 7 > 0.25
+        assert legend_texts(ax)[:2] == ["error of a change to the next point (95%)", "error of the level (95%)"]
+        assert plots.bands.change_errors(Curve(STEPS, np.arange(8.0), np.ones(8))) is None
+
     def test_against_a_number(self):
         ax = plots.plot_llc_against(
             [1, 4, 16, 64, math.inf], [40, 60, np.nan, 120, 130], [3, 4, np.nan, 5, 6], [1, 0, 0, 1, 1], name="M"

@@ -49,6 +49,26 @@ def test_known_kinks_are_found(errors):
         assert near(found.steps[1], 8000)
 
 
+def test_a_level_that_all_points_share_hides_no_kink():
+    for seed in range(3):
+        plain = kinked(seed)
+        shared = ld.Curve(STEPS, plain.values, name="LLC", covariance=np.diag(plain.standard_errors**2) + 100.0)
+        alone = ld.Curve(STEPS, plain.values, np.sqrt(plain.standard_errors**2 + 100.0))
+        assert change_points({"LLC": shared}).steps == pytest.approx(change_points({"LLC": plain}).steps)
+        assert not change_points({"LLC": alone}).steps
+
+
+def test_many_points_in_a_cell_are_averaged_with_their_covariance():
+    """Errors that the points of a cell share do not fall with their number."""
+    curve, shared = kinked(0), np.kron(np.eye(len(STEPS) // 6), np.ones((6, 6)))
+    half = curve.at(slice(0, len(shared)))
+    noise = [
+        change_points({"LLC": ld.Curve(half.steps, half.values, covariance=0.04 * each)}, num_cells=10).noise["LLC"]
+        for each in (shared, np.eye(len(shared)))
+    ]
+    assert noise[0] > 1.5 * noise[1]
+
+
 def test_curves_of_other_units_and_steps_speak_together():
     """Kinks in different curves are all found, whatever the units and wherever each was measured."""
     other = np.unique(np.geomspace(1, 100_000, 40).astype(int))

@@ -200,6 +200,16 @@ def test_a_shared_level_changes_the_errors_of_the_level_alone():
         assert fit.log_evidence[name] == pytest.approx(evidence, abs=0.05), name
 
 
+def test_null_curves_have_the_covariance_of_the_curve():
+    steps = np.geomspace(250, 6000, 12).astype(int)
+    covariance = common_noise(steps, 1.0)
+    like = ld.Curve(steps, np.zeros(12), covariance=covariance)
+    nulls = [null_curve("constant", like, seed) for seed in range(1000)]
+    assert np.array_equal(nulls[0].covariance, covariance)
+    # the standard error of an entry is sqrt(2 / 1,000) at most
+    assert np.abs(np.cov(np.stack([null.values for null in nulls]).T) - covariance).max() < 5 * math.sqrt(2 / 1000)
+
+
 def test_cells_have_the_covariance_of_their_averages():
     rng = np.random.default_rng(3)
     x, y, root = np.sort(rng.uniform(0, 1, 200)), rng.standard_normal(200), rng.standard_normal((200, 200))

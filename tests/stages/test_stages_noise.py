@@ -84,3 +84,22 @@ def test_paired_sampling_error_is_that_of_the_differences():
     draws = evidence.sampling_draws()
     assert (draws[-1] - draws[30]).std() == pytest.approx(paired, rel=4 / np.sqrt(800))
     assert paired < 0.1 * samples[-1].std() / np.sqrt(400)
+
+
+def test_a_covariance_is_carried_through_the_smoother():
+    generator = np.random.default_rng(5)
+    x, values = np.log1p(STEPS), 2 + np.abs(np.log1p(STEPS) - 6)
+    covariance = 0.04 * 0.8 ** np.abs(x[:, None] - x[None, :])
+    for log in (False, True):
+        scale = values if log else np.ones_like(values)
+        grid = TimeGrid(STEPS, 0.5, 400, 0)
+        evidence = Evidence(ld.Curve(STEPS, values, covariance=covariance), grid, log)
+        # first order in the errors, as the slow twin: curves with such noise, smoothed
+        noise = np.linalg.cholesky(covariance) @ generator.standard_normal((len(STEPS), 4000))
+        trends = smoother_matrix(STEPS, 0.5) @ (noise / scale[:, None])
+        for start, end in ((20, 40), (30, len(STEPS) - 1)):
+            known = (trends[end] - trends[start]).std()
+            assert evidence.change(start, end).sampling_error == pytest.approx(known, rel=5 / np.sqrt(8000))
+            draws = evidence.sampling_draws()
+            assert (draws[end] - draws[start]).std() == pytest.approx(known, rel=5 / np.sqrt(800))
+        assert evidence.level_error(30) >= trends[30].std() * (1 - 5 / np.sqrt(8000))
