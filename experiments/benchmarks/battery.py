@@ -3,13 +3,14 @@
     python experiments/benchmarks/battery.py [--only TEXT] [--ways WAY ...] [--seeds SEED ...] [--out rows.jsonl]
 
 Each problem of `battery_problems` is estimated in several ways: two that someone might choose by hand (`malt`, `sgld`),
-four bad ones (a step ten times too large, too few draws, gamma too small to explore, batches of 4) and at the defaults of
-`ld.calibrate`. The value is the exact one at the resolution of the estimate. Right: within 2 total errors of it; wrong:
-off by more than 3, or by more than 20%. Bars: 90% of the right ones are converged; 95% of those off by more than 3
-errors are not; none is off by more than 20% and converged.
+four bad ones (a step ten times too large, too few draws, gamma too small to explore, batches of 4), and at the defaults
+of `ld.calibrate`. The value is the exact one at the resolution of the estimate. Right: within 2 total errors of it.
+Wrong: off by more than 3, or by more than 20%. Bars: 90% of the right ones are converged; 95% of those off by more
+than 3 errors are not; none is off by more than 20% and converged.
 
-An estimate whose own error is above 20% is not believed on purpose, however close it comes by luck: the table has both the share of
-all right ones and that of the right and precise ones. Seeds 0 to 2 were used to set the limits of the verdict; figures to report are from others.
+An estimate whose own error is above 20% is not believed on purpose, however close it comes by luck: the table has the
+share of all right ones, and of those that are precise as well. Seeds 0 to 2 were used to set the limits of the verdict;
+report others.
 """
 
 from __future__ import annotations
@@ -171,8 +172,8 @@ def show(rows: list[Row]) -> None:
 def described(row: Row) -> str:
     return (
         f"{row['problem']} ({row['way']}, {row['kernel']}, seed {row['seed']}): {row['llc']:.4g} ± "
-        f"{row['total_error']:.2g} for {row['exact']:.4g} (z {row['z']:+.1f}, {row['off']:+.0%}), ESS {row['ess']:.0f}, "
-        f"virial {row['virial']:.3f} ± {row['virial_error']:.3f}"
+        f"{row['total_error']:.2g} for {row['exact']:.4g} (z {row['z']:+.1f}, {row['off']:+.0%}), "
+        f"ESS {row['ess']:.0f}, virial {row['virial']:.3f} ± {row['virial_error']:.3f}"
     )
 
 

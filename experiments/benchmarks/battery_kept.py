@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/battery_kept.py [--seeds SEED ...] [--out rows.jsonl]
 
-The cases of its `tests/slt` up to 1.3.2: y = x w_1^p w_2^q at w = 0 with x ~ N(0, 4) and noise of deviation 1/4, n = 1,000;
-y = B A x + N(0, 1) at the minimum of the data's loss, whose truth is zero. Ours is at the defaults of `ld.calibrate`: on the given loss,
-on the behavioural one, and on the behavioural one at A = B = 0. "there" is devinterp 1.3.2 at its settings; lambda the exact learning
-coefficient; "exact" the value at the resolution of our estimate, where one is known: not for given and behavioural losses at the
-minimum of a finite sample, where no layer is of low rank.
+The cases of its `tests/slt` up to 1.3.2, n = 1,000: y = x w_1^p w_2^q at w = 0 with x ~ N(0, 4) and noise of deviation
+1/4; and y = B A x + N(0, 1), whose truth is zero, at the minimum of the data's loss. Ours is at the defaults of
+`ld.calibrate`: on the given loss, on the behavioural one, and on the behavioural one at A = B = 0. The table has
+lambda, the exact learning coefficient of the truth, what devinterp 1.3.2 gives at its settings, and the exact value at
+the resolution of our estimate. That is not known at the minimum of a finite sample, where layers have their full rank.
 """
 
 from __future__ import annotations
@@ -69,15 +69,19 @@ def regressions(widths: tuple[int, int, int]) -> list[Known]:
     a[: len(root)], b[:, : len(root)] = fitted.T, (root[:, None] * right[: len(root)]).T
     scale = float(b.norm() / a.norm()) ** 0.5 if float(a.norm()) else 1.0
     best = tuple(torch.cat([(a * scale).flatten(), (b / scale).flatten()]).tolist())
-    name, unknown = f"regression {widths}", lambda nbeta, gamma: math.nan
+    name = f"regression {widths}"
     common: dict[str, Any] = {"gamma": math.nan, "stiff": math.nan, "num_samples": SAMPLES, "batch_size": SAMPLES}
     at_zero = functools.cache(functools.partial(integrals.zero_product, inputs, hidden, outputs, 1 / outputs))
-    given = Known("given", name, losses, best, (x, y), unknown, loss="given", **common)
+    given = Known("given", name, losses, best, (x, y), _unknown, loss="given", **common)
     return [
         given,
-        Known("behavioural", name, product, best, (x,), unknown, **common),
+        Known("behavioural", name, product, best, (x,), _unknown, **common),
         Known("behavioural, at zero", name, product, (0.0,) * len(best), (_whitened(x),), at_zero, **common),
     ]
+
+
+def _unknown(_: float, __: float) -> float:
+    return math.nan
 
 
 def _whitened(x: Tensor) -> Tensor:
@@ -89,10 +93,16 @@ def _whitened(x: Tensor) -> Tensor:
 @functools.cache
 def kept() -> tuple[tuple[Known, float, float], ...]:
     """Each problem with its lambda and devinterp's estimate."""
-    found = [(each, normal_crossing_llc(case)[0], there) for case, there in CROSSINGS.items() for each in crossings(case)]
+    found = [
+        (each, normal_crossing_llc(case)[0], there) for case, there in CROSSINGS.items() for each in crossings(case)
+    ]
     return (
         *found,
-        *((each, reduced_rank_llc(*case, 0), there) for case, there in REGRESSIONS.items() for each in regressions(case)),
+        *(
+            (each, reduced_rank_llc(*case, 0), there)
+            for case, there in REGRESSIONS.items()
+            for each in regressions(case)
+        ),
     )
 
 

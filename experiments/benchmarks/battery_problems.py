@@ -10,6 +10,7 @@ import torch
 from known_answers import (
     Known,
     by_quadrature,
+    difference,
     digits,
     fresh_scales,
     hidden_layer,
@@ -49,6 +50,7 @@ def regular() -> list[Known]:
     x = normal(2000, 12, "correlated") @ (mixing * torch.logspace(0, -1.5, 12))
     y = x.sum(1) + normal(2000, 1, "targets")[:, 0]
     curvatures = torch.logspace(-2, 2, 20)
+    bowl = (lambda u: curvatures.sqrt() * u, (0.0,) * 20)
     plane = normal(400, 2, "plane")
     labels = (torch.sigmoid(plane @ torch.tensor([1.5, -1.0])) > torch.rand(400, generator=_generator())).float()
     counts = torch.poisson(torch.exp(plane @ torch.tensor([0.6, 0.3])), generator=_generator())
@@ -66,12 +68,14 @@ def regular() -> list[Known]:
     return [
         linear("regular", "least squares, correlated inputs, noisy targets", x, 1.0, noise=y),
         side_by_side(
-            "regular", "20 curvatures over 4 decades, fresh samples", [((lambda u: curvatures.sqrt() * u, (0.0,) * 20), 1)],
-            5.0, 200.0, data=fresh_scales, values=[functools.partial(quadratic_llc, 2 * curvatures.numpy())],
+            "regular", "20 curvatures over 4 decades, fresh samples", [(bowl, 1)], 5.0, 200.0, data=fresh_scales,
+            values=[functools.partial(quadratic_llc, 2 * curvatures.numpy())],
         ),
         likelihood("regular", "logistic regression", logistic, (0.0, 0.0), (plane, labels), 1.0, 0.2),
         likelihood("regular", "Poisson regression", poisson, (0.0, 0.0), (plane, counts), 1.0, 1.5),
-        hidden_layer("regular", "a neuron a tanh(b x + c)", neuron, [0.8, 0.3], [[1.5]], line, 1.0, 2.0, num_samples=300),
+        hidden_layer(
+            "regular", "a neuron a tanh(b x + c)", neuron, [0.8, 0.3], [[1.5]], line, 1.0, 2.0, num_samples=300,
+        ),
     ]  # fmt: skip
 
 
@@ -98,9 +102,13 @@ def rotated() -> list[Known]:
     powers = [(SQUARE, 3), (QUARTIC, 3), (SEXTIC, 3), (FLAT, 6)]
     return [
         side_by_side("rotated", "squares and fourth powers", mixed, 1.0, 2.0, **rotate),
-        side_by_side("rotated", "three crossings, fresh samples", [(CROSSING, 3)], 3.0, 3.0, data=fresh_scales, **rotate),
+        side_by_side(
+            "rotated", "three crossings, fresh samples", [(CROSSING, 3)], 3.0, 3.0, data=fresh_scales, **rotate,
+        ),
         side_by_side("rotated", "second, fourth and sixth powers, and flat ones", powers, 1.0, 2.0, **rotate),
-        side_by_side("rotated", "rings and squares, noisy targets", [(RING, 2), (SQUARE, 4)], 2.0, 8.0, noise=0.5, **rotate),
+        side_by_side(
+            "rotated", "rings and squares, noisy targets", [(RING, 2), (SQUARE, 4)], 2.0, 8.0, noise=0.5, **rotate,
+        ),
     ]  # fmt: skip
 
 
@@ -109,7 +117,9 @@ def deep() -> list[Known]:
 
     def chain(kind: str, name: str, start: tuple[float, ...], count: int, gamma: float, **others: Any) -> Known:
         value = functools.partial(integrals.product_chain, start, 1.0)
-        return side_by_side(kind, name, [((lambda u: u.prod(-1, keepdim=True), start), count)], gamma, 6.0, values=[value], **others)
+        return side_by_side(
+            kind, name, [((lambda u: u.prod(-1, keepdim=True), start), count)], gamma, 6.0, values=[value], **others
+        )
 
     def tanhs(b: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(b[1] * torch.tanh(b[0] * x))
@@ -127,7 +137,9 @@ def deep() -> list[Known]:
         chain("deep", "products of 4 weights at 1, three of them", (1.0,) * 4, 3, 5.0),
         chain("deep", "products of 8 weights at 1, fresh samples", (1.0,) * 8, 2, 10.0, data=fresh_scales),
         chain("deep", "a product of 5 with two dead layers", (0.0, 0.0, 1.0, 1.0, 1.0), 2, 5.0),
-        hidden_layer("deep", "three tanh layers", tanhs, [1.2, 1.0], [[2.0]], normal(300, 1, "line"), 2.0, 3.0, num_samples=300),
+        hidden_layer(
+            "deep", "three tanh layers", tanhs, [1.2, 1.0], [[2.0]], normal(300, 1, "line"), 2.0, 3.0, num_samples=300,
+        ),
         Known(
             "deep", "three residual layers at the identity", residual, (0.0,) * 3, (line,),
             by_quadrature(residual, (0.0,) * 3, (line,)), 2.0, 4.0, num_samples=300, batch_size=64,
@@ -253,8 +265,6 @@ def _with_flat_shift(x: Tensor, start: tuple[float, ...]) -> Any:
     def logits(v: Tensor, batch: Any) -> Tensor:
         return batch[0] @ (basis.T @ v.view(2, -1)).T
 
-    from known_answers import difference
-
     origin = (basis @ torch.tensor(start, dtype=torch.float64).view(3, -1)).flatten().tolist()
     at = difference(logits, origin, (x,), "kl")
     return functools.cache(lambda nbeta, gamma: integrals.importance(at, origin, nbeta, gamma))
@@ -283,7 +293,10 @@ def units_to_spare() -> list[Known]:
         hidden_layer(kind, "tanh, three, all at zero", tanhs, [0.0] * 3, [[0.0]] * 3, x, 2.0, 2.0, **few),
         hidden_layer(kind, "ReLU, one of two off", relus, [1.0, -1.0], [[1.0], [0.0]], x, 2.0, 3.0, **few),
         hidden_layer(kind, "ReLU that is never on", relu_with_bias, [0.5, -2.5], [[1.0]], x, 0.3, 2.0, **few),
-        hidden_layer(kind, "ReLU of a plane, outgoing weights zero", relu_of_plane, [1.0, 0.5], [[0.0] * 3], plane, 2.0, 2.0, **few),
+        hidden_layer(
+            kind, "ReLU of a plane, outgoing weights zero", relu_of_plane, [1.0, 0.5], [[0.0] * 3], plane, 2.0, 2.0,
+            **few,
+        ),
     ]  # fmt: skip
 
 
@@ -303,7 +316,10 @@ def side_wells() -> list[Known]:
     shallow = 0.9804  # the local minimum on the right: 4 w (w^2 - 1) + .15 = 0
     return [
         side_by_side("side wells", "two equal wells", [(WELL, 1)], 2.0, 32.0, num_samples=100),
-        side_by_side("side wells", "equal wells of four weights, rotated with squares", [(WELL, 4), (SQUARE, 4)], 1.0, 32.0, rotate=True),
+        side_by_side(
+            "side wells", "equal wells of four weights, rotated with squares", [(WELL, 4), (SQUARE, 4)], 1.0, 32.0,
+            rotate=True,
+        ),
         side_by_side("side wells", "cosines", [(COSINE, 3)], 0.5, 5.0, num_samples=100),
         Known("side wells", "in the shallower well", tilted, (shallow,), noise,
               by_quadrature(tilted, (shallow,), noise, "given"), 3.0, 8.0, loss="given", num_samples=100),
@@ -348,4 +364,7 @@ if __name__ == "__main__":
                 values.append(f"{each.value(each.nbeta, share * each.gamma):.4g}")
             except integrals.NotSettledError as error:
                 values.append(str(error)[27:])
-        print(f"{each.kind:18s} {each.name:55s} d={len(each.start):3d} {values} {time.perf_counter() - begun:.1f}s", flush=True)
+        print(
+            f"{each.kind:18s} {each.name:55s} d={len(each.start):3d} {values} {time.perf_counter() - begun:.1f}s",
+            flush=True,
+        )

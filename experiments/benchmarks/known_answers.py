@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import integrals
@@ -198,9 +198,7 @@ def side_by_side(
 
 def _quadrature(g: Callable[[Tensor], Tensor], start: Sequence[float]) -> Value:
     there = g(torch.tensor(start, dtype=torch.float64))
-    return lambda nbeta, gamma: integrals.quadrature(
-        lambda u: (g(u) - there).square().sum(-1), start, nbeta, gamma
-    )
+    return lambda nbeta, gamma: integrals.quadrature(lambda u: (g(u) - there).square().sum(-1), start, nbeta, gamma)
 
 
 def hidden_layer(
@@ -229,16 +227,12 @@ def hidden_layer(
         constant = target.square().sum(-1).mean().expand(len(places))
         return phi.mT @ phi / len(rows), phi.mT @ target / len(rows), constant
 
-    value = functools.cache(
-        lambda nbeta, gamma: integrals.linear_quadrature(moments, list(inner), a, nbeta, gamma)
-    )
+    value = functools.cache(lambda nbeta, gamma: integrals.linear_quadrature(moments, list(inner), a, nbeta, gamma))
     start = (*inner, *a.flatten().tolist())
     return Known(kind, name, function, start, (x,), value, gamma, stiff, **others)
 
 
-def linear(
-    kind: str, name: str, x: Tensor, gamma: float, *, noise: Tensor | None = None, **others: Any
-) -> Known:
+def linear(kind: str, name: str, x: Tensor, gamma: float, *, noise: Tensor | None = None, **others: Any) -> Known:
     """x'u, behavioural at u* = 0; or with noisy targets the given squared error at its least-squares solution."""
     rows = x.double()
     curvatures = 2 * torch.linalg.eigvalsh(rows.T @ rows / len(rows)).clamp(min=0)
@@ -276,7 +270,9 @@ def likelihood(
     batch = tuple(part.double() if part.is_floating_point() else part for part in data)
     u = torch.tensor(start, dtype=torch.float64)
     for _ in range(60):
-        slope, curvature = (each(lambda v: losses(v, batch).mean())(u) for each in (torch.func.grad, torch.func.hessian))
+        slope, curvature = (
+            each(lambda v: losses(v, batch).mean())(u) for each in (torch.func.grad, torch.func.hessian)
+        )
         u = u - torch.linalg.lstsq(curvature + 1e-9 * torch.eye(len(u)), slope[:, None]).solution[:, 0]
     found = tuple(u.tolist())
     at = difference(losses, found, data, "given")
