@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from llc_dynamics.errors import ConfigError, DataError
+from llc_dynamics.errors import DataError
 from llc_dynamics.optional import optional_import
-from llc_dynamics.ranges import array_of
+from llc_dynamics.ranges import array_of, between_0_and_1
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,7 @@ class Change:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval (low, high). Raises `ConfigError` unless 0 < level < 1."""
-        if not 0 < level < 1:
-            raise ConfigError(f"level must be between 0 and 1, got {level}")
+        level = between_0_and_1("level", level)
         width = self.standard_error * float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom))
         return self.value - width, self.value + width
 

@@ -99,6 +99,9 @@ def test_the_difference_of_two_steps_uses_what_is_known():
     assert (paired.value, paired.standard_error) == (1.5, 0.5)
     assert paired.interval()[1] - paired.value == pytest.approx(0.5 * 12.7062, rel=1e-4)  # Student's t, one degree
     assert ld.Curve(steps, values).difference(10, 10).interval() == (0.0, 0.0)
+    for level in (0, 95, "95%", None):
+        with pytest.raises(ld.LLCDynamicsError, match="level must be between 0 and 1"):
+            change.interval(level)
 
 
 @pytest.mark.parametrize("step", [5, None, "10"])

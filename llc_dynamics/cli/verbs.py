@@ -67,7 +67,7 @@ def calibrate(
         int,
         arg(
             help="Gradients that one chain of one estimate may take; more of them buy a finer resolution. "
-            "The calibration takes some four times as many for each checkpoint that it tries."
+            "The calibration takes at most five times as many for each checkpoint that it tries."
         ),
     ] = 4000,
     target_error: Annotated[float, arg(help="Wanted standard error of a point, as a share of the estimate.")] = 0.05,
@@ -81,6 +81,7 @@ def calibrate(
     ] = None,
     out: Annotated[Path | None, arg(help="Where to write; by default FOLDER/calibration.")] = None,
     seed: Annotated[int, arg(help="Seed of the trials.")] = 0,
+    max_seconds: Annotated[float, arg(help="No trial is begun that would end later than this.")] = 300.0,
     workers: Workers = None,
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
@@ -107,6 +108,7 @@ def calibrate(
             gradients=gradients,
             target_error=target_error,
             seed=seed,
+            max_seconds=max_seconds,
             workers=workers,
             device=device,
             progress=progress,

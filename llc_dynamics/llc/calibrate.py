@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +22,7 @@ from llc_dynamics.llc.identity import differences, identity_of
 from llc_dynamics.llc.point import torch_threads
 from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.search import MOST_TRIALS_ELSEWHERE, RUNGS, Search
+from llc_dynamics.llc.search import Search
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.llc.verdict import judged
@@ -30,6 +33,8 @@ from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.workers import can_fork, in_processes, require_workers
 
 Progress = Callable[[int, int], None]
+# Checkpoints at which the curvature is looked at; the ladder has so many rungs at most.
+_LOOKS, _MOST_RUNGS = 6, 9
 _SHARES_OF_A_RUN = (1 / 3, 2 / 3, 1.0)
 _SHARES_OF_EACH_RUN = (2 / 3, 1.0)
 
@@ -50,6 +55,7 @@ def calibrate(
     parameters: Selection | None = None,
     trials: bool = True,
     seed: int = 0,
+    max_seconds: float | None = 300.0,
     device: str | torch.device | None = None,
     store: str | Path | None = None,
     workers: int = 1,
@@ -58,18 +64,19 @@ def calibrate(
 ) -> Calibration:
     """Choose kernel, step size, localisation, batch size, burn-in and draws for all checkpoints of a run, or of runs.
 
-    1. The largest curvature h of the loss at each checkpoint, by power iteration. Where the Hessian vanishes, as at
-       all-zero factors, that at draws of N(w*, 1/gamma).
-    2. A ladder of localisations, the last of which uses up `gradients`; estimates with two chains on each rung.
-       Chosen is the smallest gamma at which the chains are in equilibrium at every checkpoint (virial ratio overall and
-       by block, halves, chains); or a larger one from which on the estimate does not change, a plateau.
-    3. There, twice the batch: if the estimate moves by more than 5%, the batch is doubled, up to 4 times the first.
-    4. Draws for `target_error`, from the error of the trials.
-    5. For the record, three times and a third of nbeta, and nbeta = 0: positions from the localisation alone.
+    1. The largest curvature h of the loss at w*, by power iteration, at up to 8 checkpoints. Where the Hessian
+       vanishes, as at all-zero factors, that at draws of N(w*, 1/gamma).
+    2. A ladder of localisations, gamma = nbeta h / r^2 with r = 4, 8, 16, ..., each tried with two chains at each of
+       the checkpoints: up to the resolution that takes all of `gradients`, or at which chains do not explore. The
+       kernel is `SGLD` where it explores in half of `gradients`, and on minibatches of a given loss; else `MALT`.
+       Where SGLD's step, or the correction for a held batch, adds too much, the step is shortened, or the batch
+       enlarged (up to 16 times, or all the data).
+    3. Chosen is the finest gamma at which chains explore at all of the checkpoints and `gradients` are enough for
+       `target_error`; if they never are, that of the smallest error.
+    4. As many draws as `target_error` takes, by the errors of the trials, and never more than `gradients` allow.
 
-    The kernel is `MALT` for a behavioural loss or where a batch is all the data, and `Underdamped` for minibatches of a
-    given loss. In all some 4 * `gradients` for each checkpoint; more where estimates of few directions are noisy:
-    trials have an error of `target_error` or 5%, whichever is larger, to tell a plateau by.
+    All trials together take at most 5 * `gradients` for each checkpoint. The findings say what an estimate and a whole
+    curve will take in seconds.
 
     Parameters
     ----------
@@ -79,6 +86,8 @@ def calibrate(
         it is.
     gradients : budget of one chain of one estimate. More gradients buy a finer resolution (smaller gamma).
     target_error : wanted standard error, as a share of the estimate.
+    max_seconds : no trial is begun that would end later than this (None: however long it takes), so that the trials
+        end in minutes on any model; the result is what is known by then, and says so.
     nbeta : inverse temperature; None stands for n / log n.
     trials : False chooses by the curvature and the budget alone, without trying anything out.
     seed : of everything.
@@ -89,11 +98,15 @@ def calibrate(
     Raises `ConfigError` for a setting out of its range or a budget that is too small for any exploration, and what
     `estimate_llc` raises.
     """
-    options = CalibrationOptions(gradients, target_error, nbeta, num_chains, batch_size, num_samples, trials, seed)
+    options = CalibrationOptions(
+        gradients, target_error, nbeta, num_chains, batch_size, num_samples, trials, seed, max_seconds
+    )
     problem = Problem(model, loss_fn, data, parameters, device)
+    tried, all_of_them = _at_checkpoints(problem, run, steps)
     return calibrate_problems(
-        _at_checkpoints(problem, run, steps),
+        tried,
         options,
+        points=all_of_them,
         store=store,
         workers=workers,
         threads=threads,
@@ -105,6 +118,7 @@ def calibrate_problems(
     problems: Sequence[Problem],
     options: CalibrationOptions,
     *,
+    points: Sequence[Problem] | None = None,
     store: str | Path | None = None,
     workers: int = 1,
     threads: int | None = 1,
@@ -112,11 +126,14 @@ def calibrate_problems(
 ) -> Calibration:
     """`calibrate` for problems that differ in more than their weights, such as runs on different data.
 
-    All have the same kind of loss, and one n; the last one is where batches and temperatures are tried.
+    All have the same kind of loss, and one n. `points` are those that the settings are for (None: `problems`).
     """
     workers = require_workers(workers)
     start = options.start
-    done, most = 0, len(RUNGS) * len(problems) + MOST_TRIALS_ELSEWHERE
+    points = problems if points is None else points
+    looked_at = [*problems, *(points[place] for place in np.linspace(0, len(points) - 1, _LOOKS).astype(int))]
+    looked_at = list({each.name: each for each in looked_at}.values())
+    done, most = 0, _MOST_RUNGS * len(problems)
 
     def count(*_: object) -> None:
         nonlocal done
@@ -130,57 +147,66 @@ def calibrate_problems(
         workers = workers if workers > 1 and can_fork(device, threads, "calibrate") else 0
 
         def largest(measure: Callable[[Problem], float]) -> float:
-            found = in_processes(measure, problems, min(workers, len(problems)))
+            found = in_processes(measure, looked_at, min(workers, len(looked_at)))
             return max((each for each in found if not math.isnan(each)), default=math.nan)
 
-        def estimates(jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
+        def estimates(jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[tuple[LLCResult, float]]:
             return in_processes(partial(_estimated, store=store), jobs, workers, count)
 
-        search = Search(estimates, largest, list(problems), batches, options)
+        search = Search(estimates, largest, problems, batches, options, len(points))
         found = search.run() if options.trials else search.by_rule()
     if progress is not None:
         progress(most, most)  # what was not needed counts as done
     return found
 
 
-def _estimated(job: tuple[Problem, EstimateSettings], store: str | Path | None) -> LLCResult:
-    """The estimate; with `store`, kept in that folder and read from there the next time."""
+def _estimated(job: tuple[Problem, EstimateSettings], store: str | Path | None) -> tuple[LLCResult, float]:
+    """The estimate and its seconds; with `store`, kept in that folder and read from there the next time."""
     problem, settings = job
-    if store is None:
-        return estimate(problem, settings)
-    identity = identity_of(problem, settings)
-    key = json.dumps([problem.name, identity.weights, identity.curve], sort_keys=True, default=str)
-    path = Path(store) / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
-    if path.exists():
-        result, stored = read_point(path)
-        if not differences(stored, identity):
-            return judged(result)
+    path = None
+    if store is not None:
+        identity = identity_of(problem, settings)
+        key = json.dumps([problem.name, identity.weights, identity.curve], sort_keys=True, default=str)
+        path = Path(store) / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
+        if path.exists():
+            result, stored = read_point(path)
+            if not differences(stored, identity):
+                return judged(result), float(result.provenance.get("seconds", math.nan))
+    start = time.perf_counter()
     result = estimate(problem, settings)
-    write_point(path, 0 if problem.checkpoint is None else problem.checkpoint[1], result, identity)
-    return result
+    seconds = time.perf_counter() - start
+    if path is not None:
+        step = 0 if problem.checkpoint is None else problem.checkpoint[1]
+        timed = replace(result, provenance={**result.provenance, "seconds": seconds})
+        write_point(path, step, timed, identity)
+    return result, seconds
 
 
 def _at_checkpoints(
     problem: Problem,
     run: Trajectory | str | Path | Sequence[Trajectory | str | Path] | None,
     steps: Iterable[int] | None,
-) -> list[Problem]:
-    """The problem as it is, or at `steps` of a run or of each of several; see `spread` for those that None means."""
+) -> tuple[list[Problem], list[Problem]]:
+    """The problem as it is, or at `steps` of a run or of each of several; see `spread` for those that None means.
+
+    And all checkpoints with weights.
+    """
     if run is None:
         if steps is not None:
             raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
-        return [problem]
+        return [problem], [problem]
     given = [run] if isinstance(run, Trajectory | str | Path) else list(run)
     if not given:
         raise ConfigError("run is an empty list; give a run, several, or None for the model as it is")
     wanted = None if steps is None else list(steps)
-    found = []
+    found, points = [], []
     for each in given:
         opened, chosen = checkpoints_of(each, wanted)
         if wanted is None:
             chosen = spread(chosen, len(given))
         found += [problem.at(opened, step, several_runs=len(given) > 1) for step in chosen]
-    return found
+        points += [problem.at(opened, step, several_runs=len(given) > 1) for step in opened.weight_steps]
+    return found, points
 
 
 def spread(steps: Sequence[int], num_runs: int) -> list[int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
+from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.settings import EstimateSettings, read_settings, write_settings
 from llc_dynamics.ranges import finite_number
 from llc_dynamics.seeding import derive_seed
@@ -19,6 +19,9 @@ from llc_dynamics.settings import load_toml, with_plain_numbers
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
+# Reasons that more draws remove.
+_NOISE = {"too_few_draws", "imprecise", "exploration_unknown", "slow_distance"}
+_OF_RESULT = ("nbeta", "localization", "llc", "standard_error", "virial", "acceptance", "ess", "reasons")
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,12 @@ class CalibrationOptions:
     num_samples: int | None = None
     trials: bool = True
     seed: int = 0
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         with_plain_numbers(self)
+        if self.max_seconds is not None:
+            finite_number("max_seconds", self.max_seconds, zero=False)
         if self.nbeta is not None:
             finite_number("nbeta (or None for n / log n)", self.nbeta, zero=False)
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
@@ -60,22 +66,19 @@ class Trial:
 
     Attributes
     ----------
-    purpose : "resolution" (the ladder of gamma), "batch" (larger batches), "nbeta" (another temperature), "control"
-        (nbeta = 0 in the sampling: what the loss would be if chains did not feel it).
     place : the checkpoint, or "model".
-    nbeta, localization, batch_size : what it was made with.
-    ratio : sqrt(nbeta h / gamma), h the largest curvature at w*: the condition of the problem. The work of one passage
-        along the flat directions is proportional to it.
+    kernel, nbeta, localization, batch_size : what it was made with.
+    ratio : sqrt(nbeta h / gamma), h the largest curvature at w*: the condition of the problem.
     llc, standard_error, virial, lowest_virial, highest_virial : the estimate, and the virial ratio over all parameters
         and the extremes over parameter tensors.
-    acceptance, gradient_kinetic, ess : as in `LLCResult`.
+    acceptance, ess : as in `LLCResult`.
     draws, gradients : of one chain.
-    explored : whether the chains were in equilibrium by all checks but those of too few draws.
+    explored : whether nothing speaks against it that more draws would not remove.
     reasons : what spoke against it.
     """
 
-    purpose: str
     place: str
+    kernel: str
     nbeta: float
     localization: float
     ratio: float
@@ -86,12 +89,28 @@ class Trial:
     lowest_virial: float
     highest_virial: float
     acceptance: float
-    gradient_kinetic: float
     ess: float
     draws: int
     gradients: int
     explored: bool
     reasons: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(cls, result: LLCResult, place: str, kernel: str, ratio: float) -> Trial:
+        """The row of a result."""
+        blocks = result.virial_by_block.values()
+        return cls(
+            place=place,
+            kernel=kernel,
+            ratio=ratio,
+            batch_size=result.settings["batch_size"],
+            lowest_virial=min(blocks),
+            highest_virial=max(blocks),
+            draws=result.trace.shape[1],
+            gradients=result.num_gradients,
+            explored={reason.code for reason in result.reasons} <= _NOISE,
+            **{name: getattr(result, name) for name in _OF_RESULT},
+        )
 
 
 @dataclass(frozen=True)
@@ -103,8 +122,9 @@ class Calibration:
     settings : what was chosen.
     loss : "given" or "behavioural".
     trials : the evidence.
-    findings : what was found, by code: `degenerate`; `plateau`, `no_plateau`, `not_explored`, `untried`;
-        `batch_enough`, `batch_largest`; `expected_error`; `control`.
+    findings : what was found, by code: `plateau`, `no_plateau`, `not_explored`, `untried`; `degenerate`;
+        `finer_not_explored`, `budget`, `out_of_time`, why nothing finer was tried; `expected_error`, `batch`,
+        `given_loss`, `cost`.
     plateau : whether the estimate stopped depending on gamma within the budget, at every checkpoint that was tried.
     num_gradients : gradients of all chains of all trials.
     """
@@ -116,28 +136,20 @@ class Calibration:
     plateau: bool
     num_gradients: int
 
-    @property
-    def nbeta(self) -> float:
-        """The inverse temperature that was calibrated for."""
-        settings = self.settings
-        return settings.nbeta(settings.num_samples) if settings.num_samples else float(settings.sampler.nbeta or "nan")
-
     def table(self) -> str:
         """The evidence as text, one line for each trial."""
         wide = max(8, *(len(row.place) + 2 for row in self.trials)) if self.trials else 8
         lines = [
-            f"{'trial':<11}{'at':>{wide}}{'nbeta':>9}{'gamma':>10}{'batch':>6}{'LLC':>10}{'error':>8}{'virial':>7}"
-            f"{'blocks':>11}{'accept':>7}  explored"
+            f"{'at':<{wide}}{'gamma':>9} {'kernel':<6}{'batch':>6}{'LLC':>10}{'error':>8}{'virial':>7}{'blocks':>11}"
+            f"{'gradients':>10}  explored"
         ]
         for row in self.trials:
             blocks = f"{row.lowest_virial:.2f}-{row.highest_virial:.2f}"
-            verdict = "yes" if row.explored else f"no: {sentences(row.reasons)}"
-            if row.purpose == "control":
-                blocks, verdict = "", "without the loss"
+            verdict = sentences(row.reasons)
+            verdict = (f"yes, but {verdict}" if row.explored else f"no: {verdict}") if verdict else "yes"
             lines.append(
-                f"{row.purpose:<11}{row.place:>{wide}}{row.nbeta:>9.4g}{row.localization:>10.4g}{row.batch_size:>6}"
-                f"{row.llc:>10.4g}{row.standard_error:>8.2g}{_blank(row.virial, '.3f'):>7}{blocks:>11}"
-                f"{_blank(row.acceptance, '.2f'):>7}  {verdict}"
+                f"{row.place:<{wide}}{row.localization:>9.4g} {row.kernel:<6}{row.batch_size:>6}{row.llc:>10.4g}"
+                f"{row.standard_error:>8.2g}{row.virial:>7.3f}{blocks:>11}{row.gradients:>10}  {verdict}"
             )
         return "\n".join(lines)
 
@@ -203,7 +215,3 @@ def _trial(row: dict[str, str]) -> Trial:
         "tuple[Finding, ...]": lambda text: tuple(map(Finding.from_dict, json.loads(text))),
     }
     return Trial(**{each.name: read[str(each.type)](row[each.name]) for each in fields(Trial)})
-
-
-def _blank(value: float, form: str) -> str:
-    return "" if math.isnan(value) else format(value, form)

@@ -129,10 +129,15 @@ class LLCCurve(Curve):
     def to_xarray(self) -> xr.Dataset:
         """All results: traces [step, chain, draw] with NaN where a point has fewer, virial_by_block, values [step].
 
+        `covariance` [step, other_step] is there where errors move together.
+
         What settings, provenance and thresholds of all points have in common is in `attrs`, as JSON texts. Raises
         `MissingPackageError` without xarray.
         """
-        return curve_to_xarray(self.name, self.steps, self.results)
+        found = curve_to_xarray(self.name, self.steps, self.results)
+        if self.covariance is not None:
+            found["covariance"] = ("step", "other_step"), self.covariance
+        return found
 
     def to_datatree(self) -> xr.DataTree:
         """llc, distance and virial [chain, draw, step] as the `posterior` of an ArviZ data tree.

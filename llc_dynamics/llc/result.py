@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.frames import result_to_datatree, result_to_pandas, result_to_xarray
 from llc_dynamics.llc.thresholds import Thresholds
+from llc_dynamics.ranges import between_0_and_1
 from llc_dynamics.sampling import FailedChain
 
 if TYPE_CHECKING:
@@ -210,8 +210,7 @@ class LLCResult:
 
     def _errors_of(self, level: float) -> float:
         """Student's t: how many errors an interval of this level is wide to each side."""
-        if not 0 < level < 1:
-            raise ConfigError(f"level must be between 0 and 1, got {level}")
+        level = between_0_and_1("level", level)
         if not math.isfinite(self.standard_error):
             return math.nan
         return float(stats.t.ppf((1 + level) / 2, max(self.ess_mean - 1, 1.0)))

@@ -1,349 +1,363 @@
-"""How a calibration finds its settings: a ladder of localisations, then batches, draws and temperatures.
+"""How a calibration finds its settings: a ladder of resolutions from coarse to fine, and the rung that serves best.
 
-The work of an estimate is set by one number, the ratio r = sqrt(nbeta h / gamma) of the largest frequency to that of
-the localisation: a step is bounded by the one, and a chain has explored after a passage of the other, some r / .35
-steps. A budget of gradients therefore bounds r, and with nbeta = n / log n and the curvature h at w* it says how small
-gamma can be. Whether chains are in equilibrium there, whether the value still depends on gamma, and what batches and
-draws it takes, is then tried out at a few checkpoints.
+A budget of gradients bounds r = sqrt(nbeta h / gamma) (see `plan`), and with nbeta = n / log n and the curvature h at
+w* it says how small gamma can be. Whether chains are in equilibrium there, whether the value still depends on gamma,
+and what batches and draws it takes, is tried out at a few checkpoints.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
-from llc_dynamics.llc.curvature import Curvature, Measure
-from llc_dynamics.llc.problem import Problem, losses_around
+from llc_dynamics.llc.curvature import Curvature, Measure, largest_curvature_of
+from llc_dynamics.llc.plan import Plan, plan_malt, plan_sgld
+from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.rungs import Rung, above, steady
 from llc_dynamics.llc.settings import EstimateSettings, Loss
-from llc_dynamics.sampling import MALT, Kernel, Underdamped
+from llc_dynamics.sampling import SGLD
 from llc_dynamics.sampling.batches import Batches, FixedBatches
 
-# Steps per radian of the stiffest direction: what the adaptation of MALT arrives at, on networks that were tried.
-_STEP = 0.35
-# Without a Metropolis test, and with gradient noise, smaller steps.
-_UNCORRECTED_STEP = 0.15
-# In units of a passage along the flat directions, 1 / sqrt(gamma).
-_BURN_IN_PASSAGES = 4.0
-_DRAW_PASSAGES = 7.0
-# A change of the batch is a shock, gone after a quarter of a passage.
-_BATCH_PASSAGES = 6.0
-_STEPS_OF_TRAJECTORY = 16
-_LEAST_DRAWS = 24
-_LEAST_BURN_IN = 12
-# Effective draws that an estimate should end up with; below 50 its own error is too uncertain (`Thresholds`).
-_ENOUGH_EFFECTIVE = 75.0
-# Rungs of the ladder of gamma, as shares of the ratio that the budget allows.
-RUNGS = (0.25, 0.5, 1.0)
-# A change below this share of the estimate, from one rung to the next, is a plateau. One rung is a factor 4 in gamma.
-_PLATEAU = 0.05
-_BATCH_CHANGE = 0.05
-_BATCH_FACTORS = (1, 2, 4)
-_TEMPERATURE_FACTORS = (1 / 3, 3.0)
-# At most so many times the draws that the passages ask for, where few directions make an estimate noisy.
-_MOST_DRAWS_FACTOR = 16.0
+# The ladder: one rung is a factor 4 in gamma.
+RATIOS = tuple(4.0 * 2**rung for rung in range(9))
 _SMALLEST_RATIO = 3.0
-#: Most trials apart from those of the ladder.
-MOST_TRIALS_ELSEWHERE = len(_BATCH_FACTORS) + len(_TEMPERATURE_FACTORS)
+# All trials together take at most so many times `gradients` for each checkpoint, on so many chains.
+_MOST_WORK, _TRIAL_CHAINS = 5, 2
+# eps (nbeta h + gamma) of SGLD, stable below 4, whose bias is taken off; smaller where batches are noisy at w*.
+_STEP, _STEP_OF_NOISE, _SMALLEST_STEP = 1.0, 0.6, 0.02
+# SGLD is used where an estimate by it explores in this share of the budget.
+_SGLD_SHARE = 0.5
+# Trials go on to the wanted error for this share of the budget, if that is more than exploring takes, and for so many
+# times as long at most.
+_TRIAL_SHARE, _MOST_TIMES = 0.125, 4
+# So many times the draws that the error of the trials asks for, which is itself uncertain.
+_MARGIN = 1.2
+# SGLD's correction, as a share of the estimate, above which the step is shortened, and what it is to become.
+_CORRECTION, _WANTED_CORRECTION = 0.35, 0.15
+_TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
+# The largest batch, over the first one, that is tried; a given loss of few batches of data is sampled on all of it.
+_LARGEST_BATCH, _FEW_BATCHES = 16, 8
+# A batch is too small if one so many times as large has less than this share of its largest curvature.
+_LARGER, _SPANS = 4, 0.7
 
-Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[LLCResult]]
+Estimates = Callable[[Sequence[tuple[Problem, EstimateSettings]]], list[tuple[LLCResult, float]]]
 
 
 class Search:
     """The state of one calibration.
 
-    `estimates` makes an estimate for each (problem, settings), in their order; `largest` as in `Curvature`.
+    `estimates` makes an estimate for each (problem, settings), in their order, and says how many seconds it took;
+    `largest` as in `Curvature`; `num_points` is how many estimates the settings are for.
     """
 
     def __init__(
         self,
         estimates: Estimates,
         largest: Callable[[Measure], float],
-        problems: list[Problem],
+        problems: Sequence[Problem],
         batches: Batches,
         options: CalibrationOptions,
+        num_points: int = 1,
     ) -> None:
-        self._estimates, self._problems, self._batches = estimates, problems, batches
-        self._options = options
+        self._estimates, self._problems, self._options = estimates, list(problems), options
+        self._num_points = num_points
+        self._deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
         self._nbeta = options.start.nbeta(batches.num_samples) if options.nbeta is None else float(options.nbeta)
-        self._whole = isinstance(batches, FixedBatches) and batches.batch_size == batches.length
+        self._length = batches.length if isinstance(batches, FixedBatches) else math.inf
         self._loss: Loss = "behavioural" if all(p.loss == "behavioural" for p in problems) else "given"
-        self._corrected = self._whole or self._loss == "behavioural"
-        passages = _BURN_IN_PASSAGES + _DRAW_PASSAGES
-        step = _STEP if self._corrected else _UNCORRECTED_STEP
-        self._largest_ratio = options.gradients * step / passages
-        if self._largest_ratio < _SMALLEST_RATIO:
-            raise ConfigError(
-                f"gradients is {options.gradients}: too few for chains to explore anything; give "
-                f"{math.ceil(_SMALLEST_RATIO * passages / step)} or more"
-            )
-        self._wanted_error = max(_PLATEAU, options.target_error)
-        self._made: dict[tuple[str, EstimateSettings], LLCResult] = {}
+        first = batches.batch_size
+        if self._loss == "given" and options.batch_size is None and self._length <= _FEW_BATCHES * first:
+            first = int(self._length)
+        self._first_batch = first
+        self._start = dataclasses.replace(options.start, num_samples=batches.num_samples)
+        self._batch = self._spanning_batch()
+        self._noisy = self._loss == "given" and self._batch < self._length
+        self._step = _STEP_OF_NOISE if self._noisy else _STEP
         self._trials: list[Trial] = []
         self._findings: list[Finding] = []
-        self._gradients = 0  # of the trials
-        self._curvature = Curvature(largest, options.start, self._nbeta, self._largest_ratio)
+        self._gradients = 0  # of all chains of all trials
+        self._seconds: dict[tuple[str, int], float] = {}  # of one gradient, by kernel and batch
+        self._curvature: Curvature | None = None
+        least = self._plan(_SMALLEST_RATIO)
+        needed = least.gradients(least.least)
+        if options.gradients < needed:
+            raise ConfigError(
+                f"gradients is {options.gradients}: too few for chains to explore anything; give {needed} or more"
+            )
+        self._finest = self._finest_ratio()
+        settings = dataclasses.replace(self._start, batch_size=self._batch)
+        self._curvature = Curvature(largest, settings, self._nbeta, self._finest)
 
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
-        settings = self._settings(self._largest_ratio, self._options.num_chains)
-        curvature = self._curvature.at(self._largest_ratio)
+        plan = self._plan(self._finest)
         self._found(
             "untried",
-            f"chosen by curvature ({curvature:.3g}) and budget alone: gamma {settings.sampler.localization:.4g}; "
-            "nothing was tried out",
+            f"chosen by curvature ({self._curvature_at(self._finest):.3g}) and budget alone: gamma "
+            f"{plan.sampler.localization:.4g}; nothing was tried out",
         )
-        return self._result(settings, plateau=False)
+        return self._result(self._settings(plan), plateau=False)
 
     def run(self) -> Calibration:
         """Try out, and choose."""
-        ratio, plateau = self._resolution()
-        settings = self._settings(ratio, self._options.num_chains)
-        settings = self._enough_batch(settings, ratio)
-        settings = self._enough_draws(settings)
-        self._neighbours(settings, ratio)
+        rungs, failed, ended = self._climb()
+        if not rungs:
+            return self._unexplored(failed, ended)
+        target = self._options.target_error
+        most = [self._all_of(rung) for rung in rungs]
+        wanted = [rung.draws_for(target, settings) for rung, settings in zip(rungs, most, strict=True)]
+        errors = [max(rung.errors(settings)) for rung, settings in zip(rungs, most, strict=True)]
+        plateau = rungs[-1].complete or (len(rungs) > 1 and steady(rungs[-2], rungs[-1]))
+        enough = [place for place, draws in enumerate(wanted) if draws <= most[place].num_draws / _MARGIN]
+        chosen = enough[-1] if enough else errors.index(min(errors))
+        self._batch, self._step = most[chosen].batch_size or self._batch, rungs[chosen].step
+        least = self._plan(rungs[chosen].ratio).least
+        draws = min(max(least, math.ceil(_MARGIN * min(wanted[chosen], 1e9))), most[chosen].num_draws)
+        settings = dataclasses.replace(most[chosen], num_draws=draws, lambda_above=above(rungs, chosen))
+        self._found_resolution(rungs, chosen, plateau)
+        if failed is not None:
+            gamma, (place, reason) = self._gamma(failed.ratio), self._against(failed)[0]
+            name = self._problems[place].name
+            self._found("finer_not_explored", f"gamma {gamma:.4g} takes more than this budget (at {name}: {reason})")
+        if ended is not None:
+            self._findings.append(ended)
+        self._found_error(rungs[chosen], settings)
         return self._result(settings, plateau)
 
-    def _resolution(self) -> tuple[float, bool]:
-        """The ladder of gamma: the ratio to use, and whether the estimate has a plateau there."""
-        chosen, plateau = None, False
-        before: list[LLCResult] = []
-        rungs = [share * self._largest_ratio for share in RUNGS]
-        rungs = [ratio for ratio in rungs if ratio >= _SMALLEST_RATIO] or [self._largest_ratio]
-        for ratio in rungs:
-            settings = self._settings(ratio, 2)
-            rows = self._try("resolution", [(problem, settings) for problem in self._problems], ratio)
-            against = [trial for trial in self._trials[-len(rows) :] if not trial.explored]
-            if against:
+    def _climb(self) -> tuple[list[Rung], Rung | None, Finding | None]:
+        """The rungs at which chains explore; the first at which they do not; and why the ladder ended otherwise."""
+        assert self._curvature is not None
+        rungs: list[Rung] = []
+        ratios = [ratio for ratio in RATIOS if ratio <= self._finest] or [self._finest]
+        if self._curvature.degenerate:  # each rung takes the whole budget
+            ratios = [self._finest / 2, self._finest]
+        for ratio in ratios:
+            rung, ended = self._tried(ratio)
+            if rung is None:
+                return rungs, None, ended
+            codes = {reason.code for _, reason in self._against(rung)}
+            if codes:
+                if not rungs and self._curvature.left_origin(codes):
+                    return self._climb()
+                return rungs, rung, None
+            rungs.append(rung)
+            if rung.complete:
                 break
-            steady = bool(before) and all(map(_on_a_plateau, before, rows))
-            if steady and plateau:
-                break  # a third rung on the plateau is of no use
-            chosen, plateau, before = ratio, steady, rows
-        if chosen is None:
-            trial = against[0]
-            if self._curvature.left_origin({reason.code for each in against for reason in each.reasons}):
-                return self._resolution()
-            self._found(
-                "not_explored",
-                f"NOT EXPLORED even at gamma {self._gamma(rungs[0]):.4g}, the largest that was tried: expect "
-                f"estimates with these to say so (at {trial.place}: {sentences(trial.reasons)}). Give more "
-                "gradients, or a larger batch",
-            )
-            return rungs[0], False
-        gamma = self._gamma(chosen)
-        if plateau:
-            times = "twice" if self._curvature.degenerate else "four times"
-            self._found("plateau", f"plateau: {times} the gamma gives the same estimate; gamma {gamma:.4g} is on it")
-        else:
-            self._found(
-                "no_plateau",
-                f"no plateau seen down to gamma {gamma:.4g}: the estimate is one at this resolution "
-                f"(nbeta {self._nbeta:.4g}, gamma {gamma:.4g}), to be kept the same wherever estimates are compared",
-            )
-        return chosen, plateau
+        return rungs, None, None
 
-    def _enough_batch(self, settings: EstimateSettings, ratio: float) -> EstimateSettings:
-        """The smallest batch from which twice as large ones give the same."""
-        if self._whole:
-            return settings
-        first = size = self._batches.batch_size
-        problem = self._problems[-1]
-        limit = self._batches.length if isinstance(self._batches, FixedBatches) else math.inf
-        sizes = [factor * first for factor in _BATCH_FACTORS if factor * first <= limit]
-        pilots = [dataclasses.replace(settings, num_chains=2, batch_size=each) for each in sizes]
-        # the first two are always needed, and may be made side by side
-        found = self._try("batch", [(problem, pilot) for pilot in pilots[:2]], ratio)
-        for before, (size, double) in enumerate(pairwise(sizes)):
-            if len(found) < before + 2:
-                found += self._try("batch", [(problem, pilots[before + 1])], ratio)
-            if _steady(found[before], found[before + 1], _BATCH_CHANGE):
-                self._found("batch_enough", f"batches of {size}: twice as large ones give the same estimate")
-                return dataclasses.replace(settings, batch_size=size)
-            size = double
-        self._found(
-            "batch_largest", f"batches of {size}, the largest that were tried; larger ones may change the estimate"
+    def _against(self, rung: Rung) -> list[tuple[int, Finding]]:
+        """What speaks against estimates at this resolution with all of the budget."""
+        return rung.against(self._all_of(rung))
+
+    def _all_of(self, rung: Rung) -> EstimateSettings:
+        """Of estimates at this rung with all of the budget."""
+        self._batch, self._step = rung.settings.batch_size or self._batch, rung.step
+        return self._settings(self._plan(rung.ratio))
+
+    def _tried(self, ratio: float) -> tuple[Rung | None, Finding | None]:
+        """The rung, with batch and step that serve it; or why it was not tried."""
+        while True:
+            plan = self._plan(ratio)
+            gamma, least = plan.sampler.localization, plan.least
+            work = _TRIAL_CHAINS * len(self._problems) * plan.gradients(least)
+            if self._gradients + work > _MOST_WORK * self._options.gradients * len(self._problems):
+                return None, Finding("budget", f"the trials ended with their budget, before gamma {gamma:.4g}")
+            if self._trials and time.monotonic() + work * min(self._seconds.values()) > self._deadline:
+                return None, Finding("out_of_time", f"the trials ended after max_seconds, before gamma {gamma:.4g}")
+            longer = min(_MOST_TIMES * least, plan.draws_within(_TRIAL_SHARE * self._options.gradients))
+            settings = dataclasses.replace(
+                self._settings(plan, least),
+                num_chains=_TRIAL_CHAINS,
+                target_error=max(0.05, self._options.target_error),
+                max_draws=max(least, longer),
+            )
+            rung = Rung(ratio, self._step, settings, tuple(self._made(settings, ratio)))
+            if not self._adjusted(rung):
+                return rung, None
+
+    def _adjusted(self, rung: Rung) -> bool:
+        """Whether step or batch were changed for what this rung showed, so that it must be tried again."""
+        rows = [row for row in rung.rows if math.isfinite(row.llc) and row.llc]
+        if isinstance(rung.settings.sampler, SGLD):
+            share = max((row.sgld_bias / abs(row.llc) for row in rows), default=math.inf)
+            if not (share > _CORRECTION or {each.code for row in rung.rows for each in row.reasons} & _TOO_HOT):
+                return False
+            self._step *= min(max(_WANTED_CORRECTION / share if share > 0 else 0.0, 0.25), 0.5)
+            return self._step >= _SMALLEST_STEP and self._fits(self._plan(rung.ratio))
+        share = max((row.systematic_error / abs(row.llc) for row in rows), default=0.0)
+        if share <= self._options.target_error / 1.5 or self._batch >= self._largest_batch:
+            return False
+        # the error of a batch goes with its inverse
+        factor = 2 ** math.ceil(math.log2(1.5 * share / self._options.target_error))
+        self._batch = int(min(factor * self._batch, self._largest_batch))
+        return True
+
+    def _made(self, settings: EstimateSettings, ratio: float) -> list[LLCResult]:
+        """Estimates at all checkpoints, kept as evidence."""
+        found = self._estimates([(problem, settings) for problem in self._problems])
+        kernel = type(settings.sampler).__name__
+        work = sum(settings.num_chains * result.num_gradients for result, _ in found)
+        self._gradients += work
+        self._seconds[kernel, self._batch] = sum(seconds for _, seconds in found) / work
+        for problem, (result, _) in zip(self._problems, found, strict=True):
+            self._trials.append(Trial.of(result, problem.name, kernel, ratio))
+        return [result for result, _ in found]
+
+    # What an estimate takes.
+
+    def _spanning_batch(self) -> int:
+        """The first batch, or a larger one: few samples, in many directions, have too large a curvature in some."""
+        size, before = self._first_batch, self._curvature_of(self._first_batch)
+        while size < self._largest_batch:
+            larger = int(min(_LARGER * size, self._largest_batch))
+            after = self._curvature_of(larger)
+            if not 0 < after < _SPANS * before:
+                break
+            size, before = larger, after
+        return size
+
+    @property
+    def _largest_batch(self) -> float:
+        return min(self._length, _LARGEST_BATCH * self._first_batch)
+
+    def _curvature_of(self, batch_size: int) -> float:
+        settings = dataclasses.replace(self._start, batch_size=batch_size)
+        return largest_curvature_of(self._problems[-1], settings, self._nbeta)
+
+    def _plan(self, ratio: float) -> Plan:
+        """Kernel and lengths at a resolution."""
+        gamma = self._gamma(ratio)
+        by_sgld = plan_sgld(self._nbeta, gamma, ratio, self._step)
+        degenerate = self._curvature is not None and self._curvature.degenerate
+        # where the Hessian vanishes chains wander along valleys: the whole budget for every rung
+        whole = self._batch >= self._length
+        by_malt = plan_malt(self._nbeta, gamma, self._finest if degenerate else ratio, whole)
+        cheap = by_sgld.gradients(by_sgld.least) <= _SGLD_SHARE * self._options.gradients
+        return (
+            by_sgld if self._noisy or not (degenerate or self._fits(by_malt)) or (cheap and not degenerate) else by_malt
         )
-        return dataclasses.replace(settings, batch_size=size)
 
-    def _enough_draws(self, settings: EstimateSettings) -> EstimateSettings:
-        """As many draws as the wanted error takes, up to a limit, and never fewer than the passages ask for."""
-        target_error = self._options.target_error
-        rows = [
-            trial
-            for trial in self._trials
-            if trial.localization == settings.sampler.localization and trial.llc != 0 and math.isfinite(trial.llc)
-        ]
-        if not rows:
-            return settings
-        # trials have two chains; the square of an error goes with the inverse of all draws
-        chains = 2 / settings.num_chains
-        needed = max(row.draws * chains * (row.standard_error / abs(row.llc) / target_error) ** 2 for row in rows)
-        effective = max(row.draws * chains * _ENOUGH_EFFECTIVE / max(row.ess, 1.0) for row in rows)
-        most = _MOST_DRAWS_FACTOR * settings.num_draws
-        draws = max(settings.num_draws, math.ceil(min(max(needed, effective), most)))
-        expected = target_error * math.sqrt(needed / draws)
-        self._found(
-            "expected_error",
-            f"{settings.num_chains} chains x {draws} draws: expected standard error {100 * expected:.1f}% of the "
-            "estimate",
+    def _fits(self, plan: Plan) -> bool:
+        return plan.gradients(plan.least) <= self._options.gradients
+
+    def _finest_ratio(self) -> float:
+        """The largest r that the budget allows, to 1%."""
+        ratio = _SMALLEST_RATIO
+        while self._fits(self._plan(1.01 * ratio)):
+            ratio *= 1.01
+        return ratio
+
+    def _gamma(self, ratio: float) -> float:
+        """Three digits are enough, and read better."""
+        return float(f"{self._nbeta * self._curvature_at(ratio) / ratio**2:.3g}")
+
+    def _curvature_at(self, ratio: float) -> float:
+        return 1.0 if self._curvature is None else self._curvature.at(ratio)  # 1: only costs are asked for
+
+    def _settings(self, plan: Plan, draws: int | None = None) -> EstimateSettings:
+        """Of an estimate; None stands for as many draws as the budget allows."""
+        number = plan.draws_within(self._options.gradients) if draws is None else draws
+        return dataclasses.replace(
+            self._start,
+            sampler=plan.sampler,
+            num_draws=number,
+            num_burnin=plan.num_burnin,
+            steps_per_draw=plan.steps_per_draw,
+            batch_size=self._batch,
+            target_error=None,
         )
-        return dataclasses.replace(settings, num_draws=draws)
 
-    def _neighbours(self, settings: EstimateSettings, ratio: float) -> None:
-        """Other temperatures, for the record, at the last checkpoint."""
-        problem = self._problems[-1]
-        jobs = []
-        for factor in _TEMPERATURE_FACTORS:
-            sampler = dataclasses.replace(settings.sampler, nbeta=self._nbeta * factor)
-            # a passage takes as long as before, in steps that are bounded by nbeta
-            longer = max(1.0, math.sqrt(factor))
-            near = dataclasses.replace(
-                settings,
-                sampler=sampler,
-                num_chains=2,
-                num_burnin=math.ceil(longer * settings.num_burnin),
-                num_draws=math.ceil(longer * max(settings.num_draws // 2, _LEAST_DRAWS)),
-            )
-            jobs.append((problem, near))
-        self._try("nbeta", jobs, ratio)
-        self._trials.append(self._control(problem, settings.sampler.localization))
-
-    def _control(self, problem: Problem, gamma: float) -> Trial:
-        """nbeta times the mean loss at positions from the localisation alone: what an estimate must be far below."""
-        losses = self._nbeta * losses_around(problem, gamma, self._options.start)
-        self._found(
-            "control", f"control: without the loss in the sampling (nbeta = 0) the same average is {losses.mean():.4g}"
-        )
-        nan = math.nan
-        return Trial(
-            "control", problem.name, 0.0, gamma, 0.0, self._batches.batch_size, float(losses.mean()),
-            float(losses.std()) / math.sqrt(len(losses)), nan, nan, nan, nan, nan, float(len(losses)), len(losses), 0,
-            True,
-        )  # fmt: skip
-
-    def _try(self, purpose: str, jobs: Sequence[tuple[Problem, EstimateSettings]], ratio: float) -> list[LLCResult]:
-        """Make estimates, and keep them as evidence; `ratio` is that of the temperature being calibrated for."""
-        jobs = list(jobs)
-        results = self._make(jobs)
-        # other temperatures are for the record only
-        judged = enumerate(results) if purpose != "nbeta" else ()
-        noisy = [number for number, result in judged if _times_too_short(result, self._wanted_error) > 1]
-        for number in noisy:
-            problem, settings = jobs[number]
-            longer = min(1.5 * _times_too_short(results[number], self._wanted_error), _MOST_DRAWS_FACTOR)
-            jobs[number] = problem, dataclasses.replace(settings, num_draws=math.ceil(longer * settings.num_draws))
-        again = self._make([jobs[number] for number in noisy])
-        for number, result in zip(noisy, again, strict=True):
-            results[number] = result
-        for (problem, settings), result in zip(jobs, results, strict=True):
-            blocks = result.virial_by_block.values()
-            # few draws are no fault of the resolution
-            against = tuple(reason for reason in result.reasons if reason.code != "too_few_draws")
-            self._trials.append(
-                Trial(
-                    purpose=purpose,
-                    place=problem.name,
-                    nbeta=result.nbeta,
-                    localization=result.localization,
-                    ratio=ratio * math.sqrt(result.nbeta / self._nbeta),
-                    batch_size=settings.batch_size or self._batches.batch_size,
-                    llc=result.llc,
-                    standard_error=result.standard_error,
-                    virial=result.virial,
-                    lowest_virial=min(blocks),
-                    highest_virial=max(blocks),
-                    acceptance=result.acceptance,
-                    gradient_kinetic=result.gradient_kinetic,
-                    ess=result.ess,
-                    draws=settings.num_draws,
-                    gradients=result.num_gradients,
-                    explored=not against,
-                    reasons=against,
-                )
-            )
-        return results
+    # What was found.
 
     def _found(self, code: str, text: str) -> None:
         self._findings.append(Finding(code, text))
 
-    def _make(self, jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[LLCResult]:
-        """The estimates themselves, counted; one that was made before is taken from there."""
-        new = [(problem, settings) for problem, settings in jobs if (problem.name, settings) not in self._made]
-        for (problem, settings), result in zip(new, self._estimates(new) if new else [], strict=True):
-            self._made[problem.name, settings] = result
-            self._gradients += settings.num_chains * result.num_gradients
-        return [self._made[problem.name, settings] for problem, settings in jobs]
-
-    def _settings(self, ratio: float, num_chains: int) -> EstimateSettings:
-        gamma = self._gamma(ratio)
-        sampler: Kernel
-        if self._corrected:
-            # where the Hessian vanishes chains wander along valleys: the whole budget for every rung
-            passage = (self._largest_ratio if self._curvature.degenerate else ratio) / _STEP
-            length = int(min(max(passage / 4, 4), _STEPS_OF_TRAJECTORY))
-            hold = None if self._whole else math.ceil(_BATCH_PASSAGES * passage / length)
-            sampler = MALT(nbeta=self._nbeta, localization=gamma, num_steps=length, updates_per_batch=hold)
-            every = 1
-        else:
-            passage, length = ratio / _UNCORRECTED_STEP, 1
-            stiffest = math.sqrt(self._nbeta * self._curvature.at(ratio) + gamma)
-            sampler = Underdamped(_UNCORRECTED_STEP / stiffest, nbeta=self._nbeta, localization=gamma)
-            every = max(1, min(8, int(passage / 8)))
-        return EstimateSettings(
-            sampler=sampler,
-            num_chains=num_chains,
-            num_draws=max(_LEAST_DRAWS, math.ceil(_DRAW_PASSAGES * passage / length / every)),
-            num_burnin=max(_LEAST_BURN_IN, math.ceil(_BURN_IN_PASSAGES * passage / length)),
-            steps_per_draw=every,
-            batch_size=self._batches.batch_size,
-            num_samples=self._batches.num_samples,
-            seed=self._options.seed,
+    def _found_resolution(self, rungs: list[Rung], chosen: int, plateau: bool) -> None:
+        gamma = self._gamma(rungs[chosen].ratio)
+        counts = f"a direction counts if the loss has a curvature above gamma / nbeta = {gamma / self._nbeta:.3g} in it"
+        if plateau:
+            self._found(
+                "plateau", f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g}: {counts}"
+            )
+            return
+        others = [f"{self._gamma(rung.ratio):.4g}" for rung in rungs if rung is not rungs[chosen]]
+        tried = f" (also tried: {', '.join(others)})" if others else ""
+        self._found(
+            "no_plateau",
+            f"no plateau seen: the estimate is one at this resolution, nbeta {self._nbeta:.4g} and gamma {gamma:.4g}"
+            f"{tried}, to be kept the same wherever estimates are compared; {counts}",
         )
 
-    def _gamma(self, ratio: float) -> float:
-        """Three digits are enough, and read better."""
-        return float(f"{self._nbeta * self._curvature.at(ratio) / ratio**2:.3g}")
+    def _found_error(self, rung: Rung, settings: EstimateSettings) -> None:
+        errors = rung.errors(settings)
+        low, high, target = min(errors), max(errors), self._options.target_error
+        spread = f"{high:.1%}" if len(errors) == 1 or f"{low:.1%}" == f"{high:.1%}" else f"{low:.1%} to {high:.1%}"
+        length = f"{settings.num_chains} chains x {settings.num_draws} draws"
+        text = f"{length}: expected standard error {spread} of the estimate"
+        if high > 1.05 * target:
+            times = rung.draws_for(target, settings) / settings.num_draws
+            text += (
+                f"; {target:.0%} takes {times:.1f} times the gradients, or so many times the chains"
+                if math.isfinite(times)
+                else f"; {target:.0%} takes larger batches than {self._batch}, or a larger gamma"
+            )
+        self._found("expected_error", text)
+
+    def _unexplored(self, failed: Rung | None, ended: Finding | None) -> Calibration:
+        """Without a rung at which chains explore."""
+        if ended is not None:
+            self._findings.append(ended)
+        if failed is None:
+            return self.by_rule()
+        against = self._against(failed)
+        settings = self._settings(self._plan(failed.ratio))
+        self._found(
+            "not_explored",
+            f"NOT EXPLORED even at gamma {settings.sampler.localization:.4g}, the largest that was tried: expect "
+            f"estimates with these to say so (at {self._problems[against[0][0]].name}: "
+            f"{sentences([reason for _, reason in against])}). Give more gradients, or a larger batch",
+        )
+        return self._result(settings, plateau=False)
 
     def _result(self, settings: EstimateSettings, plateau: bool) -> Calibration:
+        assert self._curvature is not None
+        self._findings += self._curvature.findings()
+        if self._batch > self._first_batch:
+            self._found(
+                "batch", f"batches of {self._batch}: smaller ones show too few directions, or leave too large an error"
+            )
+        if self._noisy:
+            self._found(
+                "given_loss",
+                "minibatches of a given loss are noisy at w*, so only SGLD goes, at a coarse resolution; "
+                "ld.behavioural(...) as the loss, or batches of all the data, reach finer ones with the same gradients",
+            )
+        seconds = self._seconds.get((type(settings.sampler).__name__, self._batch), math.nan)
+        seconds *= settings.num_chains * self._gradients_of(settings)
+        if math.isfinite(seconds):
+            points = f", the {self._num_points} points of the curves {_time(self._num_points * seconds)}"
+            whole = points if self._num_points > 1 else ""
+            self._found("cost", f"an estimate takes some {_time(seconds)} of one core{whole}")
         return Calibration(
             settings=settings,
             loss=self._loss,
             trials=tuple(self._trials),
-            findings=(*self._findings, *self._curvature.findings()),
+            findings=tuple(self._findings),
             plateau=plateau,
             num_gradients=self._gradients + self._curvature.num_gradients * len(self._problems),
         )
 
-
-def _on_a_plateau(before: LLCResult, after: LLCResult) -> bool:
-    """Whether two estimates agree, and are good enough for that to mean anything."""
-    error = math.hypot(before.standard_error, after.standard_error)
-    return error <= 1.5 * _PLATEAU * abs(after.llc) and _steady(before, after, _PLATEAU)
-
-
-def _steady(before: LLCResult, after: LLCResult, change: float) -> bool:
-    """Whether two estimates agree to a share of their size, as far as their errors can tell (2 standard errors)."""
-    error = math.hypot(before.standard_error, after.standard_error)
-    size = abs(after.llc)
-    return abs(after.llc - before.llc) <= max(change * size, min(2 * error, 2 * change * size))
+    def _gradients_of(self, settings: EstimateSettings) -> int:
+        """Gradients of a chain."""
+        updates = settings.num_burnin + settings.num_draws * settings.steps_per_draw
+        return updates * settings.sampler.gradients_per_update
 
 
-def _times_too_short(result: LLCResult, wanted_error: float) -> float:
-    """Over its own draws those that a trial needs, for the wanted error and for its virial ratio to be judged.
-
-    0 where that cannot be told, or where more draws would not help.
-    """
-    share = result.standard_error / abs(result.llc) if result.llc else math.nan
-    times = (share / wanted_error) ** 2
-    codes = {reason.code for reason in result.reasons}
-    if codes - {"exploration_unknown", "too_few_draws"}:
-        return 0.0
-    if "exploration_unknown" in codes:
-        times = max(times, (result.virial_error / result.thresholds.max_virial_error) ** 2)
-    return times if math.isfinite(times) else 0.0
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

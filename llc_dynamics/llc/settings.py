@@ -131,10 +131,14 @@ class EstimateSettings(ChainSettings):
         if not isinstance(chosen, cls):
             raise ConfigError(f"settings must be what ld.calibrate returns, or EstimateSettings; got {settings!r}")
         plain = cls()
-        both = [name for name in given if name != "seed" and getattr(own, name) != getattr(plain, name)]
+        both = [
+            name
+            for name in given
+            if name != "seed" and getattr(own, name) not in (getattr(plain, name), getattr(chosen, name))
+        ]
         if both:
             raise ConfigError(
-                f"{', '.join(both)} given beside settings=, which holds them; use dataclasses.replace(settings, ...)"
+                f"{', '.join(both)} given beside settings=, which holds others; use dataclasses.replace(settings, ...)"
             )
         return chosen if own.seed == plain.seed else dataclasses.replace(chosen, seed=own.seed)
 

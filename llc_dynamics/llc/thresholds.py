@@ -40,6 +40,8 @@ class Thresholds:
     distance_change : differences of |w - w*|^2 between chains or halves below this share of its mean do not matter:
         with many parameters it hardly fluctuates, and slow chains in equilibrium then fail R-hat over a percent. Chains
         that have not explored are found by the virial ratio, of which gamma |w - w*|^2 / d is a part.
+    loss_change : differences of the loss between chains or halves below this share of its mean do not matter either,
+        however exactly the chains know them: the estimate moves by half of it at most.
     share_below : largest share of draws that are clearly below the loss at w*; there is none if w* is a minimum.
     """
 
@@ -55,6 +57,7 @@ class Thresholds:
     block_errors: float = 4.0
     negative_errors: float = 2.0
     distance_change: float = 0.1
+    loss_change: float = 0.05
     virial_errors: float = 1.5
     heating: float = 0.05
     kinetic_high: float = 1.1

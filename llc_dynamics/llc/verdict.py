@@ -139,7 +139,7 @@ def _unsettled_distance(result: LLCResult, limits: Thresholds) -> Iterator[Findi
 
 
 def _chains_disagree(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
-    yield from _disagreement("the loss", result.r_hat, result.trace[result.alive], 0.0, limits)
+    yield from _disagreement("the loss", result.r_hat, result.trace[result.alive], limits.loss_change, limits)
 
 
 def _disagreement(
@@ -194,7 +194,7 @@ def _zero(value: float) -> float:
 
 
 def _drifting(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
-    yield from _drift("the loss difference", result.trace[result.alive], 0.0, limits, "")
+    yield from _drift("the loss difference", result.trace[result.alive], limits.loss_change, limits, "")
 
 
 def _drift(

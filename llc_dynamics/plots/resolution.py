@@ -13,17 +13,10 @@ from llc_dynamics.plots.bands import Z95
 from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, PAPER, axes_or_new, small_legend
 
 if TYPE_CHECKING:
-    from llc_dynamics.llc.calibration import Calibration, Trial
+    from llc_dynamics.llc.calibration import Calibration
     from llc_dynamics.llc.spectrum import LLCSpectrum
 
 _GAMMA = r"Localisation $\gamma$ (finer resolution to the left)"
-_MARKERS = {
-    "resolution": ("o", r"ladder of $\gamma$"),
-    "batch": ("s", "larger batches, in order"),
-    "hotter": ("v", r"a third of $n\beta$"),
-    "colder": ("^", r"three times $n\beta$"),
-}
-_ASIDE = 1.12
 _LLC = r"Local learning coefficient $\hat\lambda$"
 # The axis is at least so wide, as a factor on either side of the ladder; values that differ by more than this are
 # drawn on a logarithmic scale.
@@ -33,30 +26,18 @@ _ROOM, _LARGE_RATIO = 1.7, 8.0
 def plot_calibration(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
     """The ladder of gamma that a calibration tried, a line for each checkpoint; hollow where chains had not explored.
 
-    Squares are estimates with larger batches, triangles those with other nbeta, both at the chosen gamma, which a line
-    marks, and drawn beside it. Bars are 95%.
+    Of several trials at one gamma the last is drawn, with the step or batch that was kept. A line marks the chosen
+    gamma; bars are 95%.
     """
     ax = axes_or_new(ax)
     places = list(dict.fromkeys(trial.place for trial in calibration.trials))
-    drawn: dict[str, list[Trial]] = {}
+    kept = {(trial.place, trial.localization): trial for trial in calibration.trials}
     for color, place in zip(_colors(len(places)), places, strict=True):
-        kinds: dict[str, list[Trial]] = {}
-        for trial in calibration.trials:
-            kind = _kind(trial, calibration)
-            if trial.place == place and kind is not None:
-                kinds.setdefault(kind, []).append(trial)
-                drawn.setdefault(kind, []).append(trial)
-        rungs = sorted(kinds.get("resolution", []), key=lambda trial: trial.localization)
+        rungs = sorted((t for t in kept.values() if t.place == place), key=lambda trial: trial.localization)
         label = f"step {int(place):,}" if place.isdigit() else place
         ax.plot([t.localization for t in rungs], [t.llc for t in rungs], color=color, lw=1.2, label=label)
-        for kind, rows in kinds.items():
-            for number, trial in enumerate(rows):
-                shift = {"resolution": 0, "batch": number + 1, "hotter": -2, "colder": -1}[kind]
-                gamma = trial.localization * _ASIDE**shift
-                _point(ax, gamma, trial.llc, trial.standard_error, color, _MARKERS[kind][0], trial.explored)
-    for kind, (marker, label) in _MARKERS.items():
-        if kind in drawn:
-            ax.plot([], [], ls="", marker=marker, ms=4.5, color=MUTED, label=label)
+        for trial in rungs:
+            _point(ax, trial.localization, trial.llc, trial.standard_error, color, "o", trial.explored)
     chosen = calibration.settings.sampler.localization
     ax.axvline(chosen, color=MUTED, lw=0.9, ls=":", zorder=0)
     ax.annotate(
@@ -66,22 +47,16 @@ def plot_calibration(calibration: Calibration, *, ax: Axes | None = None) -> Axe
     verdict = "plateau" if calibration.plateau else "no plateau seen"
     ax.set_title(f"{verdict}; hollow: not explored", fontsize="small", color=INK, loc="left")
     ax.set(xscale="log", xlabel=_GAMMA, ylabel=_LLC)
-    gammas = sorted({chosen, *(trial.localization for trial in drawn.get("resolution", []))})
+    gammas = sorted({chosen, *(trial.localization for trial in kept.values())})
     ax.set_xlim(gammas[0] / _ROOM, gammas[-1] * _ROOM)
     ax.set_xticks(gammas, [f"{gamma:.3g}" for gamma in gammas])
     ax.set_xticks([], minor=True)
-    values = [trial.llc for rows in drawn.values() for trial in rows if np.isfinite(trial.llc)]
+    values = [trial.llc for trial in kept.values() if np.isfinite(trial.llc)]
     if values and 0 < min(values) * _LARGE_RATIO < max(values):
         ax.set_yscale("log")
-    small_legend(ax)
+    if places:
+        small_legend(ax)
     return ax
-
-
-def _kind(trial: Trial, calibration: Calibration) -> str | None:
-    """Which marker a trial has; None for the control, whose value is far above all others."""
-    if trial.purpose == "nbeta":
-        return "hotter" if trial.nbeta < calibration.nbeta else "colder"
-    return trial.purpose if trial.purpose in _MARKERS else None
 
 
 def plot_spectrum(spectrum: LLCSpectrum, *, ax: Axes | None = None) -> Axes:

@@ -47,6 +47,9 @@ def plot_stages(
 ) -> Axes:
     """The fit of `detect_stages` with its 95% band, the boundaries with their intervals, and the stages.
 
+    Where the errors of the points have a covariance, a darker band within is that of the shape: without the level which
+    all points share.
+
     Resolved boundaries are solid lines with their probability, the others dashed and faint; shaded is each boundary's
     interval. The strip along the top says what lies between: A (the curve rises), B (it falls) or a dash where the
     change is not resolved.
@@ -70,9 +73,9 @@ def plot_stages(
     steps = np.expm1(fit.grid)
     if curve is not None:
         _points(ax, curve)
-    ax.fill_between(
-        steps, fit.mean - Z95 * fit.mean_error, fit.mean + Z95 * fit.mean_error, color=_FIT, alpha=0.18, linewidth=0
-    )
+    of_shape = np.sqrt(np.clip(fit.mean_error**2 - fit.level_error**2, 0.0, None))
+    for error in (fit.mean_error, of_shape) if fit.level_error > 0 else (fit.mean_error,):
+        ax.fill_between(steps, fit.mean - Z95 * error, fit.mean + Z95 * error, color=_FIT, alpha=0.18, linewidth=0)
     ax.plot(steps, fit.mean, color=_FIT, zorder=3, gid="fit", label="_fit")
     last = float(steps[-1]) if curve is None else float(max(steps[-1], curve.steps[-1]))
     set_step_axis(ax, last, _first_scale(steps, curve))

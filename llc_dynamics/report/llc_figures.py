@@ -71,13 +71,14 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
         plots.plot_stages(each.reports[LLC], each.curves[LLC], changes=each.changes, title=title, ax=ax)
     caption = (
         "Points: the estimates with 95% of their errors, hollow where they did not converge and were left out. Blue: "
-        "the fitted curve with its 95% band. Orange lines: boundaries between stages that are resolved, with their "
-        "probability and, shaded, their interval; dashed grey lines: candidates that are not. The strip says whether "
-        "the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a loss that does not fall. Marks "
-        "on the lower edge: change points of the LLC alone (triangles) and of the joint signal with losses and "
-        "components (diamonds), filled where they lie within 0.1 decades of a resolved boundary, so that both methods "
-        "agree. Straight lines cut a round turn at its two shoulders, so what is not found again is not thereby "
-        "refuted. `llc-dynamics stages --null-check` gives the false-positive rate at these points and errors."
+        "the fitted curve with its 95% band, darker that of its shape. Orange lines: boundaries between stages that "
+        "are resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are "
+        "not. The strip says whether the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a "
+        "loss that does not fall. Marks on the lower edge: change points of the LLC alone (triangles) and of the "
+        "joint signal with losses and components (diamonds), filled where they lie within 0.1 decades of a resolved "
+        "boundary, so that both methods agree. Straight lines cut a round turn at its two shoulders, so what is not "
+        "found again is not thereby refuted. `llc-dynamics stages --null-check` gives the false-positive rate at "
+        "these points and errors."
     )
     if len(shown) < len(labels):
         caption += f" {len(shown)} of {len(labels)} runs are shown."

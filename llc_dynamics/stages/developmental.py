@@ -210,10 +210,14 @@ def _notes_on_errors(fit: SmoothFit, curve: Curve) -> list[Finding]:
     if errors is None or not errors.any():
         text = "no standard errors were given: estimated from the scatter of neighbours; shared errors are unseen"
         return [Finding("errors_estimated", text)]
+    if curve.covariance is not None:  # what neighbours share does not part them
+        own = np.diag(curve.covariance)
+        apart = own[1:] + own[:-1] - 2 * np.diag(curve.covariance, 1)
+        errors = np.sqrt(np.clip(apart, 0.0, None) / 2)
     typical = float(np.median(errors))
     if fit.noise <= typical:
         return []
-    beyond = f"neighbouring points scatter by {fit.noise:.3g} beyond their standard errors ({typical:.3g})"
+    beyond = f"neighbouring points scatter by {fit.noise:.3g} beyond their own errors ({typical:.3g})"
     return [Finding("errors_too_small", f"{beyond}; counted as noise")]
 
 

@@ -49,7 +49,8 @@ class SmoothFit:
     Attributes
     ----------
     grid : x = log(t + 1), [G]. mean, slope : posterior means of the curve and of d curve / dx there, [G].
-    mean_error, slope_error : their posterior standard deviations, [G].
+    mean_error, slope_error : their posterior standard deviations, [G]. level_error : of the level that all points
+        share, which is in `mean_error` and in no difference; 0 without a covariance.
     noise : standard deviation of the fitted noise that comes on top of the measured errors.
     length_scale : l, in units of x. weight : of the smooth process against a constant and random walks, 0 to 1.
     log_evidence : by name of the account, the log marginal likelihood less k/2 log n for k fitted numbers.
@@ -60,6 +61,7 @@ class SmoothFit:
     slope: Array
     mean_error: Array
     slope_error: Array
+    level_error: float
     noise: float
     length_scale: float
     weight: float
@@ -144,6 +146,7 @@ def fit_smooth(x: Array, values: Array, errors: Array | None, covariance: Array 
         slope=scale * mean[_GRID:],
         mean_error=scale * np.sqrt(variance[:_GRID]),
         slope_error=scale * np.sqrt(variance[_GRID:]),
+        level_error=math.sqrt(level),
         noise=scale * math.sqrt(noise),
         length_scale=length,
         weight=weight,

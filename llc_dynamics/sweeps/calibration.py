@@ -31,6 +31,7 @@ def calibrate_runs(
     gradients: int = 4000,
     target_error: float = 0.05,
     seed: int = 0,
+    max_seconds: float | None = 300.0,
     workers: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -52,11 +53,13 @@ def calibrate_runs(
     require_device(device)
     systems = systems_of(runs, system)
     estimate = config.estimate_of(systems[0])
-    problems = []
+    problems, points = [], []
     for run, own in zip(runs, systems, strict=True):
         problem = problem_of(run, own, config, device)
-        for step in spread(config.choose_steps(run.weight_steps), len(runs)):
-            problems.append(problem.at(run, step, several_runs=len(runs) > 1))
+        steps = config.choose_steps(run.weight_steps)
+        points += [problem.at(run, step, several_runs=len(runs) > 1) for step in steps]
+        tried = spread(steps, len(runs))
+        problems += [problem.at(run, step, several_runs=len(runs) > 1) for step in tried]
     options = CalibrationOptions(
         gradients=gradients,
         target_error=target_error,
@@ -64,10 +67,12 @@ def calibrate_runs(
         batch_size=estimate.batch_size,
         num_samples=estimate.num_samples,
         seed=seed,
+        max_seconds=max_seconds,
     )
     found = calibrate_problems(
         problems,
         options,
+        points=points,
         store=folder / TRIALS,
         workers=workers if device == "cpu" else 1,
         progress=progress,

@@ -366,14 +366,14 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert {path: path.stat().st_mtime_ns for path in (folder / "trials").iterdir()} == before
     assert Calibration.load(folder) == found or repr(Calibration.load(folder)) == repr(found)
     captured = capsys.readouterr()
-    assert "resolution" in captured.out
+    assert "explored" in captured.out
     assert found.findings[0].text in captured.out
     assert f"llc-dynamics llc {calibrated} --settings {folder / 'settings.toml'}" in captured.out
     assert captured.err == ""
     assert main(["calibrate", str(calibrated), *CALIBRATE, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["findings"] == [finding.to_dict() for finding in found.findings]
-    assert printed["settings"]["sampler"]["kernel"] == "MALT"
+    assert printed["settings"]["sampler"]["kernel"] == "SGLD"
     assert [trial["place"] for trial in printed["trials"]] == [trial.place for trial in found.trials]
 
 
@@ -410,7 +410,7 @@ def test_bad_arguments_of_calibrate_and_settings(
     sweep: Path, preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "out")]
-    refuses(capsys, ["calibrate", str(sweep), "--gradients", "20", "--workers", "1", *out], "too few", "95 or more")
+    refuses(capsys, ["calibrate", str(sweep), "--gradients", "20", "--workers", "1", *out], "too few", "69 or more")
     refuses(capsys, ["calibrate", str(sweep), "--target-error", "0", *out], "target_error")
     refuses(capsys, ["calibrate", str(sweep), "--batch-size", "0", *out], "batch_size", "got 0")
     refuses(capsys, ["calibrate", str(sweep), "--num-samples", "2", *out], "num_samples", "got 2")
@@ -421,15 +421,6 @@ def test_bad_arguments_of_calibrate_and_settings(
     refuses(capsys, ["llc", str(sweep), "--settings", str(tmp_path / "none.toml")], "none.toml: no such config file")
     refuses(capsys, ["llc", str(sweep), "--settings", str(preset)], str(preset), "[llc.sampler]")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_budget_that_no_machine_can_hold(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refuses(
-        capsys,
-        ["calibrate", str(sweep), "--gradients", str(10**30), "--workers", "1", "--out", str(tmp_path / "out")],
-        "out of memory",
-        "draws cannot be held",
-    )
 
 
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 2**64])

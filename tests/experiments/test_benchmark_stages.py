@@ -1,4 +1,4 @@
-"""The power section of the stage benchmark: rounds over all cells, their sums, and the figure."""
+"""The sections of the stage benchmark that are made in rounds: all cells, their sums, and the figure."""
 
 import pytest
 from scripts import load_script
@@ -35,3 +35,12 @@ def test_a_strong_turn_is_found_and_none_is_not(bench):
     assert strong["a turn anywhere"] >= strong["found"]
     # A false alarm in 5% of curves: two or more of six come up in 3% of cases.
     assert bench.power_round({**cell, "strength": 0.0})["found"] <= 1
+
+
+def test_a_turn_is_found_in_common_noise_that_hides_it_where_it_is_independent(bench):
+    cell = {"points": 8, "noise": 0.1, "fall": 4.0, "first": 0, "repetitions": 6}
+    assert bench.common_round({**cell, "errors": "common"})["found"] >= 5
+    assert bench.common_round({**cell, "errors": "estimated"})["found"] >= 4
+    assert bench.common_round({**cell, "errors": "independent"})["found"] <= 1
+    for null in ("constant", "rise", "random walk"):
+        assert bench.common_round({**cell, "errors": "common", "fall": null})["a turn anywhere"] <= 1

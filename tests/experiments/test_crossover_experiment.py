@@ -117,6 +117,26 @@ def test_errors_of_the_llc_hold(folders) -> None:
         assert np.mean(held) > 0.9 - 4 * math.sqrt(0.9 * 0.1 / 15)
 
 
+def test_common_noise_makes_changes_exact(folders) -> None:
+    """Draws that all points share, and a tenth of their own: the change is known far better, and its 90% holds."""
+    generator = np.random.default_rng(12)
+    template = ld.LLCCurve.load(folders[0] / "M-16").results[0]
+    held, errors = [], []
+    for repetition in range(15):
+        shared = generator.normal(size=(2, 200))
+        results = {}
+        for step in made_up.LLC_STEPS:
+            trace = 20 + 6 * made_up.turned(step, 2500.0) + 4.0 * (shared + 0.1 * generator.normal(size=(2, 200)))
+            results[int(step)] = dataclasses.replace(
+                template, llc=float(trace.mean()), standard_error=0.2, corrected_trace=trace, settings={"seed": 0}
+            )
+        change, error = crossover_llc.smooth_llc(ld.LLCCurve(results), seed=repetition).change(900, END)
+        held.append(abs(change - 6 * (made_up.turned(END, 2500.0) - made_up.turned(900, 2500.0))) < 1.645 * error)
+        errors.append(error)
+    assert np.median(errors) < 0.3 * math.hypot(0.2, 0.2)
+    assert np.mean(held) > 0.9 - 4 * math.sqrt(0.9 * 0.1 / 15)
+
+
 def test_too_few_converged_points_say_nothing(folders, tmp_path) -> None:
     run = ld.Trajectory(shutil.copytree(folders[0] / "M-8", tmp_path / "M-8"))
     made_up.store_curve(run, lambda _: 5.0, 0.1, 0, "few", bad=tuple(map(int, made_up.LLC_STEPS[3:])))

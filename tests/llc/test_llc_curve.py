@@ -90,6 +90,10 @@ def test_a_curve_is_a_curve(run):
     np.testing.assert_array_equal(found.values, [result.llc for result in found.results])
     np.testing.assert_array_equal(found.converged, [not reasons for reasons in found.reasons])
     assert (found.standard_errors > 0).all()
+    np.testing.assert_allclose(np.diag(found.covariance), found.standard_errors**2)
+    np.testing.assert_array_equal(found.to_xarray()["covariance"].sel(step=10), found.covariance[1])
+    errors = found.difference(30, 40).standard_error, np.hypot(*found.standard_errors[3:])
+    assert errors[0] < 0.9 * errors[1]
     assert len(found.initial_loss) == len(found.virial) == 5
     assert found.initial_loss.values[0] > found.initial_loss.values[-1]
 

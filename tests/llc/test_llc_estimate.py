@@ -373,7 +373,13 @@ class TestBadInput:
         with pytest.raises(DataError, match="101"):
             ld.estimate_llc(model, squared_error, data, batch_size=101)
 
-    @pytest.mark.parametrize("level", [0, 1, 95])
+    @pytest.mark.parametrize("name", ["common_noise", "control_variate", "bias_checks"])
+    @pytest.mark.parametrize("value", ["false", None, 1])
+    def test_switches_that_are_neither_on_nor_off(self, name, value):
+        with pytest.raises(ConfigError, match=f"{name} must be True or False"):
+            ld.EstimateSettings(**{name: value})
+
+    @pytest.mark.parametrize("level", [0, 1, 95, "95%", None])
     def test_interval_level(self, level):
         with pytest.raises(ConfigError, match="level"):
             result_of(traces_of(white())).interval(level)

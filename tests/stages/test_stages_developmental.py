@@ -267,6 +267,8 @@ def test_errors_that_are_too_small_are_not_read_as_structure():
     report = detect_stages(ld.Curve(curve.steps, curve.values, np.full(len(curve), 1e-3)))
     assert report.noise == pytest.approx(2.0, rel=0.25)
     assert "errors_too_small" in [note.code for note in report.notes]
+    shared = ld.Curve(curve.steps, curve.values, covariance=1e-6 * np.eye(len(curve)) + 100.0)
+    assert "errors_too_small" in [note.code for note in detect_stages(shared).notes]
 
 
 def test_bad_input():

@@ -5,8 +5,8 @@ the (batch, seq - 1) that the tool asks for.
 
 Options: "feed" is "huggingface" (the `datasets.Dataset` of its documentation) or "tensor" (the same rows from a plain
 tensor, which its loader also takes, and quicker); "observe" passes the data as an observable, as its README does;
-"independent_batches" gives each chain batches of its own, as its documentation offers. With `baseline="data"` the
-initial loss is averaged over as many batches as the data holds, rather than over 32.
+"independent_batches" gives each chain batches of its own, as its documentation offers; "device" is "cpu" by default.
+With `baseline="data"` the initial loss is averaged over as many batches as the data holds, rather than over 32.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def load() -> Prepare:
 
     def prepare(problem: Problem, settings: Settings) -> Callable[[int], Estimate]:
         module, loss = build(problem), loss_of(problem)
-        inputs, targets = data_of(problem)
+        device = settings.options.get("device", "cpu")
+        inputs, targets = (part.to(device) for part in data_of(problem))
         count = len(inputs)
         if settings.options.get("feed", "tensor") == "huggingface":
             dataset = datasets.Dataset.from_dict({"input_ids": [[index, 0] for index in range(count)]})
@@ -85,7 +86,7 @@ def load() -> Prepare:
                     init_seed=100 + 1000 * seed,
                     loss_fn=loss_fn,
                     output_path=Path(folder) / "samples.zarr",
-                    device="cpu",
+                    device=device,
                     **baseline,
                 )
                 chains = [float(value) for value in result["llc_per_chain"].values]
