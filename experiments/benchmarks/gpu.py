@@ -250,9 +250,7 @@ def estimates(sizes: Sizes, folder: Path) -> Iterator[Row]:
         model, loss = trained(sizes, folder, name), ld.behavioural(config.system.outputs)
         box = sizes.share("estimate", 3 * len(RUNS))
         start = time.perf_counter()
-        found = ld.calibrate(
-            model, loss, config.system.sample, gradients=200 if sizes.toy else 2000, device=sizes.device, **sampling
-        )
+        found = ld.calibrate(model, loss, config.system.sample, max_seconds=box, device=sizes.device, **sampling)
         row: Row = {"what": name, "calibrated in": time.perf_counter() - start}
         results = []
         for device in (sizes.device, "cpu"):

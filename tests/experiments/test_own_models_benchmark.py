@@ -37,6 +37,17 @@ def test_a_run_is_recorded_and_found(tmp_path, capsys) -> None:
         bench.main(["curve", str(tmp_path), "--models", "grokking"])
 
 
+def test_a_curve_is_calibrated_and_measured(tmp_path) -> None:
+    problems.MODELS["digits-mlp"].train(tmp_path / "digits-mlp", 4)
+    row = bench.measure(tmp_path / "digits-mlp", "behavioural", 1, 1, 2, gradients=300, max_seconds=2)
+    assert [step for step, *_ in row["curve"]] == [0, 4]
+    assert row["parameters"] == 2410
+    assert row["gradients"] > 0
+    assert 0 <= row["good"] <= row["converged"] <= 1
+    assert not list(tmp_path.glob("*/llc"))  # the run is as it was
+    assert bench.table([{"model": "digits-mlp", "loss": "behavioural", **row}]).count("\n") == 2
+
+
 def test_the_table_says_which_curves_are_good() -> None:
     row = {
         "model": "m", "loss": "given", "calibrate_s": 12.3, "kernel": "SGLD", "gamma": 10.0, "batch": 32,
