@@ -1,4 +1,4 @@
-"""Forty known answers: are estimates right, and do those that are right call themselves converged, and no others?
+"""Known answers: are estimates right, and do those that are right call themselves converged, and no others?
 
     python experiments/benchmarks/battery.py [--only TEXT] [--ways WAY ...] [--seeds SEED ...] [--out rows.jsonl]
 
@@ -132,8 +132,8 @@ def far(row: Row) -> bool:
 
 
 def summary(rows: Iterable[Row]) -> Row:
-    """Shares, as "count of all", of the estimates with a value."""
-    known = [row for row in rows if not math.isnan(row.get("exact", math.nan))]
+    """Shares, as "share of how many". Left out: estimates that were refused, and those of which no chain survived."""
+    known = [row for row in rows if not math.isnan(row.get("z", math.nan))]
     believed = [row for row in known if row["converged"]]
 
     def share(some: list[Row], converged: bool) -> str:

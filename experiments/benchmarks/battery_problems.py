@@ -1,4 +1,4 @@
-"""The forty problems of `battery.py`, by class."""
+"""The problems of `battery.py`, by class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forty small problems whose lambda_hat is known at every resolution (nbeta, gamma), for `battery.py`.
+"""Small problems whose lambda_hat is known at every resolution (nbeta, gamma), for `battery.py`.
 
 Each is a function u -> outputs or losses, at u*, of a module whose weights are u or a rotation of it. Values come from
 `integrals`: closed forms, quadrature of the loss on the whole data, or sums over factors of the posterior.
