@@ -19,8 +19,8 @@ from llc_dynamics.settings import load_toml, with_plain_numbers
 from llc_dynamics.trajectory.files import storage_errors, write_whole
 
 _SETTINGS, _EVIDENCE = "settings.toml", "evidence.csv"
-# Reasons that more draws remove.
-_NOISE = {"too_few_draws", "imprecise", "exploration_unknown", "slow_distance"}
+#: Codes of reasons that more draws remove.
+NOISE = {"too_few_draws", "imprecise", "exploration_unknown", "slow_distance"}
 _OF_RESULT = ("nbeta", "localization", "llc", "standard_error", "virial", "acceptance", "ess", "reasons")
 
 
@@ -46,6 +46,9 @@ class CalibrationOptions:
             finite_number("nbeta (or None for n / log n)", self.nbeta, zero=False)
         if isinstance(self.gradients, bool) or not isinstance(self.gradients, int) or self.gradients < 1:
             raise ConfigError(f"gradients must be a positive whole number, got {self.gradients!r}")
+        finite_number("target_error (a share of the estimate, such as .05)", self.target_error, zero=False)
+        if not isinstance(self.trials, bool):
+            raise ConfigError(f"trials must be True or False, got {self.trials!r}")
         derive_seed(self.seed)  # says what is wrong with it before anything is tried
 
     @property
@@ -108,7 +111,7 @@ class Trial:
             highest_virial=max(blocks),
             draws=result.trace.shape[1],
             gradients=result.num_gradients,
-            explored={reason.code for reason in result.reasons} <= _NOISE,
+            explored={reason.code for reason in result.reasons} <= NOISE,
             **{name: getattr(result, name) for name in _OF_RESULT},
         )
 

@@ -103,8 +103,9 @@ def steady(before: Rung, after: Rung) -> bool:
 def above(rungs: Sequence[Rung], chosen: int) -> tuple[float, float] | None:
     """By what share of the estimate of rung `chosen` lambda is above it, and the error of that; see `lambda_above`.
 
-    The last two changes, d2 and d1, continued as a geometric series: d1 rho / (1 - rho), rho = d1 / d2. None where the
-    changes do not become smaller, or for fewer than three rungs.
+    The last two changes, d2 and d1, continued as a geometric series: d1 rho / (1 - rho), rho = d1 / d2. As directions
+    may come that no rung has shown, d1 is part of the error. None where the changes do not become smaller, or for fewer
+    than three rungs.
     """
     if len(rungs) < 3:
         return None
@@ -122,7 +123,7 @@ def above(rungs: Sequence[Rung], chosen: int) -> tuple[float, float] | None:
             rho = min(max(rho, _FASTEST), _NO_END)
         change = max(newer, 0.0)
         rest = change * rho / (1 - rho)
-        variance = (error * rho / (1 - rho)) ** 2 + (max(change, error) * rho_error / (1 - rho) ** 2) ** 2
+        variance = (error * rho / (1 - rho)) ** 2 + (max(change, error) * rho_error / (1 - rho) ** 2) ** 2 + change**2
         shares.append((last.llc + rest) / here.llc - 1)
         variances.append((variance + last.standard_error**2 * (chosen != len(rungs) - 1)) / here.llc**2)
     mean = sum(shares) / len(shares)

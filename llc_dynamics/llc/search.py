@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.finding import Finding, sentences
-from llc_dynamics.llc.calibration import Calibration, CalibrationOptions, Trial
+from llc_dynamics.llc.calibration import NOISE, Calibration, CalibrationOptions, Trial
 from llc_dynamics.llc.curvature import Curvature, Measure, largest_curvature_of
 from llc_dynamics.llc.plan import Plan, plan_malt, plan_sgld
 from llc_dynamics.llc.problem import Problem
@@ -317,9 +317,10 @@ class Search:
             return self.by_rule()
         against = self._against(failed)
         settings = self._settings(self._plan(failed.ratio))
+        what = "TOO FEW DRAWS" if {reason.code for _, reason in against} <= NOISE else "NOT EXPLORED"
         self._found(
             "not_explored",
-            f"NOT EXPLORED even at gamma {settings.sampler.localization:.4g}, the largest that was tried: expect "
+            f"{what} even at gamma {settings.sampler.localization:.4g}, the largest that was tried: expect "
             f"estimates with these to say so (at {self._problems[against[0][0]].name}: "
             f"{sentences([reason for _, reason in against])}). Give more gradients, or a larger batch",
         )
@@ -335,8 +336,9 @@ class Search:
         if self._noisy:
             self._found(
                 "given_loss",
-                "minibatches of a given loss are noisy at w*, so only SGLD goes, at a coarse resolution; "
-                "ld.behavioural(...) as the loss, or batches of all the data, reach finer ones with the same gradients",
+                "minibatches of a given loss are noisy at w*, so only SGLD goes, at a coarse resolution; with "
+                "ld.behavioural(...) as the loss the same gradients reached a 16 to 256 times smaller gamma on six "
+                "deep linear networks, and were off lambda by 1.5% (median) instead of 4%",
             )
         seconds = self._seconds.get((type(settings.sampler).__name__, self._batch), math.nan)
         seconds *= settings.num_chains * self._gradients_of(settings)

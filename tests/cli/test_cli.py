@@ -393,7 +393,7 @@ def test_llc_takes_the_settings_file(calibrated: Path, capsys: pytest.CaptureFix
         curve = ld.LLCCurve.load(calibrated / label, "tuned")
         assert curve.steps.tolist() == [0, last]
         assert {result.loss for result in curve.results} == {"behavioural"}
-        assert curve.results[0].settings["sampler"]["kernel"] == "MALT"
+        assert curve.results[0].settings["sampler"]["kernel"] == "SGLD"
     page = calibrated / "page.html"
     assert main(["report", str(calibrated), "--name", "tuned", "--out", str(page)]) == 0
     text = page.read_text()
@@ -410,7 +410,7 @@ def test_bad_arguments_of_calibrate_and_settings(
     sweep: Path, preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "out")]
-    refuses(capsys, ["calibrate", str(sweep), "--gradients", "20", "--workers", "1", *out], "too few", "69 or more")
+    refuses(capsys, ["calibrate", str(sweep), "--gradients", "20", "--workers", "1", *out], "too few", "90 or more")
     refuses(capsys, ["calibrate", str(sweep), "--target-error", "0", *out], "target_error")
     refuses(capsys, ["calibrate", str(sweep), "--batch-size", "0", *out], "batch_size", "got 0")
     refuses(capsys, ["calibrate", str(sweep), "--num-samples", "2", *out], "num_samples", "got 2")

@@ -175,6 +175,38 @@ def test_minibatches_of_the_given_loss_get_a_kernel_that_takes_their_noise():
     assert (whole.settings.batch_size, type(whole.settings.sampler)) == (400, MALT)
 
 
+def test_batches_that_do_not_span_the_directions_are_enlarged():
+    """300 features and one output: on 64 samples some directions look far too stiff, and most are not there."""
+    x = torch.randn(1500, 300, generator=torch.Generator().manual_seed(1))
+    model = torch.nn.Linear(300, 1, bias=False)
+    loss = ld.behavioural(lambda model, batch: model(batch[0]))
+    found = ld.calibrate(model, loss, (x,), batch_size=64, gradients=1000)
+    assert found.settings.batch_size > 4 * 64
+    assert "batch" in codes(found.findings)
+    result = ld.estimate_llc(model, loss, (x,), settings=found, seed=4)
+    assert result.converged, result.reasons
+    curvatures = torch.linalg.eigvalsh(2 * x.T.double() @ x.double() / len(x)).numpy()
+    truth = theory.quadratic_llc(curvatures, result.nbeta, result.localization)
+    assert abs(result.llc - truth) < 4 * result.standard_error
+    # what spans them is left as it is
+    few = ld.calibrate(torch.nn.Linear(3, 1), loss, (x[:, :3],), batch_size=64, gradients=1000)
+    assert few.settings.batch_size == 64
+
+
+def test_rare_features_are_all_sampled():
+    """Each of 20 features is on in 2 of 500 samples: held batches of 32 miss nearly all of them."""
+    x = torch.zeros(500, 20)
+    for feature in range(20):
+        x[25 * feature : 25 * feature + 2, feature] = 5.0
+    model = torch.nn.Linear(20, 1, bias=False)
+    loss = ld.behavioural(lambda model, batch: model(batch[0]))
+    found = ld.calibrate(model, loss, (x,), batch_size=32, gradients=1000)
+    result = ld.estimate_llc(model, loss, (x,), settings=found, seed=4)
+    truth = theory.quadratic_llc(np.full(20, 2 * 2 * 25 / 500), result.nbeta, result.localization)
+    assert abs(result.llc - truth) < 4 * result.standard_error
+    assert abs(result.llc - truth) < 0.2 * truth or not result.converged
+
+
 def test_by_rule_alone():
     found = calibrate(GAP, trials=False, gradients=900)
     assert found.trials == ()
@@ -191,7 +223,15 @@ def test_what_cannot_be_calibrated():
         calibrate(GAP, gradients=50)
     with pytest.raises(ConfigError, match="no curvature"):
         calibrate([0.0] * 4)
-    for name, wrong in (("gradients", 0), ("target_error", 0.0), ("nbeta", -1.0), ("workers", 0)):
+    for name, wrong in (
+        ("gradients", 0),
+        ("target_error", 0.0),
+        ("target_error", None),
+        ("nbeta", -1.0),
+        ("workers", 0),
+        ("trials", "no"),
+        ("max_seconds", 0),
+    ):
         with pytest.raises(ConfigError, match=name):
             calibrate(GAP, **{name: wrong})
     with pytest.raises(ConfigError, match="give run=, too"):
