@@ -11,6 +11,7 @@ estimates the LLC at every checkpoint, and prints a table; a second call goes on
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -58,9 +59,10 @@ def measure(run: Path, loss: str, workers: int, threads: int, points: int | None
         copy = Path(folder) / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("llc"))
         model, loss_fn, data, told = problem(run, loss)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), busy_seconds()
         found = ld.calibrate(model, loss_fn, data, run=copy, workers=workers, threads=threads, **told, **options)
-        calibrated = time.perf_counter()
+        calibrated, busy_calibrated = time.perf_counter(), busy_seconds()
+        print(f"{run.name}, {loss}: calibrated in {calibrated - start:.0f} s", *found.findings, sep="\n  ", flush=True)
         steps = ld.Trajectory(copy).weight_steps
         if points is not None:
             steps = steps[np.linspace(0, len(steps) - 1, points).astype(int)]
@@ -83,6 +85,8 @@ def measure(run: Path, loss: str, workers: int, threads: int, points: int | None
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "calibrate_s": calibrated - start,
         "curve_s": end - calibrated,
+        "calibrate_busy_s": busy_calibrated - busy,
+        "curve_busy_s": busy_seconds() - busy_calibrated,
         "kernel": type(settings.sampler).__name__,
         "gamma": settings.sampler.localization,
         "batch": settings.batch_size,
@@ -103,18 +107,28 @@ def measure(run: Path, loss: str, workers: int, threads: int, points: int | None
     }
 
 
+def busy_seconds() -> float:
+    """Processor time of this process and of its workers that have ended."""
+    return sum(os.times()[:4])
+
+
 def table(rows: list[Row]) -> str:
-    """A Markdown table, the reasons against points at the end of each row."""
-    names = ("model", "loss", "calibrate, s", "kernel", "gamma", "batch", "gradients a point", "curve, s", "points")
-    lines = [markdown_head([*names, f"converged at {WANTED_ERROR:.0%}", "median error", "largest", "reasons"])]
+    """A Markdown table: seconds by the clock (and of the processors); reasons against points at the end of each row."""
+    names = ("model", "loss", "calibrate, s (busy)", "kernel", "gamma", "batch", "gradients a point")
+
+    def seconds(row: Row, of: str) -> str:
+        return f"{row[f'{of}_s']:.0f} ({row[f'{of}_busy_s']:.0f})"
+
+    results = ("curve, s (busy)", "points", f"converged at {WANTED_ERROR:.0%}", "median error", "largest", "reasons")
+    lines = [markdown_head([*names, *results])]
     for row in rows:
         reasons = ", ".join(f"{code} {count}" for code, count in sorted(row["reasons"].items()))
         good = f"{row['good']:.0%}" if row["good"] < WANTED_SHARE else f"**{row['good']:.0%}**"
         lines.append(
             markdown_row(
                 [
-                    *(row["model"], row["loss"], round(row["calibrate_s"]), row["kernel"], row["gamma"], row["batch"]),
-                    *(row["gradients"], round(row["curve_s"]), row["points"], good),
+                    *(row["model"], row["loss"], seconds(row, "calibrate"), row["kernel"], row["gamma"], row["batch"]),
+                    *(row["gradients"], seconds(row, "curve"), row["points"], good),
                     *(f"{row['median_error']:.1%}", f"{row['largest_error']:.1%}", reasons),
                 ]
             )

@@ -50,7 +50,8 @@ def test_a_curve_is_calibrated_and_measured(tmp_path) -> None:
 
 def test_the_table_says_which_curves_are_good() -> None:
     row = {
-        "model": "m", "loss": "given", "calibrate_s": 12.3, "kernel": "SGLD", "gamma": 10.0, "batch": 32,
+        "model": "m", "loss": "given", "calibrate_s": 12.3, "calibrate_busy_s": 9.0, "curve_busy_s": 4.0,
+        "kernel": "SGLD", "gamma": 10.0, "batch": 32,
         "gradients": 99, "curve_s": 5.0, "points": 32, "good": 0.9, "median_error": 0.03, "largest_error": 0.2,
         "reasons": {"heated": 3},
     }  # fmt: skip

@@ -48,7 +48,7 @@ def result(trace, seed=0, systematic=0.0, dead=()):
 @pytest.fixture(scope="module")
 def curves():
     """100 curves, each with its own noise."""
-    return [ld.LLCCurve(dict(enumerate(map(result, each)))) for each in traces(100).swapaxes(0, 1)]
+    return [ld.LLCCurve(dict(enumerate(map(result, each)))) for each in traces(100, seed=1).swapaxes(0, 1)]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])

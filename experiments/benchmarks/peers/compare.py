@@ -1,6 +1,7 @@
 """Speed and accuracy side by side with the tools that people use today.
 
     python experiments/benchmarks/peers environments        # make them (once; minutes, and disk for three torches)
+    python experiments/benchmarks/peers reference RESULTS   # a long run of ours as the value of problems without one
     python experiments/benchmarks/peers run RESULTS         # estimates at a ladder of budgets
     python experiments/benchmarks/peers step-cost RESULTS   # one step beside the bare forward and backward pass
     python experiments/benchmarks/peers table RESULTS       # print what RESULTS holds, write summary.json
@@ -49,9 +50,9 @@ def our_settings(
     kernel: str = "sgld",
     fraction: float = STEP_FRACTION,
     nbeta_share: float = 1.0,
+    num_chains: int = 4,
 ) -> Settings:
-    """The same for all tools: nbeta of the problem (or a share of it), four chains, a stable step, a fifth of the draws
-    as burn-in.
+    """The same for all tools: nbeta of the problem (or a share of it), a stable step, a fifth of the draws as burn-in.
 
     `fraction` is eps (nbeta mu + gamma), which is 4 at the limit of stability on a quadratic; for "rmsprop_sgld" the
     step is divided by the largest value of the preconditioner.
@@ -75,7 +76,7 @@ def our_settings(
         problem.nbeta,
         localization,
         batch_size,
-        num_chains=4,
+        num_chains=num_chains,
         num_draws=100,
         num_burnin=20,
         kernel=kernel,
@@ -167,17 +168,13 @@ def estimates(arguments: argparse.Namespace) -> None:
             if "documentation" in arguments.settings and tool in PEERS:
                 wanted.append(documented(tool, problem, seeds))
             if "ours" in arguments.settings:
-                for gamma, kernel in itertools.product(arguments.localizations, arguments.kernels):
+                for gamma, kernel, fraction, batch_size in itertools.product(
+                    arguments.localizations, arguments.kernels, arguments.step_fraction, arguments.batch_size
+                ):
                     if kernel == "rmsprop_sgld" and tool == "canonical":
                         continue
                     base = our_settings(
-                        problem,
-                        gamma,
-                        arguments.batch_size,
-                        seeds,
-                        kernel,
-                        arguments.step_fraction,
-                        arguments.nbeta_share,
+                        problem, gamma, batch_size, seeds, kernel, fraction, arguments.nbeta_share, arguments.chains
                     )
                     wanted += ladder(base, tuple(arguments.draws))
             left = missing(wanted, read_rows(rows_file(arguments.results, tool, problem.name)))
@@ -195,13 +192,25 @@ def estimates(arguments: argparse.Namespace) -> None:
     table(arguments)
 
 
+def references(arguments: argparse.Namespace) -> None:
+    """Give each problem without a known value that of a long run of ours at the first of the localisations."""
+    from peers.ours import our_reference
+
+    for folder in problem_folders(arguments):
+        problem = read_problem(folder)
+        if problem.reference is None:
+            value, error = our_reference(problem, arguments.localizations[0], arguments.target_error)
+            write_problem(folder, replace(problem, reference=value, reference_error=error))
+            print(f"{problem.name}: {value:.4g} ± {error:.2g} at gamma {arguments.localizations[0]:g}", flush=True)
+
+
 def step_costs(arguments: argparse.Namespace) -> None:
     """Every tool's marginal step beside the bare gradient, 4 chains; shorter runs where a gradient is dear."""
     for folder in problem_folders(arguments):
         problem = read_problem(folder)
         draws = 20 if problem.model["kind"] == "in_context" else 200
         settings = replace(
-            our_settings(problem, 100.0, arguments.batch_size, (0,)), num_draws=draws, num_burnin=0, baseline="tool"
+            our_settings(problem, 100.0, arguments.batch_size[0], (0,)), num_draws=draws, num_burnin=0, baseline="tool"
         )
         for tool in arguments.tools:
             path = rows_file(arguments.results, tool, problem.name)
@@ -218,8 +227,8 @@ def step_costs(arguments: argparse.Namespace) -> None:
 
 
 def time_to_accuracy(rows: Sequence[Row], reference: float) -> ErrorToTime:
-    """`rms_error_to_time` of rows of one tool, problem and label."""
-    return rms_error_to_time([(row.settings["num_draws"], row.seconds, row.estimate) for row in rows], reference)
+    """`rms_error_to_time` of rows of one tool, problem and label, in processor seconds."""
+    return rms_error_to_time([(row.settings["num_draws"], row.cpu_seconds, row.estimate) for row in rows], reference)
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -277,17 +286,17 @@ def _budget_line(draws: int, group: Sequence[Row]) -> str:
     sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else math.nan
     errors = sorted(row.standard_error for row in group if row.standard_error is not None)
     own = errors[len(errors) // 2] if errors else math.nan
-    middle = sorted(group, key=lambda row: row.seconds)[len(group) // 2]
+    middle = sorted(group, key=lambda row: row.cpu_seconds)[len(group) // 2]
     failed = f"  failed: {len(group) - len(values)}" if len(values) < len(group) else ""
     return (
-        f"{draws:6d} {len(group):4d} {mean:9.4g} {sd:8.3g} {own:9.3g} {middle.seconds:8.2f} "
+        f"{draws:6d} {len(group):4d} {mean:9.4g} {sd:8.3g} {own:9.3g} {middle.cpu_seconds:8.2f} "
         f"{1e3 * middle.seconds_per_step:8.2f} {max(row.peak_mb for row in group):5.0f}{failed}"
     )
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("command", choices=("environments", "run", "step-cost", "table"))
+    parser.add_argument("command", choices=("environments", "reference", "run", "step-cost", "table"))
     parser.add_argument("results", type=Path, nargs="?", help="folder for all results")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the environments are kept")
     parser.add_argument("--tools", nargs="+", choices=(*PEERS, "ours"), default=[*PEERS, "ours"])
@@ -299,10 +308,12 @@ def main() -> None:
     parser.add_argument("--localizations", type=float, nargs="+", default=[1.0, 100.0])
     parser.add_argument("--kernels", nargs="+", choices=("sgld", "rmsprop_sgld"), default=["sgld"])
     parser.add_argument(
-        "--step-fraction", type=float, default=STEP_FRACTION, help="eps (nbeta mu + gamma) at our settings"
+        "--step-fraction", type=float, nargs="+", default=[STEP_FRACTION], help="eps (nbeta mu + gamma) at our settings"
     )
     parser.add_argument("--nbeta-share", type=float, default=1.0, help="of n / log n, at our settings")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[BATCH_SIZE])
+    parser.add_argument("--chains", type=int, default=4, help="at our settings")
+    parser.add_argument("--target-error", type=float, default=0.01, help="of a reference, as a share of it")
     parser.add_argument("--draws", type=int, nargs="+", default=[100, 300, 1000, 3000])
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--memory-gb", type=float, default=12.0, help="limit for one tool")
@@ -321,4 +332,5 @@ def main() -> None:
     if arguments.problems is None:
         arguments.problems = ["mlp", "in-context"] if arguments.command == "step-cost" else ["deep-linear"]
     arguments.results.mkdir(parents=True, exist_ok=True)
-    {"run": estimates, "step-cost": step_costs, "table": table}[arguments.command](arguments)
+    commands = {"reference": references, "run": estimates, "step-cost": step_costs, "table": table}
+    commands[arguments.command](arguments)

@@ -2,8 +2,9 @@
 
 The problems of the comparison have targets without noise, or are sampled against the model's own outputs, so the
 behavioural loss is the given one up to its factor, and both sides sample the same density. `settings.num_steps` is the
-budget of gradients of a chain, as it is for the peers. On a deep linear network the localisation is what
-`ld.calibrate(trials=False)` chooses for that budget; on the others it is the one that the settings say.
+budget of gradients of a chain, as it is for the peers. On a deep linear network kernel and localisation are what
+`ld.calibrate(trials=False)` chooses for that budget; on the others it is SGLD at the localisation and step of the
+settings, a draw every fourth step.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from peers.rows import Row, StepCost
 from peers.settings import Settings
 
 _ROUNDS = 5
+_STEPS_PER_DRAW = 4
 
 
 def our_runs(folder: Path, settings: Settings) -> list[Row]:
@@ -51,19 +53,20 @@ def _row(problem: Problem, settings: Settings, seed: int) -> Row:
     loss = ld.behavioural(outputs_of(problem), "kl" if problem.loss == "cross_entropy" else "squared")
     before = peak_mb()
     start, cpu = time.perf_counter(), time.process_time()
-    rule = ld.calibrate(
-        module,
-        loss,
-        data,
-        nbeta=settings.nbeta,
-        gradients=settings.num_steps,
-        num_chains=settings.num_chains,
-        batch_size=settings.batch_size,
-        trials=False,
-        seed=seed,
-    ).settings
-    if problem.model["kind"] != "deep_linear":
-        rule = _at_localization(rule, settings)
+    if problem.model["kind"] == "deep_linear":
+        rule = ld.calibrate(
+            module,
+            loss,
+            data,
+            nbeta=settings.nbeta,
+            gradients=settings.num_steps,
+            num_chains=settings.num_chains,
+            batch_size=settings.batch_size,
+            trials=False,
+            seed=seed,
+        ).settings
+    else:
+        rule = _at_localization(settings, seed)
     result = ld.estimate_llc(module, loss, data, settings=rule)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     gradients = result.num_gradients * settings.num_chains
@@ -93,12 +96,35 @@ def _row(problem: Problem, settings: Settings, seed: int) -> Row:
     )
 
 
-def _at_localization(rule: ld.EstimateSettings, settings: Settings) -> ld.EstimateSettings:
-    """The same budget at the localisation that is given: three tenths of it burn-in, short trajectories."""
-    sampler = ld.MALT(nbeta=settings.nbeta, localization=settings.localization, num_steps=8, updates_per_batch=None)
-    updates = settings.num_steps // 8
-    burnin = max(12, updates * 3 // 10)
-    return dataclasses.replace(rule, sampler=sampler, num_burnin=burnin, num_draws=max(8, updates - burnin))
+def _at_localization(settings: Settings, seed: int) -> ld.EstimateSettings:
+    """The same budget, localisation and step as a peer has."""
+    return ld.EstimateSettings(
+        sampler=ld.SGLD(settings.step_size, settings.nbeta, settings.localization),
+        num_chains=settings.num_chains,
+        num_burnin=settings.num_burnin,
+        num_draws=max(settings.num_draws // _STEPS_PER_DRAW, 4),
+        steps_per_draw=_STEPS_PER_DRAW,
+        batch_size=settings.batch_size,
+        seed=seed,
+    )
+
+
+def our_reference(problem: Problem, localization: float, target_error: float) -> tuple[float, float]:
+    """The value by MALT, which has no bias of the step, until its error is this share of it; and the error."""
+    torch.set_num_threads(1)
+    loss = ld.behavioural(outputs_of(problem), "kl" if problem.loss == "cross_entropy" else "squared")
+    settings = ld.EstimateSettings(
+        sampler=ld.MALT(nbeta=problem.nbeta, localization=localization, num_steps=4),
+        num_chains=2,
+        num_burnin=30,
+        num_draws=80,
+        batch_size=128,
+        target_error=target_error,
+        max_draws=1280,
+        seed=12345,
+    )
+    found = ld.estimate_llc(build(problem), loss, data_of(problem), settings=settings)
+    return found.llc, found.total_error
 
 
 def our_step_cost(folder: Path, settings: Settings) -> StepCost:

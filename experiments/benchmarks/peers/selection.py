@@ -15,7 +15,7 @@ from llc_dynamics.sweeps import load_preset
 from llc_dynamics.systems.registry import system_mapping
 from llc_dynamics.training import RunConfig, load_config
 from peers import problems
-from peers.modules import largest_curvature
+from peers.modules import build, largest_curvature
 from peers.problems import Problem
 
 # Widths, rank and exact learning coefficient (Aoyagi 2024).
@@ -50,7 +50,10 @@ def make(name: str, num_samples: int = 100_000, run: Path | None = None, steps: 
 
 
 def _in_context(run: Path | None, steps: Sequence[int], num_sequences: int = 16_384) -> list[Problem]:
-    """Checkpoints of a stored run on `num_sequences` sequences from its own q_M; nbeta = n / log n at the demo's n."""
+    """Checkpoints of a stored run on `num_sequences` sequences from its own q_M; nbeta = n / log n at the demo's n.
+
+    The targets are the checkpoint's own outputs, so that all tools sample the density of the behavioural loss.
+    """
     preset = load_preset("demo")
     states: dict[str, dict[str, torch.Tensor]] = {}
     if run is None:
@@ -67,7 +70,7 @@ def _in_context(run: Path | None, steps: Sequence[int], num_sequences: int = 16_
     x, y = system.sample(torch_generator(config.seed, "peers data"), num_sequences)
     n = preset.llc.estimate.num_samples
     assert n is not None
-    return [
+    made = [
         problems.in_context(
             name=f"in-context-M{system.num_tasks:g}-{label}",
             config=asdict(system.transformer()),
@@ -79,3 +82,11 @@ def _in_context(run: Path | None, steps: Sequence[int], num_sequences: int = 16_
         )
         for label, state in states.items()
     ]
+    return [replace(problem, targets=_outputs(problem)) for problem in made]
+
+
+def _outputs(problem: Problem) -> np.ndarray:
+    module = build(problem)
+    with torch.no_grad():
+        parts = [module(part) for part in torch.from_numpy(problem.inputs).split(1024)]
+    return torch.cat(parts).numpy()
