@@ -12,7 +12,7 @@ from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.sampling.kernel import widened
 
 # A descent has come to rest if the later part of it takes off less than this share of what is left.
-_AT_REST, _LATER_PART = 0.1, 0.6
+_AT_REST, _LATER_PART = 0.03, 0.6
 # Of the rise at the start: the loss is back at that of w*.
 _NOTHING = 1e-2
 _HISTORY = 10
