@@ -1,6 +1,6 @@
 """What is worth knowing of an estimate and does not speak against it: findings with a code and a sentence.
 
-Codes: `no_plateau`, `out_of_time`, `target_not_reached`, `control_variate_idle`, `observed_agrees`, `observed_differs`,
+Codes: `no_plateau`, `out_of_time`, `target_not_reached`, `observed_agrees`, `observed_differs`,
 `no_gradient`, `chains_one_by_one`.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 from llc_dynamics.errors import some_of
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.sampling.control import HELPS
 
 # Two losses that differ by less than this share of the estimate agree for all purposes, however small the errors.
 _SAME = 0.02
@@ -27,7 +26,7 @@ _MOST_NAMES = 4
 
 def notes_of(result: LLCResult) -> Iterator[Finding]:
     """What is worth knowing of an estimate that there is."""
-    for check in (_stopped, _no_plateau, _control_variate, _observed, _without_gradient, _one_by_one):
+    for check in (_stopped, _no_plateau, _observed, _without_gradient, _one_by_one):
         yield from check(result)
 
 
@@ -54,15 +53,6 @@ def _no_plateau(result: LLCResult) -> Iterator[Finding]:
             "no_plateau",
             f"no plateau: this is the LLC at its resolution ({result.resolution}), and a smaller gamma gives a larger "
             f"one; for lambda itself the interval is {low:.3g} to {high:.3g}",
-        )
-
-
-def _control_variate(result: LLCResult) -> Iterator[Finding]:
-    if result.control < HELPS:
-        yield Finding(
-            "control_variate_idle",
-            f"the control variate has stopped helping: its coefficient fell to {result.control:.2f} (1 near w*), so "
-            "the gradients are nearly plain ones, at twice the cost; leave control_variate out, or raise localization",
         )
 
 

@@ -74,7 +74,6 @@ class LLCResult:
         estimate does not depend on its resolution.
     exponent, exponent_error : d log lambda_hat / d log nbeta between 0 and 1, what was measured mixed with .5 +- .3.
     observed : {name: (nbeta times the mean difference, standard error)} of the losses that were observed.
-    control : mean coefficient of the control variate at the end; NaN without.
     num_gradients : gradients of one chain, all of them.
     downhill : for each chain, nbeta times how far above L(w*) the loss comes to rest downhill from its last position,
         without localisation: about zero in the well of w*. NaN where it does not come to rest, or for minibatches of a
@@ -128,7 +127,6 @@ class LLCResult:
     slope_gamma_error: float = math.nan
     exponent: float = math.nan
     exponent_error: float = math.nan
-    control: float = math.nan
     num_gradients: int = 0
     step_bias: float = math.nan
     step_bias_error: float = math.nan

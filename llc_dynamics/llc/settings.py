@@ -27,7 +27,7 @@ _MOST_DRAWS = 16
 _COUNTS = {"batch_size": 1, "num_samples": 3, "max_draws": 1, "microbatch_size": 1}
 # Optional features, which an estimate that does without them need not mention.
 _OPTIONAL = (
-    "control_variate", "target_error", "max_draws", "max_seconds", "bias_checks", "chain_method", "engine", "metric",
+    "target_error", "max_draws", "max_seconds", "bias_checks", "chain_method", "engine", "metric",
     "lambda_above",
 )  # fmt: skip
 

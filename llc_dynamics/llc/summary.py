@@ -83,7 +83,6 @@ def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
         slope_nbeta_error=slope_error,
         slope_gamma=slope_of_gamma,
         slope_gamma_error=slope_of_gamma_error,
-        control=_mean(traces.control[alive]),
         num_gradients=chains.num_gradients,
         **_averaged(
             "sgld_bias", kept - influence if isinstance(settings.sampler, SGLD) else np.full_like(kept, np.nan)

@@ -18,7 +18,6 @@ from llc_dynamics.finding import Finding
 from llc_dynamics.sampling.baseline import PairedBaseline
 from llc_dynamics.sampling.batches import Batch, Batches
 from llc_dynamics.sampling.behavioural import Behavioural
-from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.descent import rest_above
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.group_model import LoopModel, VmapModel, choose_chain_method, vmap_problem
@@ -67,7 +66,7 @@ class Chains:
         observed: Mapping[str, LossFunction] | None = None,
     ) -> None:
         self.kernel = kernel = settings.kernel_for(model)
-        _require_sound(model, batches, kernel, settings.control_variate)
+        _require_sound(model, batches, kernel)
         self.model, self.batches, self.settings = model, batches, settings
         self.chain_method, self.vmap_problem = choose_chain_method(
             settings.chain_method, model, settings.num_chains, self._vmap_problem
@@ -81,7 +80,6 @@ class Chains:
         with isolated_generators(self._seed):
             self._baseline = PairedBaseline(model, batches, settings.num_draws, self._seed)
             self._reference = float(self._baseline.losses(next(batches.stream(self._seed, "probe"))).mean())
-            self._control = ControlVariate(model, batches, self._seed) if settings.control_variate else None
         # a look out of sample takes two passes without gradient: not more often than after so many gradients
         apart = kernel.gradients_per_update * self._steps_per_draw
         perturbed = kernel.holds_batch and not batches.whole
@@ -105,7 +103,7 @@ class Chains:
 
     @property
     def num_gradients(self) -> int:
-        """Gradients of one chain so far, all of them: of the kernel, of its start, of a control variate, downhill."""
+        """Gradients of one chain so far, all of them: of the kernel, of its start, downhill."""
         return max(group.num_gradients for group in self._groups)
 
     @property
@@ -189,7 +187,6 @@ class Chains:
         group.fresh = [self.batches.stream(self._seed, "fresh", chain) for chain in group.chains]
         device = self.model.device
         group.noise = Noise([torch_generator(self._seed, "noise", chain, device=device) for chain in group.chains])
-        group.coefficients = [Coefficient() for _ in group.chains]
         self._next_batches(group)
         evaluate = self._evaluator(group)
         starts = torch.stack([self._start_of(*each) for each in zip(group.chains, group.contents, strict=True)])
@@ -260,8 +257,6 @@ class Chains:
                         state.momentum[row] = 0
             if state.step is not None:
                 self.traces.step_size[chain] = float(state.step[row])
-            if self._control is not None:
-                self.traces.control[chain] = group.coefficients[row].value
 
     def _record(self, group: _Group, state: ChainState, seen: Evaluation, row: int, draw: int) -> Finding | None:
         """Record a draw of one chain, or say why it has died."""
@@ -299,26 +294,16 @@ class Chains:
         if unchanged:
             return False
         group.contents = [self.model.prepare(batch.content, size) for batch in fresh]
-        if self._control is not None:
-            group.num_gradients += 1
-            group.differences = [self._control.difference(content) for content in group.contents]
         return True
 
     def _evaluator(self, group: _Group) -> Callable[[torch.Tensor], Evaluation]:
         size = self.batches.batch_size
 
-        def corrected(positions: torch.Tensor) -> Evaluation:
-            found = self._group_model.evaluate(positions, group.contents, size)
+        def evaluate(positions: torch.Tensor) -> Evaluation:
             group.num_gradients += 1
-            if self._control is None:
-                return found
-            for gradient, difference, coefficient in zip(
-                found.gradient, group.differences, group.coefficients, strict=True
-            ):
-                coefficient.correct(gradient, difference)
-            return found
+            return self._group_model.evaluate(positions, group.contents, size)
 
-        return corrected
+        return evaluate
 
 
 @dataclass
@@ -334,8 +319,6 @@ class _Group:
     fresh: list[Iterator[Batch]] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     contents: list[Any] = field(default_factory=list)
-    differences: list[torch.Tensor] = field(default_factory=list)
-    coefficients: list[Coefficient] = field(default_factory=list)
     noise: Noise = field(default_factory=lambda: Noise(()))
     pending: Evaluation | None = None
     _globals: Any = None
@@ -356,15 +339,11 @@ class _Group:
         self._globals = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
 
 
-def _require_sound(model: FlatModel, batches: Batches, kernel: Kernel, control_variate: bool) -> None:
+def _require_sound(model: FlatModel, batches: Batches, kernel: Kernel) -> None:
     own_minimum = isinstance(model.loss_fn, Behavioural)
     if kernel.holds_batch and not own_minimum and not batches.whole:
         raise ConfigError(
             f"{type(kernel).__name__} takes several gradients on each batch, and the minimum of a minibatch of a given "
             "loss is not at w*: the chains would fit the batch. Use a loss made by ld.behavioural(...), or batches of "
             "all the data (batch_size = number of samples), or a kernel with one gradient a batch (SGLD, Underdamped)"
-        )
-    if control_variate and own_minimum:
-        raise ConfigError(
-            "control_variate: a behavioural loss has no gradient at w*, so there is nothing to take off; leave it out"
         )

@@ -24,8 +24,6 @@ class ChainSettings:
     ----------
     sampler, num_chains, num_draws, num_burnin, seed : as in `estimate_llc`.
     steps_per_draw : updates per draw; the loss at w* is needed once a draw.
-    control_variate : take the noise of grad L_B(w*) out of the gradients; a second gradient per batch. The share that
-        is taken out falls to zero by itself where it would hurt, and the verdict says so.
     chain_method : "loop", "vmap" (all chains as one batch of work), or "auto".
     engine : who makes the updates: "llc_dynamics", or "devinterp", which runs devinterp's optimiser for the same kernel
         (`SGLD`, `RMSpropSGLD`) in this estimator, for comparison; see `llc_dynamics.sampling.devinterp_engine`.
@@ -39,7 +37,6 @@ class ChainSettings:
     num_burnin: int = 200
     steps_per_draw: int = 1
     seed: int = 0
-    control_variate: bool = False
     chain_method: ChainMethod = "auto"
     engine: Engine = "llc_dynamics"
 

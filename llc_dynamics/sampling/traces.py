@@ -60,7 +60,6 @@ class ChainTraces:
     acceptance : float64 [chain, draw], probability with which the proposal before the draw was accepted; NaN without
         a test.
     step_size : float64 [chain], as each chain ended up with; NaN for kernels whose step is only in the settings.
-    control : float64 [chain], coefficient of the control variate at the end; NaN without.
     observed : {name: float64 [chain, draw]}, other losses on the batch of the draw, minus the same at w*.
     failed : the chains that died.
     """
@@ -77,7 +76,6 @@ class ChainTraces:
     gradient_square: NDArray[np.float64]
     acceptance: NDArray[np.float64]
     step_size: NDArray[np.float64]
-    control: NDArray[np.float64]
     observed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     failed: tuple[FailedChain, ...] = ()
 
@@ -87,7 +85,7 @@ class ChainTraces:
         by_draw: dict[str, Any] = {name: np.full((num_chains, num_draws), np.nan) for name in _BY_DRAW}
         losses = {name: np.full((num_chains, num_draws), np.nan) for name in observed}
         by_draw["virial_by_block"] = np.full((num_chains, num_draws, num_blocks), np.nan, dtype=np.float32)
-        by_chain: dict[str, Any] = {"step_size": np.full(num_chains, np.nan), "control": np.full(num_chains, np.nan)}
+        by_chain: dict[str, Any] = {"step_size": np.full(num_chains, np.nan)}
         return cls(**by_draw, **by_chain, observed=losses)
 
     def extended(self, num_draws: int) -> ChainTraces:
@@ -98,9 +96,7 @@ class ChainTraces:
 
 
 # float64 or float32 [chain, draw, ...]
-_BY_DRAW = tuple(
-    each.name for each in fields(ChainTraces) if each.name not in ("step_size", "control", "observed", "failed")
-)
+_BY_DRAW = tuple(each.name for each in fields(ChainTraces) if each.name not in ("step_size", "observed", "failed"))
 
 
 def _longer(values: np.ndarray, num_draws: int) -> np.ndarray:

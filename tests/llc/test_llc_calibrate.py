@@ -334,7 +334,7 @@ class TestFiles:
             EstimateSettings(),
             EstimateSettings(sampler=MALT(nbeta=30.0, localization=4.5, updates_per_batch=None), batch_size=3),
             EstimateSettings(sampler=Underdamped(0.01), target_error=0.03, max_draws=9000, max_seconds=1.5),
-            EstimateSettings(sampler=RMSpropSGLD(), num_samples=77, control_variate=True, seed=4),
+            EstimateSettings(sampler=RMSpropSGLD(), num_samples=77, seed=4),
             EstimateSettings(sampler=ld.MALA(step_size=0.2, target_acceptance=0.5), microbatch_size=8),
         ],
     )

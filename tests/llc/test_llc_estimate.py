@@ -373,7 +373,7 @@ class TestBadInput:
         with pytest.raises(DataError, match="101"):
             ld.estimate_llc(model, squared_error, data, batch_size=101)
 
-    @pytest.mark.parametrize("name", ["common_noise", "control_variate", "bias_checks"])
+    @pytest.mark.parametrize("name", ["common_noise", "bias_checks"])
     @pytest.mark.parametrize("value", ["false", None, 1])
     def test_switches_that_are_neither_on_nor_off(self, name, value):
         with pytest.raises(ConfigError, match=f"{name} must be True or False"):

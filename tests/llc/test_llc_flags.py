@@ -289,10 +289,6 @@ class TestKnownHeatOfSGLD:
 
 
 class TestNotes:
-    def test_control_variate(self):
-        assert "has stopped helping" in result(control=np.full(4, 0.2)).notes[0].text
-        assert result(control=np.full(4, 0.9)).notes == ()
-
     def test_behavioural_against_given(self):
         observed = {"given": 5 + 0.5 * white(6)}
         (note,) = texts(result(observed=observed, loss_fn=ld.behavioural(outputs)).notes)
@@ -303,7 +299,7 @@ class TestNotes:
         assert result(observed=observed).notes == ()
 
     def test_in_the_dictionary(self):
-        found = result(control=np.full(4, 0.2)).to_dict()
+        found = result(distance=10 + 0.1 * white(1) + np.linspace(0, 4, 500)).to_dict()
         assert found["notes"]
         assert found["total_error"] == found["standard_error"]
 

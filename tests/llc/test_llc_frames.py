@@ -171,7 +171,7 @@ def test_a_curve_is_one_row_for_each_step(curve):
 
 def test_a_curve_fills_up_shorter_points(curve):
     data = curve.to_xarray()
-    assert dict(data.sizes) == {"step": 3, "chain": 3, "draw": 50, "block": 2}
+    assert dict(data.sizes) == {"step": 3, "other_step": 3, "chain": 3, "draw": 50, "block": 2}
     assert data.attrs["name"] == "mine"
     assert data.step.values.tolist() == [0, 10, 30]
     for place, result in enumerate(curve.results):
@@ -229,7 +229,7 @@ def test_importing_the_package_brings_none_of_them_in():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sampler": ld.SGLD(1e-3), "control_variate": True, "observe": {"absolute": absolute_error}},
+        {"sampler": ld.SGLD(1e-3), "observe": {"absolute": absolute_error}},
         {"sampler": ld.RMSpropSGLD(1e-3)},
         {"sampler": ld.Underdamped(0.02), "observe": {"one": absolute_error, "two": squared_error}},
         {"sampler": ld.MALA(1e-3), "batch_size": 64},

@@ -1,4 +1,4 @@
-"""Parts of a model, microbatches, vmap, more draws later, control variates, observed and behavioural losses.
+"""Parts of a model, microbatches, vmap, more draws later, observed and behavioural losses.
 
 The few statistical tests allow four standard errors, each a false alarm in 1 of 15,000 for another seed.
 """
@@ -22,7 +22,6 @@ from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.sampling import Chains, ChainSettings
 from llc_dynamics.sampling.batches import make_batches
 from llc_dynamics.sampling.calls import take_slice
-from llc_dynamics.sampling.control import Coefficient, ControlVariate
 from llc_dynamics.sampling.flat_model import FlatModel
 from llc_dynamics.sampling.selection import resolve_selection
 from llc_dynamics.theory import Quadratic, potential_data
@@ -321,87 +320,6 @@ class TestMicrobatches:
         assert cut["a"].x.tolist() == cut["a"].y[0].tolist() == cut["b"][0].tolist() == [2, 3, 4]
         assert len(cut["a"].y[1]) == 3
         assert cut["b"][1:] == ("label", torch.tensor(2.0))
-
-
-# --- control variates -------------------------------------------------------------------------------------------------
-
-
-class TestControlVariate:
-    def coefficient(self, distance, batches=200):
-        """1 - cos(w - a) has the gradient noise sin(w - a): Cov with that at w* = 0 is cos(w) of its variance."""
-
-        class Angles(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.w = nn.Parameter(torch.zeros(30, dtype=torch.float64))
-
-        angles = torch.randn(1000, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        found = make_batches((angles - angles.mean(0),), 20, None, CPU)
-        learnt = Coefficient()
-        with FlatModel(Angles(), lambda model, batch: (1 - torch.cos(model.w - batch[0])).sum(1)) as flat:
-            control = ControlVariate(flat, found, 0)
-            raw, corrected = [], []
-            for batch, _ in zip(found.stream(0, "batch", 0), range(batches), strict=False):
-                difference = control.difference(batch.content)
-                gradient = flat.losses_and_gradient(flat.origin + distance, batch.content, 20)[1].clone()
-                raw.append(gradient.clone())
-                learnt.correct(gradient, difference)
-                corrected.append(gradient)
-        return learnt.value, *(float(torch.stack(rows[50:]).var(0).sum()) for rows in (raw, corrected))
-
-    def test_it_takes_the_noise_out_near_the_start(self):
-        value, raw, corrected = self.coefficient(0.1)
-        assert value > 0.9
-        assert corrected < 0.05 * raw
-
-    def test_it_lets_go_where_it_would_hurt(self):
-        value, raw, corrected = self.coefficient(np.pi / 2)
-        assert value < 0.3
-        assert corrected < 1.2 * raw
-        value, raw, corrected = self.coefficient(np.pi)
-        assert value == 0.0
-        assert corrected == pytest.approx(raw)
-
-    def test_no_noise_leaves_the_gradient_alone(self):
-        learnt, gradient = Coefficient(), torch.ones(3)
-        for _ in range(20):
-            learnt.correct(gradient, torch.zeros(3))
-        assert torch.equal(gradient, torch.ones(3))
-        assert learnt.value == 1.0
-
-    def test_the_chain_stays_unbiased_and_is_not_heated(self):
-        data, model, curvatures = least_squares()
-        nbeta, gamma, eps = 300.0, 100.0, 1e-4
-        settings = {
-            "sampler": ld.SGLD(eps, nbeta, gamma),
-            "num_chains": 2,
-            "num_draws": 1200,
-            "num_burnin": 150,
-            "batch_size": 20,
-        }
-        exact = theory.quadratic_llc(curvatures.numpy(), nbeta, gamma)
-        with_it = estimate(model, squared_error, data, control_variate=True, **settings)
-        without = estimate(model, squared_error, data, **settings)
-        assert with_it.control > 0.9
-        # what is left, the noise of the curvatures, heats by eps nbeta^2 (4 / B) (d + 1) / (2 nbeta h) / 4, under 2%
-        assert abs(with_it.llc - exact) < 4 * with_it.standard_error + 0.02 * exact
-        assert with_it.standard_error < 0.1 * exact
-        assert without.trace.mean() > 1.3 * exact
-        assert np.isnan(without.control)
-
-    def test_the_mean_gradient_is_that_of_all_the_data(self):
-        data, model, _ = least_squares()
-        batches = make_batches(data, 300, None, CPU)  # does not divide 2000
-        with FlatModel(model, squared_error) as flat:
-            control = ControlVariate(flat, batches, 0)
-            whole = flat.losses_and_gradient(flat.origin, data, 2000)[1].clone()
-            batch = next(batches.stream(0, "batch", 0)).content
-            difference = flat.losses_and_gradient(flat.origin, batch, 300)[1].clone() - whole
-            torch.testing.assert_close(control.difference(batch), difference)
-
-    def test_a_behavioural_loss_has_nothing_to_take_off(self):
-        with pytest.raises(ConfigError, match="control_variate"):
-            run(network(), KERNELS[0], control_variate=True)
 
 
 # --- observed and behavioural losses ----------------------------------------------------------------------------------
