@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/coverage.py [--repetitions 200] [--only NAME] [--out coverage.json]
 
-Each case is estimated so many times, each time with four chains of their own. The value to be held is the exact one; for
-the network with minibatches that of a run of the same kernel with some hundred times the draws, whose error is added to
-that of the interval. The last row stops by itself: at a standard error of 7% of the estimate, looked at after 50, 100,
+Each case is estimated so many times, each time with four chains of their own. The value to be held is the exact one;
+for the network with minibatches that of a run of the same kernel with some hundred times the draws, whose error is
+added to that of the interval. The last row stops by itself: at a standard error of 7% of the estimate, looked at after 50, 100,
 200, ... draws.
 
 Printed: the share of intervals that hold the value (bar: 90-98%), the mean and spread of the estimates, the mean

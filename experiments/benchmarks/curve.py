@@ -3,9 +3,9 @@
     llc-dynamics train demo --out RUNS
     python experiments/benchmarks/curve.py RUNS/M-12 --workers 2
 
-The behavioural loss at gamma = 1000, nbeta of n = 1000, batches of 32; SGLD, two chains of 264 updates. Prints the time,
-the errors that were reached, of values and of changes between neighbours, and what speaks against points. The run is
-left as it was.
+The behavioural loss at gamma = 1000, nbeta of n = 1000, batches of 32; SGLD, two chains of 264 updates. Prints the
+time, the errors that were reached, of values and of changes between neighbours, and what speaks against points. The run
+is left as it was.
 """
 
 from __future__ import annotations
