@@ -4,8 +4,8 @@
 
 Each case is estimated so many times, each time with four chains of their own. The value to be held is the exact one;
 for the network with minibatches that of a run of the same kernel with some hundred times the draws, whose error is
-added to that of the interval. The last row stops by itself: at a standard error of 7% of the estimate, looked at after 50, 100,
-200, ... draws.
+added to that of the interval. The last row stops by itself: at a standard error of 7% of the estimate, looked at after
+50, 100, 200, ... draws.
 
 Printed: the share of intervals that hold the value (bar: 90-98%), the mean and spread of the estimates, the mean
 standard error (which should be the spread), the share of estimates that the verdict believes, and the draws.

@@ -149,6 +149,12 @@ class LLCCurve(Curve):
         return curve_to_datatree(self.name, self.steps, self.results)
 
     @property
+    def resolution(self) -> str | None:
+        """What the points count, in words (see `LLCResult.resolution`); None where they differ in it."""
+        found = {result.resolution for result in self.results}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def initial_loss(self) -> Curve:
         """L(w*) over training, as estimated along with the points (their batches, hence noisy)."""
         return self._of("initial_loss", "loss")

@@ -52,6 +52,8 @@ def plot_llc_curve(
         nothing is known and points are filled. Steps with a NaN value are marked at the lower edge.
     t_crit : `{key: step}`, steps to mark with thin lines.
     styles, ax : see `plot_loss`.
+
+    Above the axes stands what the points count (`LLCResult.resolution`); curves may be of several resolutions.
     """
     found = as_mapping(curves, "plot_llc_curve")
     ax = axes_or_new(ax)
@@ -94,9 +96,18 @@ def plot_llc_curve(
     if drawn_off:
         ax.set_ylim(low, high)
     ax.set_ylabel(_LLC)
+    _say_resolution(ax, {str(style.label): found[key] for key, style in series_styles(found, styles).items()})
     paired = any(curve.covariance is not None for curve in found.values())
     _legend(ax, len(found), drawn_hollow, drawn_failed, drawn_off, paired)
     return ax
+
+
+def _say_resolution(ax: Axes, curves: Mapping[str, Curve]) -> None:
+    """What the curves count, above the axes; of each by its label where they differ (a curve at two resolutions)."""
+    said = {label: text for label, curve in curves.items() if (text := getattr(curve, "resolution", None))}
+    lines = [*said.values()][:1] if len({*said.values()}) == 1 else [f"{label}: {text}" for label, text in said.items()]
+    if lines:
+        ax.set_title("\n".join(lines), loc="left", fontsize="x-small")
 
 
 def plot_llc_against(

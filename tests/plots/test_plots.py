@@ -370,3 +370,19 @@ def test_global_settings_are_left_alone():
 def test_importing_the_package_does_not_import_matplotlib():
     code = "import sys, llc_dynamics; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_llc_curve_says_what_it_counts():
+    class AtAResolution(ld.Curve):
+        resolution = "nbeta 145, gamma 1000"
+
+    class Finer(ld.Curve):
+        resolution = "nbeta 145, gamma 250"
+
+    points = ([1, 10, 100], [1.0, 2.0, 3.0])
+    one, other = AtAResolution(*points), Finer(*points)
+    assert ld.plots.plot_llc_curve(one).get_title(loc="left") == "nbeta 145, gamma 1000"
+    assert ld.plots.plot_llc_curve({"a": one, "b": one}).get_title(loc="left") == "nbeta 145, gamma 1000"
+    both = ld.plots.plot_llc_curve({"coarse": one, "fine": other}).get_title(loc="left")
+    assert both == "coarse: nbeta 145, gamma 1000\nfine: nbeta 145, gamma 250"
+    assert ld.plots.plot_llc_curve(ld.Curve(*points)).get_title(loc="left") == ""
