@@ -34,6 +34,8 @@ def paired_covariance(results: Sequence[LLCResult]) -> NDArray[np.float64] | Non
     if paired.sum() == len(results):
         return None
     sums = _window_sums(results)
+    # to a size of 1, which cancels below: the file of another may hold draws whose squares are no numbers
+    sums /= np.abs(sums).max(1, keepdims=True, initial=np.finfo(float).tiny)
     products = sums @ sums.T
     errors = np.array([result.standard_error for result in results])
     systematic = np.minimum([result.systematic_error for result in results], errors)

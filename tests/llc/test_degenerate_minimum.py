@@ -101,15 +101,14 @@ class TestCalibration:
         assert 0.6 < result.llc / ld.theory.reduced_rank_llc(4, 2, 3, 0) < 1.1
 
     def test_a_given_loss_whose_noise_gives_w_star_some_curvature(self):
-        """Between the factors, from the targets' noise: chains explode, and a second ladder does not."""
+        """Between the factors, from the targets' noise: SGLD explodes on minibatches, MALT on all the data does not."""
         data = (*INPUTS, 0.03 * torch.randn(200, 3, generator=torch.Generator().manual_seed(2)))
         assert 0 < curvature(Factors(), data, squared_error, batch_size=50) < 0.1
         found = ld.calibrate(
             Factors(), squared_error, data, num_samples=10_000, batch_size=50, gradients=700, target_error=0.3
         )
-        assert "degenerate" in codes(found.findings)
-        assert not found.trials[0].explored
-        assert found.trials[-1].explored
+        assert found.settings.batch_size == 200
+        assert isinstance(found.settings.sampler, ld.MALT)
         result = ld.estimate_llc(Factors(), squared_error, data, settings=found, seed=9)
         sampler = ld.MALT(nbeta=result.nbeta, localization=result.localization, num_steps=8)
         whole = {"num_draws": 150, "num_burnin": 40, "batch_size": 200, "num_chains": 2}
