@@ -68,7 +68,7 @@ def quadratics(seed: int) -> list[Row]:
         scale = 1 / (gradient + stability)
         exact = theory.quadratic_llc(CURVATURES, nbeta, gamma)
         kernels: list[tuple[Any, float, int]] = [
-            (ld.SGLD(eps, nbeta, gamma), theory.quadratic_sgld_llc(CURVATURES, nbeta, gamma, eps), 600),
+            (ld.SGLD(eps, nbeta, gamma), exact, 600),
             (
                 ld.RMSpropSGLD(eps * stability, nbeta, gamma, decay=0.98, stability=stability),
                 float(np.sum(nbeta * h / a / (1 - eps * stability * scale * a / 4)) / 2),
