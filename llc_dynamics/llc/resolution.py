@@ -100,13 +100,11 @@ class BatchGap:
     systematic_error: float = 0.0
 
 
-def batch_gap(losses: Trace, fresh: Trace, half_differences: Trace) -> BatchGap:
+def batch_gap(losses: Trace, fresh: Trace, share: Share) -> BatchGap:
     """From in-sample and out-of-sample losses (times nbeta, [chain, draw], NaN where there was no look out of sample).
 
-    `half_differences` as of `slope_nbeta`, for theta. Without a look out of sample nothing is known and nothing is
-    corrected.
+    `share` is theta (`share_of_slope`). Without a look out of sample nothing is known and nothing is corrected.
     """
-    slopes = _slope_terms(losses, half_differences)
     looked = np.isfinite(fresh)
     if looked.sum() < _LEAST_LOOKS:
         return BatchGap(losses)
@@ -114,7 +112,6 @@ def batch_gap(losses: Trace, fresh: Trace, half_differences: Trace) -> BatchGap:
     differences = fresh - losses
     gap = float(differences[looked].mean())
     gap_error = _error(differences, looked)
-    share = _share(losses, slopes)
     # a draw without a look stands for the mean, one with a look for those around it
     around = np.where(looked, (differences - gap) * (looked.size / looked.sum()), 0.0)
     influence = losses + share.value * (gap + around) + gap * share.influence
@@ -140,10 +137,7 @@ class Share:
 
 def share_of_slope(losses: Trace, half_differences: Trace) -> Share:
     """theta = (d lambda_hat / d log nbeta) / lambda_hat, from `losses` and `half_differences` as of `slope_nbeta`."""
-    return _share(losses, _slope_terms(losses, half_differences))
-
-
-def _share(losses: Trace, slopes: Trace | None) -> Share:
+    slopes = _slope_terms(losses, half_differences)
     inside = float(losses.mean()) if losses.size else math.nan
     unknown = Share(_PRIOR_MEAN, _PRIOR_SD, np.zeros_like(losses), _PRIOR_SD)
     if slopes is None or not inside > 0:

@@ -28,7 +28,8 @@ def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
     halves = nbeta * traces.half_difference[alive]
     slope, slope_error = slope_nbeta(kept, halves)
     slope_of_gamma, slope_of_gamma_error = slope_gamma(kept, localization * traces.distance[alive])
-    gap = batch_gap(kept, nbeta * traces.fresh_difference[alive], halves)
+    share = share_of_slope(kept, halves)
+    gap = batch_gap(kept, nbeta * traces.fresh_difference[alive], share)
     influence, systematic_error, heat = gap.influence, gap.systematic_error, np.zeros_like(kept)
     if isinstance(settings.sampler, SGLD):
         step = settings.sampler.step_size
@@ -43,7 +44,6 @@ def summarise(chains: Chains, settings: EstimateSettings) -> LLCResult:
     value = _mean(influence)
     sampling_error, ess_mean = monte_carlo_error(influence)
     error = math.hypot(sampling_error, systematic_error)
-    share = share_of_slope(kept, halves)
     return LLCResult(
         llc=value,
         standard_error=error,

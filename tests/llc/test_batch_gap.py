@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import llc_dynamics as ld
-from llc_dynamics.llc.resolution import batch_gap
+from llc_dynamics.llc.resolution import batch_gap, share_of_slope
 
 
 class Scaled(nn.Module):
@@ -58,7 +58,7 @@ def test_the_correction_gives_the_populations_value(power, gamma, size, hold):
 
 def test_nothing_is_corrected_without_a_look_out_of_sample():
     losses = np.random.default_rng(0).gamma(5, size=(2, 50))
-    found = batch_gap(losses, np.full_like(losses, np.nan), np.zeros_like(losses))
+    found = batch_gap(losses, np.full_like(losses, np.nan), share_of_slope(losses, np.zeros_like(losses)))
     assert math.isnan(found.gap)
     assert (found.correction, found.systematic_error) == (0.0, 0.0)
     assert found.influence is losses
@@ -67,7 +67,7 @@ def test_nothing_is_corrected_without_a_look_out_of_sample():
 def test_an_unknown_slope_leaves_the_middle():
     losses = np.full((2, 4), 10.0)
     fresh = np.array([[12.0, np.nan, 12.2, 11.8], [np.nan, 12.0, np.nan, 12.0]])
-    found = batch_gap(losses, fresh, np.full_like(losses, np.nan))
+    found = batch_gap(losses, fresh, share_of_slope(losses, np.full_like(losses, np.nan)))
     assert found.gap == pytest.approx(2.0)
     assert found.correction == pytest.approx(1.0)
     assert found.influence.mean() == pytest.approx(11.0)
