@@ -49,6 +49,8 @@ class TrainingConfig:
 
     optimizer : "adam", or "muon" (Muon on the matrices that the system names, Adam on the rest).
     learning_rate, betas : of Adam; muon_learning_rate, muon_momentum : of Muon.
+    final_batch_size, final_batch_share : the last share of the steps has batches of another size; None leaves it out.
+    max_gradient_norm : gradients are scaled down to this norm over all parameters where theirs is larger; None: never.
     averaging : decay of an exponential moving average of the weights. If above 0 the *averaged* weights are what
         checkpoints hold and metrics measure (the optimiser goes on from its own); the average is corrected for its
         start.
@@ -61,6 +63,9 @@ class TrainingConfig:
     schedule: str = "constant"
     warmup_steps: int = 300
     final_fraction: float = 0.0
+    final_batch_size: int | None = None
+    final_batch_share: float = 0.4
+    max_gradient_norm: float | None = None
     betas: tuple[float, ...] = (0.9, 0.999)
     muon_learning_rate: float = 0.01
     muon_momentum: float = 0.95
@@ -70,24 +75,33 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         with_plain_numbers(self)
-        for name in ("num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be 1 or more; got {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate"):
-            if not (0 < getattr(self, name) < math.inf):
-                raise ConfigError(f"training.{name} must be positive; got {getattr(self, name)}")
+        for name in ("num_steps", "batch_size", "final_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"training.{name} must be 1 or more; got {value}")
+        for name in ("learning_rate", "muon_learning_rate", "max_gradient_norm"):
+            value = getattr(self, name)
+            if value is not None and not (0 < value < math.inf):
+                raise ConfigError(f"training.{name} must be positive; got {value}")
         if self.optimizer not in ("adam", "muon"):
             raise ConfigError(f"training.optimizer: '{self.optimizer}' is unknown; known: adam, muon")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"training.schedule: '{self.schedule}' is unknown; {nearest(self.schedule, SCHEDULES)}")
         if not 0 <= self.warmup_steps <= self.num_steps:
             raise ConfigError(f"training.warmup_steps must be between 0 and num_steps; got {self.warmup_steps}")
-        if not 0 <= self.final_fraction <= 1:
-            raise ConfigError(f"training.final_fraction must be between 0 and 1; got {self.final_fraction}")
+        for name in ("final_fraction", "final_batch_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"training.{name} must be between 0 and 1; got {getattr(self, name)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"training.betas must be two numbers in [0, 1); got {self.betas}")
         if not 0 <= self.averaging < 1:
             raise ConfigError(f"training.averaging must be in [0, 1); got {self.averaging}")
+
+    def batch_size_at(self, step: int) -> int:
+        """Samples of the update that leads from step `step` to `step + 1`."""
+        if self.final_batch_size is None or step < round((1 - self.final_batch_share) * self.num_steps):
+            return self.batch_size
+        return self.final_batch_size
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _train(
     config: RunConfig, resolved: Mapping[str, Any], path: Path, device: str, progress: Progress | None
 ) -> Trajectory:
     probes, description = check_system(config.system, config.seed)
-    run = _Run(config, device)
+    run = TrainingState(config, device)
     probe_set = ProbeSet(config.system, probes, description, device)
     schedule = [int(step) for step in config.checkpoint_steps()]
     with_weights = {int(step) for step in config.weight_steps()}
@@ -98,7 +98,7 @@ def load_config(run: Trajectory, system: type[System] | None = None) -> RunConfi
     return RunConfig.from_mapping(run.config, str(run.path), system)
 
 
-class _Run:
+class TrainingState:
     """Model, optimiser, generator and step: what changes during training."""
 
     def __init__(self, config: RunConfig, device: str) -> None:
@@ -108,12 +108,12 @@ class _Run:
         self.model = config.system.build(config.seed).to(device)
         self.generator = torch_generator(config.seed, "batches", device=device)
         settings = config.training
-        self.draw = _batches(config.system, settings.batch_size, device)
+        self.draw = _batches(config.system, max(settings.batch_size, settings.final_batch_size or 0), device)
         self.optimizers = build_optimizers(self.model, config.system, settings)
         self.average = WeightAverage(self.model, settings.averaging) if settings.averaging > 0 else None
         self.loss: Callable[[nn.Module, Any], Tensor] = config.system.loss
         if settings.compile:
-            self.loss = torch.compile(config.system.loss)
+            self.loss = torch.compile(config.system.loss, dynamic=False)
         self.autocast = (
             torch.autocast(torch.device(device).type, torch.bfloat16) if settings.bfloat16 else nullcontext()
         )
@@ -141,11 +141,13 @@ class _Run:
                 warmup_steps=settings.warmup_steps,
                 final_fraction=settings.final_fraction,
             )
-            batch = self.draw(self.generator)
+            batch = self.draw(self.generator, settings.batch_size_at(self.step))
             with self.autocast:
                 loss = self.loss(self.model, batch).mean()
             self.model.zero_grad()
             loss.backward()
+            if settings.max_gradient_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * group["peak"]
@@ -187,19 +189,19 @@ class _Run:
             self.average.load_state(state["average"])
 
 
-def _batches(system: System, batch_size: int, device: str) -> Callable[[torch.Generator], Any]:
+def _batches(system: System, largest: int, device: str) -> Callable[[torch.Generator, int], Any]:
     """Batches: fresh ones from `sample`, or independent draws from the samples of `data` (all of them, if as many)."""
     data = system.data()
     if data is None:
-        return lambda generator: system.sample(generator, batch_size)
+        return system.sample
     total = num_samples(data)
-    if batch_size > total:
-        raise ConfigError(f"training.batch_size is {batch_size}, and data() holds {total} samples; choose at most that")
+    if largest > total:
+        raise ConfigError(f"training.batch_size is {largest}, and data() holds {total} samples; choose at most that")
     data = mapped(data, lambda leaf: leaf.to(device))
-    if batch_size == total:
-        return lambda _: data
 
-    def draw(generator: torch.Generator) -> Any:
+    def draw(generator: torch.Generator, batch_size: int) -> Any:
+        if batch_size == total:
+            return data
         chosen = torch.randint(total, (batch_size,), generator=generator, device=generator.device)
         return mapped(data, lambda leaf: leaf[chosen])
 

@@ -41,9 +41,7 @@ def some_tokens(count: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("as_compiled", [False, True])
-def test_the_recursion_is_the_token_form(kind: dict, as_compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: as_compiled)
+def test_the_recursion_is_the_token_form(kind: dict) -> None:
     model = model_of(**kind)
     x, y, query = some_tokens()
     slow = model.token_predictions(x, y, query)

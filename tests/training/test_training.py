@@ -19,6 +19,7 @@ from llc_dynamics.systems.description import description_of
 from llc_dynamics.systems.registry import system_mapping
 from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig, load_config, rate_factor, train
 from llc_dynamics.training.averaging import WeightAverage
+from llc_dynamics.training.loop import TrainingState
 from llc_dynamics.training.muon import Muon
 
 torch.set_num_threads(1)
@@ -257,6 +258,9 @@ def test_weight_average_is_the_weighted_mean() -> None:
         ({"training": {"schedule": "linaer"}}, "did you mean 'linear'"),
         ({"training": {"optimizer": "sgd"}}, "optimizer"),
         ({"training": {"warmup_steps": 10**6}}, "warmup_steps must be between"),
+        ({"training": {"final_batch_size": 0}}, "final_batch_size must be 1 or more; got 0"),
+        ({"training": {"final_batch_share": 1.5}}, "final_batch_share must be between 0 and 1"),
+        ({"training": {"max_gradient_norm": 0}}, "max_gradient_norm must be positive; got 0"),
         ({"training": {"averaging": 1.0}}, r"averaging must be in \[0, 1\)"),
         ({"training": {"betas": [0.9]}}, "betas must be two numbers"),
         ({"system": {"name": "in_context_regression", "width": 6}}, r"width \(6\) must be a multiple of"),
@@ -277,3 +281,30 @@ def test_settings_round_trip() -> None:
     assert RunConfig.from_mapping(json.loads(json.dumps(config.to_mapping())), "here") == config
     assert config.to_mapping()["system"] == system_mapping(config.system)
     assert set(config.to_mapping()) == {"system", "training", "checkpoints", "seed"}
+
+
+def test_the_last_share_of_the_steps_has_batches_of_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    config = tiny(final_batch_size=12, final_batch_share=0.25)
+    sample = type(config.system).sample
+    monkeypatch.setattr(
+        type(config.system), "sample", lambda self, generator, size: sizes.append(size) or sample(self, generator, size)
+    )
+    TrainingState(config, "cpu").advance(60)
+    assert sizes == 45 * [8] + 15 * [12]
+
+
+def test_gradients_are_scaled_down_to_a_norm() -> None:
+    """With plain steps of rate 1 an update is the gradient itself."""
+    moved = {}
+    for norm in (None, 0.01, 1e6):
+        state = TrainingState(tiny(max_gradient_norm=norm), "cpu")
+        state.optimizers = [torch.optim.SGD(state.model.parameters(), 1.0)]
+        state.optimizers[0].param_groups[0]["peak"] = 5.0  # the first step of a warm-up over five
+        before = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach().clone()
+        state.advance(1)
+        moved[norm] = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach() - before
+    assert moved[None].norm() > 0.1
+    assert moved[0.01].norm().item() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(moved[0.01] / 0.01, moved[None] / moved[None].norm(), rtol=1e-3, atol=1e-5)
+    assert torch.equal(moved[1e6], moved[None])

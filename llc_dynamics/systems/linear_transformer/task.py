@@ -101,9 +101,9 @@ class Draw:
         sigma = noise.levels(self.uniform)
         upper = self.triangle[:-1]
         last = (self.w[:, None] * upper).sum(0) + sigma * self.triangle[-1]
-        rows = torch.cat((upper, last[None])).permute(2, 0, 1)
-        moments = rows @ rows.mT
-        return Contexts(moments, self.w.T, sigma, self.num_examples)
+        rows = torch.cat((upper, last[None]))
+        moments = torch.stack([(row * rows).sum(1) for row in rows])
+        return Contexts(moments.permute(2, 0, 1), self.w.T, sigma, self.num_examples)
 
 
 def draw(
