@@ -10,5 +10,8 @@ PRESETS = {f"llc_dynamics.presets.{folder}": f"experiments/{folder}" for folder 
 setup(
     packages=[*find_packages(include=["llc_dynamics*"]), *PRESETS],
     package_dir=PRESETS,
-    package_data={"llc_dynamics": ["py.typed", "**/*.html", "**/*.css"], **{name: ["*.toml"] for name in PRESETS}},
+    package_data={
+        "llc_dynamics": ["py.typed", "**/*.html", "**/*.css", "**/*.json"],
+        **{name: ["*.toml"] for name in PRESETS},
+    },
 )

@@ -28,7 +28,10 @@ from llc_dynamics.training import CheckpointConfig, RunConfig, TrainingConfig, l
 
 torch.set_num_threads(1)
 TOY = Path(__file__).with_name("toy_system.py")
-SMALL = {"in_context_regression": {"num_layers": 1, "width": 8, "mlp_width": 8, "num_tasks": 2, "num_sequences": 600}}
+SMALL = {
+    "in_context_regression": {"num_layers": 1, "width": 8, "mlp_width": 8, "num_tasks": 2, "num_sequences": 600},
+    "linear_transformer": {"dimension": 4, "num_examples": 8, "num_layers": 2, "num_contexts": 600},
+}
 SPECS = [*built_in(), f"{TOY}:Toy", f"{TOY}:Minimal"]
 
 
