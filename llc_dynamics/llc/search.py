@@ -46,6 +46,8 @@ _MARGIN = 1.2
 _CORRECTION, _WANTED_CORRECTION = 0.35, 0.15
 # Estimates at all points of a curve are to take so many times `max_seconds` of one core at most.
 _TIMES_OF_CURVE = 4
+# An error that is not given up for time.
+_TOLERABLE = 0.1
 _NO_MINIMUM, _MOST_NAMES = {"not_a_minimum", "left_well"}, 3
 _TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
 # The largest batch, over the first one, that is tried; a given loss of few batches of data is sampled on all of it.
@@ -60,7 +62,8 @@ class Search:
     """The state of one calibration.
 
     `estimates` makes an estimate for each (problem, settings), in their order, and says how many seconds it took;
-    `largest` as in `Curvature`; `num_points` is how many estimates the settings are for.
+    `largest` as in `Curvature`; `cheap_batch` is the largest batch of which SGLD is to take a gradient, where the loss
+    allows; `num_points` is how many estimates the settings are for.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Search:
         problems: Sequence[Problem],
         batches: Batches,
         options: CalibrationOptions,
+        cheap_batch: int,
         num_points: int = 1,
     ) -> None:
         self._estimates, self._problems, self._options = estimates, list(problems), options
@@ -83,13 +87,15 @@ class Search:
             first = int(self._length)
         self._first_batch = first
         self._start = dataclasses.replace(options.start, num_samples=batches.num_samples)
-        spanning = self._spanning_batch()
-        self._noisy = self._loss == "given" and spanning < self._length
+        given = self._loss == "given"
+        cheap = first if given else min(first, cheap_batch)
+        spanning = self._spanning_batch() if cheap == first else first
+        self._noisy = given and spanning < self._length
         # SGLD has a new batch for every gradient, and its noise is taken off; a batch that is held must span the
         # directions, and a given loss is to have little noise
         self._tuning = Tuning(
             step=_STEP_OF_NOISE if self._noisy else _STEP,
-            fresh_batch=spanning if self._loss == "given" else first,
+            fresh_batch=spanning if given else cheap,
             held_batch=spanning,
         )
         self._trials: list[Trial] = []
@@ -104,7 +110,7 @@ class Search:
                 f"gradients is {options.gradients}: too few for chains to explore anything; give {needed} or more"
             )
         self._finest = self._finest_ratio()
-        settings = dataclasses.replace(self._start, batch_size=spanning)
+        settings = dataclasses.replace(self._start, batch_size=spanning if cheap == first else cheap)
         self._curvature = Curvature(largest, settings, self._nbeta, self._finest)
 
     def by_rule(self) -> Calibration:
@@ -196,10 +202,13 @@ class Search:
         return draws < math.inf and plan.gradients(max(math.ceil(draws), plan.least)) <= budget
 
     def _most(self, rung: Rung) -> EstimateSettings:
-        """Of estimates at this rung with all of the budget."""
+        """Of estimates at this rung with all of the budget: what the curve can afford, or what convergence takes."""
         plan = self._plan(rung.ratio, rung.tuning)
-        budget = min(self._options.gradients, max(self._affordable(rung.settings), plan.gradients(plan.least)))
-        return self._settings(plan, rung.tuning, plan.draws_within(budget))
+        settings = self._settings(plan, rung.tuning)
+        needed = _MARGIN * rung.draws_for(max(_TOLERABLE, self._options.target_error), settings)
+        least = plan.gradients(max(plan.least, math.ceil(min(needed, settings.num_draws))))
+        budget = min(self._options.gradients, max(self._affordable(rung.settings), least))
+        return dataclasses.replace(settings, num_draws=plan.draws_within(budget))
 
     def _affordable(self, settings: EstimateSettings) -> float:
         """Gradients of a chain that leave the curve within its time."""
@@ -347,7 +356,7 @@ class Search:
     def _result(self, settings: EstimateSettings, plateau: bool) -> Calibration:
         assert self._curvature is not None
         self._findings += self._curvature.findings()
-        if settings.batch_size != self._first_batch:
+        if (settings.batch_size or 0) > self._first_batch:
             self._found(
                 "batch",
                 f"batches of {settings.batch_size}: smaller ones show too few directions, or leave too large an error",
