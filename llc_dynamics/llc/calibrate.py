@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from llc_dynamics.errors import ConfigError
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
@@ -26,13 +27,15 @@ from llc_dynamics.llc.search import Search
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.llc.verdict import judged
-from llc_dynamics.sampling.batches import Data
-from llc_dynamics.sampling.flat_model import LossFunction
+from llc_dynamics.sampling.batches import Batches, Data
+from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.workers import can_fork, in_processes, require_workers
 
 Progress = Callable[[int, int], None]
+# Below so many operations a batch is a gradient's overhead, and a larger one is free.
+_OPERATIONS, _SMALLEST_BATCH = 3e8, 32
 # Checkpoints at which the curvature is looked at; the ladder has so many rungs at most.
 _LOOKS, _MOST_RUNGS = 6, 9
 _SHARES_OF_A_RUN = (1 / 3, 2 / 3, 1.0)
@@ -144,7 +147,9 @@ def calibrate_problems(
 
     with torch_threads(threads):
         with problems[0].opened(start) as (flat, batches):
-            device = flat.device
+            device, cheap = flat.device, batches.batch_size
+            if options.batch_size is None:
+                cheap = min(cheap, affordable_batch(flat, batches))
         workers = workers if workers > 1 and can_fork(device, threads, "calibrate") else 0
 
         def largest(measure: Callable[[Problem], float]) -> float:
@@ -154,11 +159,20 @@ def calibrate_problems(
         def estimates(jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[tuple[LLCResult, float]]:
             return in_processes(partial(_estimated, store=store), jobs, workers, count)
 
-        search = Search(estimates, largest, problems, batches, options, len(points))
+        search = Search(estimates, largest, problems, batches, options, cheap, len(points))
         found = search.run() if options.trials else search.by_rule()
     if progress is not None:
         progress(most, most)  # what was not needed counts as done
     return found
+
+
+def affordable_batch(flat: FlatModel, batches: Batches) -> int:
+    """The largest power of two of samples, from 32 on, whose loss takes `_OPERATIONS`, by a count of products alone."""
+    content = flat.prepare(next(batches.stream(0, "operations")).content, batches.batch_size)
+    with FlopCounterMode(display=False) as counter:
+        flat.losses(flat.origin, content, batches.batch_size)
+    of_a_sample = max(counter.get_total_flops() / batches.batch_size, 1.0)
+    return max(2 ** math.floor(math.log2(max(_OPERATIONS / of_a_sample, 1.0))), _SMALLEST_BATCH)
 
 
 def _estimated(job: tuple[Problem, EstimateSettings], store: str | Path | None) -> tuple[LLCResult, float]:
@@ -173,9 +187,12 @@ def _estimated(job: tuple[Problem, EstimateSettings], store: str | Path | None) 
             result, stored = read_point(path)
             if not differences(stored, identity):
                 return judged(result), float(result.provenance.get("seconds", math.nan))
-    start = time.perf_counter()
+    # on a busy machine the clock says more than a core will take
+    alone = problem.computed_on.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    start = clock()
     result = estimate(problem, settings)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     if path is not None:
         step = 0 if problem.checkpoint is None else problem.checkpoint[1]
         timed = replace(result, provenance={**result.provenance, "seconds": seconds})

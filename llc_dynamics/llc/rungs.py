@@ -26,14 +26,27 @@ _MOST_ABOVE = 0.5
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What trials go by, until they show better.
+
+    step : eps (nbeta h + gamma) of SGLD. fresh_batch, held_batch : samples of a batch that is one gradient's, and of
+    one that is held.
+    """
+
+    step: float
+    fresh_batch: int
+    held_batch: int
+
+
+@dataclass(frozen=True)
 class Rung:
     """Estimates at one resolution, a row for each checkpoint that is tried.
 
-    ratio : sqrt(nbeta h / gamma). step : eps (nbeta h + gamma) of SGLD. settings : of the trials. rows : their results.
+    ratio : sqrt(nbeta h / gamma). settings : of the trials. rows : their results.
     """
 
     ratio: float
-    step: float
+    tuning: Tuning
     settings: EstimateSettings
     rows: tuple[LLCResult, ...]
 

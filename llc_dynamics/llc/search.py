@@ -12,14 +12,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from llc_dynamics.errors import ConfigError
+from llc_dynamics.errors import ConfigError, some_of
 from llc_dynamics.finding import Finding, sentences
+from llc_dynamics.llc import advice
 from llc_dynamics.llc.calibration import NOISE, Calibration, CalibrationOptions, Trial
 from llc_dynamics.llc.curvature import Curvature, Measure, largest_curvature_of
 from llc_dynamics.llc.plan import Plan, plan_malt, plan_sgld
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.rungs import Rung, above, growing, steady
+from llc_dynamics.llc.rungs import Rung, Tuning, above, growing, steady
 from llc_dynamics.llc.settings import EstimateSettings, Loss
 from llc_dynamics.sampling import SGLD
 from llc_dynamics.sampling.batches import Batches, FixedBatches
@@ -43,6 +44,11 @@ _SHARE, _EFFECTIVE = 0.25, 2.0
 _MARGIN = 1.2
 # SGLD's correction, as a share of the estimate, above which the step is shortened, and what it is to become.
 _CORRECTION, _WANTED_CORRECTION = 0.35, 0.15
+# Estimates at all points of a curve are to take so many times `max_seconds` of one core at most.
+_TIMES_OF_CURVE = 4
+# An error that is not given up for time.
+_TOLERABLE = 0.1
+_NO_MINIMUM, _MOST_NAMES = {"not_a_minimum", "left_well"}, 3
 _TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
 # The largest batch, over the first one, that is tried; a given loss of few batches of data is sampled on all of it.
 _LARGEST_BATCH, _FEW_BATCHES = 16, 8
@@ -56,7 +62,8 @@ class Search:
     """The state of one calibration.
 
     `estimates` makes an estimate for each (problem, settings), in their order, and says how many seconds it took;
-    `largest` as in `Curvature`; `num_points` is how many estimates the settings are for.
+    `largest` as in `Curvature`; `cheap_batch` is the largest batch of which SGLD is to take a gradient, where the loss
+    allows; `num_points` is how many estimates the settings are for.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Search:
         problems: Sequence[Problem],
         batches: Batches,
         options: CalibrationOptions,
+        cheap_batch: int,
         num_points: int = 1,
     ) -> None:
         self._estimates, self._problems, self._options = estimates, list(problems), options
@@ -79,33 +87,41 @@ class Search:
             first = int(self._length)
         self._first_batch = first
         self._start = dataclasses.replace(options.start, num_samples=batches.num_samples)
-        self._batch = self._spanning_batch()
-        self._noisy = self._loss == "given" and self._batch < self._length
-        self._step = _STEP_OF_NOISE if self._noisy else _STEP
+        given = self._loss == "given"
+        cheap = first if given else min(first, cheap_batch)
+        spanning = self._spanning_batch() if cheap == first else first
+        self._noisy = given and spanning < self._length
+        # SGLD has a new batch for every gradient, and its noise is taken off; a batch that is held must span the
+        # directions, and a given loss is to have little noise
+        self._tuning = Tuning(
+            step=_STEP_OF_NOISE if self._noisy else _STEP,
+            fresh_batch=spanning if given else cheap,
+            held_batch=spanning,
+        )
         self._trials: list[Trial] = []
         self._findings: list[Finding] = []
         self._gradients = 0  # of all chains of all trials
-        self._seconds: dict[tuple[str, int], float] = {}  # of one gradient, by kernel and batch
+        self._seconds: dict[tuple[type, int | None], float] = {}  # of one gradient, by kernel and batch
         self._curvature: Curvature | None = None
-        least = self._plan(_SMALLEST_RATIO)
+        least = self._plan(_SMALLEST_RATIO, self._tuning)
         needed = least.gradients(least.least)
         if options.gradients < needed:
             raise ConfigError(
                 f"gradients is {options.gradients}: too few for chains to explore anything; give {needed} or more"
             )
         self._finest = self._finest_ratio()
-        settings = dataclasses.replace(self._start, batch_size=self._batch)
+        settings = dataclasses.replace(self._start, batch_size=spanning if cheap == first else cheap)
         self._curvature = Curvature(largest, settings, self._nbeta, self._finest)
 
     def by_rule(self) -> Calibration:
         """What the curvature and the budget say, untried."""
-        plan = self._plan(self._finest)
+        plan = self._plan(self._finest, self._tuning)
         self._found(
             "untried",
             f"chosen by curvature ({self._curvature_at(self._finest):.3g}) and budget alone: gamma "
             f"{plan.sampler.localization:.4g}; nothing was tried out",
         )
-        return self._result(self._settings(plan), plateau=False)
+        return self._result(self._settings(plan, self._tuning), plateau=False)
 
     def run(self) -> Calibration:
         """Try out, and choose."""
@@ -113,7 +129,7 @@ class Search:
         if not rungs:
             return self._unexplored(failed, ended)
         target = self._options.target_error
-        most = [self._all_of(rung) for rung in rungs]
+        most = [self._most(rung) for rung in rungs]
         grows = len(rungs) > 1 and growing(*rungs[-2:])
         share, ess = (_SHARE, _EFFECTIVE) if grows else (1.0, 1.0)
         wanted = [rung.draws_for(target, settings, ess) for rung, settings in zip(rungs, most, strict=True)]
@@ -121,18 +137,21 @@ class Search:
         plateau = rungs[-1].complete or (len(rungs) > 1 and steady(rungs[-2], rungs[-1]))
         enough = [place for place, rung in enumerate(rungs) if self._within(rung, _MARGIN * wanted[place], share)]
         chosen = enough[-1] if enough else errors.index(min(errors))
-        self._batch, self._step = most[chosen].batch_size or self._batch, rungs[chosen].step
-        least = self._plan(rungs[chosen].ratio).least
+        least = self._plan(rungs[chosen].ratio, rungs[chosen].tuning).least
         draws = min(max(least, math.ceil(_MARGIN * min(wanted[chosen], 1e9))), most[chosen].num_draws)
         settings = dataclasses.replace(most[chosen], num_draws=draws, lambda_above=above(rungs, chosen))
-        self._found_resolution(rungs, chosen, plateau)
+        gamma = self._gamma(rungs[chosen].ratio)
+        others = [self._gamma(rung.ratio) for rung in rungs if rung is not rungs[chosen]]
+        self._findings.append(
+            advice.plateau(gamma, self._nbeta) if plateau else advice.no_plateau(gamma, self._nbeta, others)
+        )
         if failed is not None:
             gamma, (place, reason) = self._gamma(failed.ratio), self._against(failed)[0]
             name = self._problems[place].name
             self._found("finer_not_explored", f"gamma {gamma:.4g} takes more than this budget (at {name}: {reason})")
         if ended is not None:
             self._findings.append(ended)
-        self._found_error(rungs[chosen], settings)
+        self._findings.append(advice.expected_error(rungs[chosen], settings, target))
         return self._result(settings, plateau)
 
     def _climb(self) -> tuple[list[Rung], Rung | None, Finding | None]:
@@ -147,6 +166,8 @@ class Search:
             if rung is None:
                 return rungs, None, ended
             codes = {reason.code for _, reason in self._against(rung)}
+            if not rungs and self._without_minimum(rung):
+                return self._climb()
             if codes:
                 if not rungs and self._curvature.left_origin(codes):
                     return self._climb()
@@ -158,23 +179,47 @@ class Search:
 
     def _against(self, rung: Rung) -> list[tuple[int, Finding]]:
         """What speaks against estimates at this resolution with all of the budget."""
-        return rung.against(self._all_of(rung))
+        return rung.against(self._most(rung))
+
+    def _without_minimum(self, rung: Rung) -> bool:
+        """Whether checkpoints, not all, were left out as w* is no minimum of the given loss there."""
+        lost = [{reason.code for reason in row.reasons} & _NO_MINIMUM for row in rung.rows]
+        if self._loss == "behavioural" or not any(lost) or all(lost):
+            return False
+        names = [problem.name for problem, codes in zip(self._problems, lost, strict=True) if codes]
+        self._found(
+            "no_minimum",
+            f"w* is no minimum of the given loss at {some_of(names, _MOST_NAMES)}, so that estimates say so there, and "
+            "at checkpoints like it; with ld.behavioural(...) every checkpoint is one",
+        )
+        self._problems = [problem for problem, codes in zip(self._problems, lost, strict=True) if not codes]
+        return True
 
     def _within(self, rung: Rung, draws: float, share: float) -> bool:
         """Whether so many draws, and the least that the rung takes, are within a share of the budget."""
-        self._batch, self._step = rung.settings.batch_size or self._batch, rung.step
-        plan = self._plan(rung.ratio)
-        return draws < math.inf and plan.gradients(max(math.ceil(draws), plan.least)) <= share * self._options.gradients
+        plan = self._plan(rung.ratio, rung.tuning)
+        budget = min(share * self._options.gradients, self._affordable(rung.settings))
+        return draws < math.inf and plan.gradients(max(math.ceil(draws), plan.least)) <= budget
 
-    def _all_of(self, rung: Rung) -> EstimateSettings:
-        """Of estimates at this rung with all of the budget."""
-        self._batch, self._step = rung.settings.batch_size or self._batch, rung.step
-        return self._settings(self._plan(rung.ratio))
+    def _most(self, rung: Rung) -> EstimateSettings:
+        """Of estimates at this rung with all of the budget: what the curve can afford, or what convergence takes."""
+        plan = self._plan(rung.ratio, rung.tuning)
+        settings = self._settings(plan, rung.tuning)
+        needed = _MARGIN * rung.draws_for(max(_TOLERABLE, self._options.target_error), settings)
+        least = plan.gradients(max(plan.least, math.ceil(min(needed, settings.num_draws))))
+        budget = min(self._options.gradients, max(self._affordable(rung.settings), least))
+        return dataclasses.replace(settings, num_draws=plan.draws_within(budget))
+
+    def _affordable(self, settings: EstimateSettings) -> float:
+        """Gradients of a chain that leave the curve within its time."""
+        seconds = self._seconds[type(settings.sampler), settings.batch_size]
+        most = math.inf if self._options.max_seconds is None else _TIMES_OF_CURVE * self._options.max_seconds
+        return most / (self._num_points * self._options.num_chains * seconds) if self._num_points > 1 else math.inf
 
     def _tried(self, ratio: float) -> tuple[Rung | None, Finding | None]:
         """The rung, with batch and step that serve it; or why it was not tried."""
         while True:
-            plan = self._plan(ratio)
+            plan = self._plan(ratio, self._tuning)
             gamma, least = plan.sampler.localization, plan.least
             work = _TRIAL_CHAINS * len(self._problems) * plan.gradients(least)
             if self._gradients + work > _MOST_WORK * self._options.gradients * len(self._problems):
@@ -183,12 +228,12 @@ class Search:
                 return None, Finding("out_of_time", f"the trials ended after max_seconds, before gamma {gamma:.4g}")
             longer = min(_MOST_TIMES * least, plan.draws_within(_TRIAL_SHARE * self._options.gradients))
             settings = dataclasses.replace(
-                self._settings(plan, least),
+                self._settings(plan, self._tuning, least),
                 num_chains=_TRIAL_CHAINS,
                 target_error=max(0.05, self._options.target_error),
                 max_draws=max(least, longer),
             )
-            rung = Rung(ratio, self._step, settings, tuple(self._made(settings, ratio)))
+            rung = Rung(ratio, self._tuning, settings, tuple(self._made(settings, ratio)))
             if not self._adjusted(rung):
                 return rung, None
 
@@ -199,25 +244,27 @@ class Search:
             share = max((row.sgld_bias / abs(row.llc) for row in rows), default=math.inf)
             if not (share > _CORRECTION or {each.code for row in rung.rows for each in row.reasons} & _TOO_HOT):
                 return False
-            self._step *= min(max(_WANTED_CORRECTION / share if share > 0 else 0.0, 0.25), 0.5)
-            return self._step >= _SMALLEST_STEP and self._fits(self._plan(rung.ratio))
+            step = self._tuning.step * min(max(_WANTED_CORRECTION / share if share > 0 else 0.0, 0.25), 0.5)
+            self._tuning = dataclasses.replace(self._tuning, step=step)
+            return step >= _SMALLEST_STEP and self._fits(self._plan(rung.ratio, self._tuning))
         share = max((row.systematic_error / abs(row.llc) for row in rows), default=0.0)
-        if share <= self._options.target_error / 1.5 or self._batch >= self._largest_batch:
+        batch, wanted = self._tuning.held_batch, self._options.target_error / 1.5
+        if share <= wanted or batch >= self._largest_batch:
             return False
         # the error of a batch goes with its inverse
-        factor = 2 ** math.ceil(math.log2(1.5 * share / self._options.target_error))
-        self._batch = int(min(factor * self._batch, self._largest_batch))
+        batch = int(min(2 ** math.ceil(math.log2(share / wanted)) * batch, self._largest_batch))
+        self._tuning = dataclasses.replace(self._tuning, held_batch=batch)
         return True
 
     def _made(self, settings: EstimateSettings, ratio: float) -> list[LLCResult]:
         """Estimates at all checkpoints, kept as evidence."""
         found = self._estimates([(problem, settings) for problem in self._problems])
-        kernel = type(settings.sampler).__name__
+        kernel = type(settings.sampler)
         work = sum(settings.num_chains * result.num_gradients for result, _ in found)
         self._gradients += work
-        self._seconds[kernel, self._batch] = sum(seconds for _, seconds in found) / work
+        self._seconds[kernel, settings.batch_size] = sum(seconds for _, seconds in found) / work
         for problem, (result, _) in zip(self._problems, found, strict=True):
-            self._trials.append(Trial.of(result, problem.name, kernel, ratio))
+            self._trials.append(Trial.of(result, problem.name, kernel.__name__, ratio))
         return [result for result, _ in found]
 
     # What an estimate takes.
@@ -241,13 +288,13 @@ class Search:
         settings = dataclasses.replace(self._start, batch_size=batch_size)
         return largest_curvature_of(self._problems[-1], settings, self._nbeta)
 
-    def _plan(self, ratio: float) -> Plan:
+    def _plan(self, ratio: float, tuning: Tuning) -> Plan:
         """Kernel and lengths at a resolution."""
         gamma = self._gamma(ratio)
-        by_sgld = plan_sgld(self._nbeta, gamma, ratio, self._step)
+        by_sgld = plan_sgld(self._nbeta, gamma, ratio, tuning.step)
         degenerate = self._curvature is not None and self._curvature.degenerate
         # where the Hessian vanishes chains wander along valleys: the whole budget for every rung
-        whole = self._batch >= self._length
+        whole = tuning.held_batch >= self._length
         by_malt = plan_malt(self._nbeta, gamma, self._finest if degenerate else ratio, whole)
         cheap = by_sgld.gradients(by_sgld.least) <= _SGLD_SHARE * self._options.gradients
         return (
@@ -260,7 +307,7 @@ class Search:
     def _finest_ratio(self) -> float:
         """The largest r that the budget allows, to 1%."""
         ratio = _SMALLEST_RATIO
-        while self._fits(self._plan(1.01 * ratio)):
+        while self._fits(self._plan(1.01 * ratio, self._tuning)):
             ratio *= 1.01
         return ratio
 
@@ -271,7 +318,7 @@ class Search:
     def _curvature_at(self, ratio: float) -> float:
         return 1.0 if self._curvature is None else self._curvature.at(ratio)  # 1: only costs are asked for
 
-    def _settings(self, plan: Plan, draws: int | None = None) -> EstimateSettings:
+    def _settings(self, plan: Plan, tuning: Tuning, draws: int | None = None) -> EstimateSettings:
         """Of an estimate; None stands for as many draws as the budget allows."""
         number = plan.draws_within(self._options.gradients) if draws is None else draws
         return dataclasses.replace(
@@ -280,7 +327,7 @@ class Search:
             num_draws=number,
             num_burnin=plan.num_burnin,
             steps_per_draw=plan.steps_per_draw,
-            batch_size=self._batch,
+            batch_size=tuning.fresh_batch if isinstance(plan.sampler, SGLD) else tuning.held_batch,
             target_error=None,
         )
 
@@ -289,37 +336,6 @@ class Search:
     def _found(self, code: str, text: str) -> None:
         self._findings.append(Finding(code, text))
 
-    def _found_resolution(self, rungs: list[Rung], chosen: int, plateau: bool) -> None:
-        gamma = self._gamma(rungs[chosen].ratio)
-        counts = f"a direction counts if the loss has a curvature above gamma / nbeta = {gamma / self._nbeta:.3g} in it"
-        if plateau:
-            self._found(
-                "plateau", f"plateau: four times the gamma gives the same estimate; gamma {gamma:.4g}: {counts}"
-            )
-            return
-        others = [f"{self._gamma(rung.ratio):.4g}" for rung in rungs if rung is not rungs[chosen]]
-        tried = f" (also tried: {', '.join(others)})" if others else ""
-        self._found(
-            "no_plateau",
-            f"no plateau seen: the estimate is one at this resolution, nbeta {self._nbeta:.4g} and gamma {gamma:.4g}"
-            f"{tried}, to be kept the same wherever estimates are compared; {counts}",
-        )
-
-    def _found_error(self, rung: Rung, settings: EstimateSettings) -> None:
-        errors = rung.errors(settings)
-        low, high, target = min(errors), max(errors), self._options.target_error
-        spread = f"{high:.1%}" if len(errors) == 1 or f"{low:.1%}" == f"{high:.1%}" else f"{low:.1%} to {high:.1%}"
-        length = f"{settings.num_chains} chains x {settings.num_draws} draws"
-        text = f"{length}: expected standard error {spread} of the estimate"
-        if high > 1.05 * target:
-            times = rung.draws_for(target, settings) / settings.num_draws
-            text += (
-                f"; {target:.0%} takes {times:.1f} times the gradients, or so many times the chains"
-                if math.isfinite(times)
-                else f"; {target:.0%} takes larger batches than {self._batch}, or a larger gamma"
-            )
-        self._found("expected_error", text)
-
     def _unexplored(self, failed: Rung | None, ended: Finding | None) -> Calibration:
         """Without a rung at which chains explore."""
         if ended is not None:
@@ -327,7 +343,7 @@ class Search:
         if failed is None:
             return self.by_rule()
         against = self._against(failed)
-        settings = self._settings(self._plan(failed.ratio))
+        settings = self._most(failed)
         what = "TOO FEW DRAWS" if {reason.code for _, reason in against} <= NOISE else "NOT EXPLORED"
         self._found(
             "not_explored",
@@ -340,23 +356,17 @@ class Search:
     def _result(self, settings: EstimateSettings, plateau: bool) -> Calibration:
         assert self._curvature is not None
         self._findings += self._curvature.findings()
-        if self._batch > self._first_batch:
+        if (settings.batch_size or 0) > self._first_batch:
             self._found(
-                "batch", f"batches of {self._batch}: smaller ones show too few directions, or leave too large an error"
+                "batch",
+                f"batches of {settings.batch_size}: smaller ones show too few directions, or leave too large an error",
             )
         if self._noisy:
-            self._found(
-                "given_loss",
-                "minibatches of a given loss are noisy at w*, so only SGLD goes, at a coarse resolution; with "
-                "ld.behavioural(...) as the loss the same gradients reached a 16 to 256 times smaller gamma on six "
-                "deep linear networks, and were off lambda by 1.5% (median) instead of 4%",
-            )
-        seconds = self._seconds.get((type(settings.sampler).__name__, self._batch), math.nan)
+            self._findings.append(advice.GIVEN_LOSS)
+        seconds = self._seconds.get((type(settings.sampler), settings.batch_size), math.nan)
         seconds *= settings.num_chains * self._gradients_of(settings)
         if math.isfinite(seconds):
-            points = f", the {self._num_points} points of the curves {_time(self._num_points * seconds)}"
-            whole = points if self._num_points > 1 else ""
-            self._found("cost", f"an estimate takes some {_time(seconds)} of one core{whole}")
+            self._findings.append(advice.cost(seconds, self._num_points))
         return Calibration(
             settings=settings,
             loss=self._loss,
@@ -370,7 +380,3 @@ class Search:
         """Gradients of a chain."""
         updates = settings.num_burnin + settings.num_draws * settings.steps_per_draw
         return updates * settings.sampler.gradients_per_update
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

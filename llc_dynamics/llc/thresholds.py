@@ -33,7 +33,8 @@ class Thresholds:
     correction : largest share of the estimate that SGLD's step may have added before it is taken off.
     block_virial_low, block_virial_high : the same for every parameter tensor; wider, and with `block_errors` standard
         errors of allowance, because there are many tensors and each is noisier.
-    max_virial_error : largest standard error of the virial ratio with which it says anything.
+    max_virial_error : largest standard error of the virial ratio with which it says anything; in few directions that is
+        not reached with `min_ess` draws, and 1.5 times what they give by chance is allowed where |w - w*|^2 is settled.
     errors : standard errors of allowance for the change between the halves, and for temperatures and biases.
     virial_errors : those of the virial ratio; fewer, because its limits already lie away from 1.
     block_errors : the same for the blocks.

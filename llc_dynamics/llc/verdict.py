@@ -54,6 +54,9 @@ _IN_EQUILIBRIUM = 2.0
 # Standard errors from which an excess of the virial ratio that is small, but not against the loss's share, counts: many
 # directions that are nearly flat move slowly together, and their error is the one most easily underestimated.
 _SURE = 5.0
+# The error of a virial ratio from the least number of effective draws, in so many directions, is by chance sqrt(2 / (d
+# ess)); up to this many times that is allowed.
+_BY_CHANCE = 1.5
 
 
 def judge(result: LLCResult, limits: Thresholds) -> tuple[Finding, ...]:
@@ -231,7 +234,7 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
         of_loss = f", of which the loss contributes {share:.2g}" if share < 0.9 * value else ""
         yield Finding("heated", f"heated: {shown}{of_loss}; a smaller step_size or a larger batch_size")
     elif not (
-        error <= limits.max_virial_error
+        error <= _largest_virial_error(result, limits)
         and (limits.virial_low <= value <= limits.virial_high or abs(value - 1) <= _IN_EQUILIBRIUM * error)
     ):
         # also where only noise may have taken the ratio out of its range: it is no sign of equilibrium either
@@ -239,6 +242,14 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
             "exploration_unknown",
             f"cannot tell whether the chains explored: {shown}; more draws or a larger batch_size",
         )
+
+
+def _largest_virial_error(result: LLCResult, limits: Thresholds) -> float:
+    """With which the virial ratio says something: more in few directions, if the distance is settled."""
+    if any(_unsettled_distance(result, limits)):
+        return limits.max_virial_error
+    by_chance = math.sqrt(2 / (result.dimension * limits.min_ess)) if limits.min_ess else 0.0
+    return max(limits.max_virial_error, _BY_CHANCE * by_chance)
 
 
 def _is_sgld(result: LLCResult) -> bool:

@@ -15,6 +15,9 @@ import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, CorruptRunError
 from llc_dynamics.llc import Calibration, EstimateSettings, read_settings, write_settings
+from llc_dynamics.llc.calibrate import calibrate_problems
+from llc_dynamics.llc.calibration import CalibrationOptions
+from llc_dynamics.llc.problem import Problem
 from llc_dynamics.sampling import HMC, MALT, SGLD, RMSpropSGLD, Underdamped
 from llc_dynamics.theory import Quadratic, half_squared_error, potential_data
 
@@ -130,6 +133,35 @@ def test_time_ends_the_trials():
     assert len(found.trials) <= 1
     assert "out_of_time" in codes(found.findings)
     assert work(found.settings) <= 50_000
+
+
+def test_a_long_curve_gets_cheap_estimates():
+    """Of so many points none may take more than the trials do; of one, the whole budget may go."""
+    problem = Problem(Quadratic(GAP), ld.behavioural(outputs), (ROWS,))
+    options = CalibrationOptions(gradients=2000, target_error=0.005, num_samples=N, max_seconds=300.0)
+    one, many = (calibrate_problems([problem], options, points=[problem] * number) for number in (1, 10**7))
+    assert work(many.settings) < work(one.settings)
+    assert any("points of the curves" in str(each) for each in many.findings)
+    assert not any("points of the curves" in str(each) for each in one.findings)
+
+
+def test_checkpoints_that_are_no_minimum_of_the_given_loss_do_not_decide(tmp_path):
+    """At the first of three w* is far from the minimum: the settings are those for the other two."""
+    model, far = Quadratic(GAP), Quadratic(GAP)
+    with torch.no_grad():
+        for parameter in far.parameters():
+            parameter.fill_(3.0)
+    with ld.TrajectoryWriter(tmp_path / "run", model, config={}) as writer:
+        for step, state in enumerate((far, model, model)):
+            model.load_state_dict(state.state_dict())
+            writer.record(step)
+            model.load_state_dict(Quadratic(GAP).state_dict())
+    data = potential_data(model, 200, noise=0.1)
+    found = ld.calibrate(model, half_squared_error, data, gradients=400, run=tmp_path / "run", steps=[0, 1, 2])
+    (said,) = (each for each in found.findings if each.code == "no_minimum")
+    assert "no minimum of the given loss at 0," in str(said)
+    assert "not_explored" not in codes(found.findings)
+    assert {trial.place for trial in found.trials if trial.ratio > 4} == {"1", "2"}
 
 
 def test_deep_linear_network_with_fresh_batches():

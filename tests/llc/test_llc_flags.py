@@ -233,6 +233,16 @@ class TestVerdict:
         assert any("not explored yet" in text for text in texts(found.reasons))
 
 
+def test_the_virial_ratio_of_few_directions_is_noisy_without_harm():
+    # by chance the ratio of one direction is known to sqrt(2 / 20) from 20 effective draws; here to .3
+    noisy = {"virial": 1 + 13 * (white(2) - white(2).mean()), "distance": 10 + 9 * white(1)}
+    assert "exploration_unknown" in codes(result(**noisy, dimension=10).reasons)
+    assert result(**noisy, dimension=1).converged
+    # chains that are far apart have not been everywhere, however few directions there are
+    apart = noisy | {"distance": noisy["distance"] + 20 * np.arange(4)[:, None]}
+    assert "exploration_unknown" in codes(result(**apart, dimension=1).reasons)
+
+
 def curved_and_flat(model, batch):
     """Curvatures `batch[1]` in the first directions, none in the others; `batch[0]` is gradient noise, both [B, k]."""
     noise, curvatures = batch
