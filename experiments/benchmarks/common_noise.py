@@ -1,6 +1,6 @@
 """Common random numbers along a curve: what differences gain, whether their intervals hold, and what anchors would add.
 
-    llc-dynamics train demo --out RUNS
+    llc-dynamics train transient_ridge/demo --out RUNS
     python experiments/benchmarks/common_noise.py curves RUNS/M-12 --seeds 0 1 2 3     # stored in the run: take a copy
     python experiments/benchmarks/common_noise.py curves RUNS/M-12 --seeds 0 1 2 3 --steps 6000 --longer 10
     python experiments/benchmarks/common_noise.py spread RUNS/M-12

@@ -1,6 +1,6 @@
 """How long a curve of 50 checkpoints takes, to a standard error of 5% each.
 
-    llc-dynamics train demo --out RUNS
+    llc-dynamics train transient_ridge/demo --out RUNS
     python experiments/benchmarks/curve.py RUNS/M-12 --workers 2
 
 The behavioural loss at gamma = 1000, nbeta of n = 1000, batches of 32; SGLD, two chains of 264 updates. Prints the

@@ -38,7 +38,7 @@ from llc_dynamics.training import RunConfig, train
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CHAINS = (1, 8, 64)
-RUNS = {"small": ("small", "M-12"), "paper": ("paper", "M-64")}
+RUNS = {"small": ("small", "M-12"), "paper": ("transient_ridge/paper", "M-64")}
 # Of --seconds; the suite comes first, and what it leaves is nobody's.
 SHARES = {"suite": 0.15, "train": 0.3, "chains": 0.3, "estimate": 0.2}
 

@@ -1,6 +1,6 @@
 """Curves of models that nobody tuned for: `ld.calibrate(model, loss, data, run=run)` and nothing else.
 
-    llc-dynamics train demo --out RUNS/demo
+    llc-dynamics train transient_ridge/demo --out RUNS/demo
     python experiments/benchmarks/own_models.py train RUNS
     python experiments/benchmarks/own_models.py curve RUNS --workers 2 --out own_models.jsonl
 

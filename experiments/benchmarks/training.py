@@ -170,7 +170,7 @@ def recorder_overhead(config: RunConfig, rounds: int) -> None:
 def main() -> None:
     rounds = command_line(__doc__, rounds=5).parse_args().rounds
     torch.set_num_threads(1)
-    config = load_preset("demo").run_configs()["M-12"]
+    config = load_preset("transient_ridge/demo").run_configs()["M-12"]
     step_speed(config, rounds)
     muon_speed(config, rounds)
     recorder_overhead(config, rounds)

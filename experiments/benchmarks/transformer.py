@@ -1,6 +1,6 @@
 """A trained in-context transformer: is the chain in equilibrium, and does the estimate stay where it is?
 
-    llc-dynamics train demo --out RUNS
+    llc-dynamics train transient_ridge/demo --out RUNS
     python experiments/benchmarks/transformer.py RUNS/M-12 --out RESULTS
 
 At three checkpoints and localisations over three decades: the virial ratio overall and by block, the halves of the

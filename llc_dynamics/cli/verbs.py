@@ -34,7 +34,7 @@ def demo(
     from llc_dynamics.report import write_report
     from llc_dynamics.sweeps import load_preset, run_sweep
 
-    sweep = load_preset("demo").with_seed(seed)
+    sweep = load_preset("transient_ridge/demo").with_seed(seed)
     run_sweep(sweep, out, workers=workers, estimate=True)
     page = write_report(out, out / "report.html")
     show_findings(out)

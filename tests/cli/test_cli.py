@@ -201,7 +201,7 @@ def test_bad_arguments_of_train(preset: Path, sweep: Path, tmp_path: Path, capsy
     refuses(capsys, ["train", str(preset), "--out", str(tmp_path / "x"), "--device", "gpu"], "device 'gpu'")
     assert not (tmp_path / "x").exists()
     refuses(capsys, ["train", str(preset), "--out", str(tmp_path / "x"), "--device", "meta"], "device 'meta'")
-    refuses(capsys, ["train", "dmeo", "--out", str(tmp_path / "x")], "did you mean 'demo'")
+    refuses(capsys, ["train", "smal", "--out", str(tmp_path / "x")], "did you mean 'small'")
     refuses(capsys, ["train", str(sweep), "--seed", "3"], "leave out --out and --seed")
     refuses(capsys, ["train", str(preset), "--out", str(sweep), "--seed", "9"], "other settings", "seed")
     foreign = tmp_path / "foreign"

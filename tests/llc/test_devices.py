@@ -72,7 +72,7 @@ def test_all_chains_as_one_batch_of_work_are_the_chains_one_by_one(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_training_that_was_stopped_ends_as_the_unbroken_one(tmp_path, device):
-    demo = load_preset("demo").run_configs()["M-2"].system
+    demo = load_preset("transient_ridge/demo").run_configs()["M-2"].system
     system = dataclasses.replace(demo, num_sequences=8, num_root_sequences=2)
     config = RunConfig(system, TrainingConfig(num_steps=30, batch_size=4, warmup_steps=2), CheckpointConfig(10, 0))
 

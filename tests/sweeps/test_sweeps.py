@@ -16,11 +16,11 @@ from llc_dynamics.training import TrainingConfig
 from llc_dynamics.workers import Job, run_jobs
 
 
-@pytest.mark.parametrize("name", ["crossover", "demo", "small", "paper"])
+@pytest.mark.parametrize("name", ["crossover", "transient_ridge/demo", "small", "transient_ridge/paper"])
 def test_presets(name: str) -> None:
     """Every preset is valid, holds a finite and the infinite M, and survives its own stored form."""
     sweep = load_preset(name)
-    assert sweep.name == name
+    assert sweep.name == name.rpartition("/")[2]
     configs = sweep.run_configs()
     assert "M-inf" in configs
     assert len(configs) >= 3
@@ -30,7 +30,7 @@ def test_presets(name: str) -> None:
 
 
 def test_paper_preset_is_the_papers() -> None:
-    config = load_preset("paper").run_configs()["M-64"]
+    config = load_preset("transient_ridge/paper").run_configs()["M-64"]
     system = config.system
     assert (system.dimension, system.context_length, system.noise_variance) == (8, 16, 0.125)
     assert sum(parameter.numel() for parameter in system.build(0).parameters()) == 2_654_217
@@ -39,10 +39,21 @@ def test_paper_preset_is_the_papers() -> None:
 
 
 def test_preset_names() -> None:
-    assert preset_names() == ["crossover", "demo", "paper", "small"]
-    with pytest.raises(ConfigError, match="did you mean 'demo'"):
-        load_preset("demos")
-    assert load_preset("transient_ridge/demo") == load_preset("demo")
+    both = [f"{folder}/{name}" for name in ("demo", "paper") for folder in ("linear_transformers", "transient_ridge")]
+    assert preset_names() == sorted(["crossover", "small", "table", *both])
+    with pytest.raises(ConfigError, match="did you mean 'small'"):
+        load_preset("smal")
+    with pytest.raises(ConfigError, match=r"it is one of .*transient_ridge/demo"):
+        load_preset("demo")
+    assert load_preset("transient_ridge/small") == load_preset("small")
+
+
+@pytest.mark.parametrize("name", ["demo", "table", "paper"])
+def test_presets_of_linear_transformers(name: str) -> None:
+    sweep = load_preset(f"linear_transformers/{name}")
+    configs = sweep.run_configs()
+    assert "model-full-L4-sigma5" in configs
+    assert SweepConfig.from_mapping(json.loads(json.dumps(sweep.to_mapping())), name).to_mapping() == sweep.to_mapping()
 
 
 def test_runs_share_all_but_m_and_length() -> None:
@@ -95,7 +106,7 @@ def test_llc_table_round_trips() -> None:
 
 
 def test_resolve(tmp_path: Path) -> None:
-    sweep, folder = resolve(Path("demo"), tmp_path / "x", 3)
+    sweep, folder = resolve(Path("transient_ridge/demo"), tmp_path / "x", 3)
     assert (sweep.name, sweep.seed, folder) == ("demo", 3, tmp_path / "x")
     with pytest.raises(TrajectoryError, match="no such folder"):
         find_runs(tmp_path / "nowhere")

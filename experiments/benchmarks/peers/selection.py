@@ -54,7 +54,7 @@ def _in_context(run: Path | None, steps: Sequence[int], num_sequences: int = 16_
 
     The targets are the checkpoint's own outputs, so that all tools sample the density of the behavioural loss.
     """
-    preset = load_preset("demo")
+    preset = load_preset("transient_ridge/demo")
     states: dict[str, dict[str, torch.Tensor]] = {}
     if run is None:
         config: RunConfig = preset.run_configs()["M-12"]
