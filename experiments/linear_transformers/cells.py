@@ -23,7 +23,6 @@ from llc_dynamics.training import RunConfig
 Row = dict[str, Any]
 DIMENSION, EXAMPLES = 10, 20
 ALGORITHMS = {"full": "FULL", "diag": "DIAG", "gdpp": "GD++"}
-SEEDS = {"full": 3, "diag": 10, "gdpp": 10}
 NOISES = {noise.label: noise for noise in PUBLISHED}
 #: Vladymyrov et al. 2024, table 1: adjusted losses, in the order of `NOISES`. One layer: any class.
 ROWS: dict[tuple[str, int], tuple[float, ...]] = {
@@ -57,6 +56,13 @@ class Cell:
         name = "any" if self.layers == 1 else self.algorithm
         row = ROWS.get((name, self.layers)) or (ROWS["diag", 2] if (name, self.layers) == ("full", 2) else None)
         return None if row is None else row[list(NOISES).index(self.noise)]
+
+    @property
+    def seeds(self) -> int:
+        """How many models are trained: more where there are basins."""
+        if self.layers == 1:
+            return 2
+        return {"full": 3, "diag": 10 if self.layers > 2 else 4, "gdpp": 4}[self.algorithm]
 
     def system(self) -> MixedNoiseRegression:
         """As it is trained."""
@@ -123,6 +129,12 @@ def oracle_loss(on: Contexts) -> torch.Tensor:
 def mean_and_error(values: torch.Tensor) -> tuple[float, float]:
     """Mean and its standard error."""
     return values.mean().item(), values.std().item() / math.sqrt(len(values))
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row at once, so that a call that is stopped keeps what it has."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def rows_of(path: Path) -> list[Row]:

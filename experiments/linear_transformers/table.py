@@ -20,10 +20,10 @@ from cells import (
     ALGORITHMS,
     NOISES,
     ROWS,
-    SEEDS,
     Cell,
     Row,
     adjusted,
+    append,
     best,
     contexts,
     load,
@@ -59,7 +59,7 @@ def main() -> None:
             train_models,
             (algorithm, layers, chosen.noise, str(chosen.out)),
             bar=f"{ALGORITHMS[algorithm]} {layers}",
-            total=len(chosen.noise) * SEEDS[algorithm],
+            total=len(chosen.noise) * Cell(algorithm, layers, chosen.noise[0]).seeds,
         )
         for algorithm, layers in groups
     ]
@@ -78,7 +78,7 @@ def train_models(algorithm: str, layers: int, noises: list[str], out: str) -> No
         cell = Cell(algorithm, layers, noise)
         on = contexts("choice", _CHOICE, NOISES[noise])
         oracle = oracle_loss(on)
-        for seed in range(SEEDS[algorithm]):
+        for seed in range(cell.seeds):
             key = {"algorithm": algorithm, "layers": layers, "noise": noise, "seed": seed}
             if key not in known:
                 append(rows, key | train_model(cell, seed, folder, on, oracle))
@@ -99,12 +99,6 @@ def train_model(cell: Cell, seed: int, folder: Path, on: ref.Contexts, oracle: t
     save(state.model, cell.path(folder, seed))
     loss = adjusted(load(cell, folder, seed), on, oracle).mean().item()
     return {"diverged": not loss < float("inf"), "choice": loss, "seconds": round(seconds, 2)}
-
-
-def append(path: Path, row: Row) -> None:
-    """Add a row at once."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def write_table(folder: Path, noises: list[str]) -> None:

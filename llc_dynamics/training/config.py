@@ -50,6 +50,8 @@ class TrainingConfig:
     optimizer : "adam", or "muon" (Muon on the matrices that the system names, Adam on the rest).
     learning_rate, betas : of Adam; muon_learning_rate, muon_momentum : of Muon.
     final_batch_size, final_batch_share : the last share of the steps has batches of another size; None leaves it out.
+    part_size : the gradient of a batch is summed over parts of at most this many samples: less memory, and small models
+        stay in the cache; None: the whole batch at once.
     max_gradient_norm : gradients are scaled down to this norm over all parameters where theirs is larger; None: never.
     averaging : decay of an exponential moving average of the weights. If above 0 the *averaged* weights are what
         checkpoints hold and metrics measure (the optimiser goes on from its own); the average is corrected for its
@@ -65,6 +67,7 @@ class TrainingConfig:
     final_fraction: float = 0.0
     final_batch_size: int | None = None
     final_batch_share: float = 0.4
+    part_size: int | None = None
     max_gradient_norm: float | None = None
     betas: tuple[float, ...] = (0.9, 0.999)
     muon_learning_rate: float = 0.01
@@ -75,7 +78,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         with_plain_numbers(self)
-        for name in ("num_steps", "batch_size", "final_batch_size"):
+        for name in ("num_steps", "batch_size", "final_batch_size", "part_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"training.{name} must be 1 or more; got {value}")

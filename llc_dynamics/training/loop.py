@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llc_dynamics.batch import mapped, num_samples
+from llc_dynamics.batch import mapped, num_samples, parts
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.provenance import provenance
 from llc_dynamics.seeding import isolated_generators, torch_generator
@@ -141,18 +141,21 @@ class TrainingState:
                 warmup_steps=settings.warmup_steps,
                 final_fraction=settings.final_fraction,
             )
-            batch = self.draw(self.generator, settings.batch_size_at(self.step))
-            with self.autocast:
-                loss = self.loss(self.model, batch).mean()
+            size = settings.batch_size_at(self.step)
             self.model.zero_grad()
-            loss.backward()
+            batch = self.draw(self.generator, size)
+            for part in [batch] if settings.part_size is None else parts(batch, settings.part_size):
+                with self.autocast:
+                    loss = self.loss(self.model, part)
+                    loss = loss.mean() * (len(loss) / size)
+                loss.backward()
+                total = total.to(loss.device) + loss.detach()
             if settings.max_gradient_norm is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * group["peak"]
                 optimizer.step()
-            total = total.to(loss.device) + loss.detach()
             self.step += 1
             if self.average is not None:
                 self.average.update()

@@ -7,10 +7,13 @@ import pytest
 import torch
 from scripts import load_together
 
-from llc_dynamics.training import RunConfig
+from llc_dynamics.seeding import torch_generator
+from llc_dynamics.systems.linear_transformer.task import draw
+from llc_dynamics.training import RunConfig, TrainingConfig
+from llc_dynamics.training.loop import TrainingState
 
 torch.set_num_threads(1)
-cells, table = load_together("linear_transformers", "cells", "table")
+cells, table, together = load_together("linear_transformers", "cells", "table", "together")
 LABEL = "sigma up to 3"
 
 
@@ -27,7 +30,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(config, training=replace(config.training, **changes))
 
     monkeypatch.setattr(cells.Cell, "config", short)
-    monkeypatch.setitem(table.SEEDS, "full", 2)
+    monkeypatch.setattr(cells.Cell, "seeds", 2)
     monkeypatch.setattr(table, "_CHOICE", 500)
     monkeypatch.setattr(table, "_REPORT", 2000)
 
@@ -70,6 +73,12 @@ def test_the_recipe() -> None:
     assert (full.training.learning_rate, even.training.learning_rate, odd.training.learning_rate) == (2e-2, 1e-2, 3e-2)
     clean = cells.Cell("full", 4, "sigma up to 0").config(0).training
     assert (clean.num_steps, clean.final_fraction) == (2 * full.training.num_steps, pytest.approx(1e-3))
+    assert [cells.Cell(*each, LABEL).seeds for each in (("full", 4), ("diag", 3), ("diag", 2), ("gdpp", 7))] == [
+        3,
+        10,
+        4,
+        4,
+    ]
     assert cells.Cell("gdpp", 1, LABEL).published == 1.175
     assert cells.Cell("full", 2, LABEL).published == 0.188
     assert cells.Cell("full", 5, LABEL).published is None
@@ -79,3 +88,22 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "models.jsonl"
     path.write_text('{"a": 1}\n{"a": 2')
     assert cells.rows_of(path) == [{"a": 1}]
+
+
+def test_models_that_train_together_move_as_they_would_alone() -> None:
+    settings = TrainingConfig(num_steps=20, warmup_steps=2, learning_rate=2e-2, max_gradient_norm=0.5)
+    systems = [cells.Cell("full", 2, label).system() for label in (LABEL, "sigma in 1, 3")]
+    several = together.Together(systems, 2, settings, "cpu")
+    drawn = [draw(torch_generator(0, "batch", step), 32, 10, 20) for step in range(5)]
+    for batch in drawn:
+        found = [batch.contexts(system.noise) for system in systems]
+        several.update(torch.stack([each.moments for each in found]), found[0].w)
+    several_models = several.unstacked()
+    for place, system in enumerate(systems):
+        for seed in range(2):
+            state = TrainingState(RunConfig(system, settings, seed=seed), "cpu")
+            batches = iter([batch.contexts(system.noise).batch for batch in drawn])
+            state.draw = lambda _, __, batches=batches: next(batches)
+            state.advance(5)
+            for one, other in zip(several_models[2 * place + seed].parameters(), state.model.parameters(), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

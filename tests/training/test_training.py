@@ -259,6 +259,7 @@ def test_weight_average_is_the_weighted_mean() -> None:
         ({"training": {"optimizer": "sgd"}}, "optimizer"),
         ({"training": {"warmup_steps": 10**6}}, "warmup_steps must be between"),
         ({"training": {"final_batch_size": 0}}, "final_batch_size must be 1 or more; got 0"),
+        ({"training": {"part_size": 0}}, "part_size must be 1 or more; got 0"),
         ({"training": {"final_batch_share": 1.5}}, "final_batch_share must be between 0 and 1"),
         ({"training": {"max_gradient_norm": 0}}, "max_gradient_norm must be positive; got 0"),
         ({"training": {"averaging": 1.0}}, r"averaging must be in \[0, 1\)"),
@@ -292,6 +293,17 @@ def test_the_last_share_of_the_steps_has_batches_of_another_size(monkeypatch: py
     )
     TrainingState(config, "cpu").advance(60)
     assert sizes == 45 * [8] + 15 * [12]
+
+
+def test_a_gradient_is_that_of_the_whole_batch_whatever_its_parts() -> None:
+    after = {}
+    for part_size in (None, 3, 100):
+        state = TrainingState(tiny(part_size=part_size), "cpu")
+        mean = state.advance(3)
+        after[part_size] = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach(), mean
+    torch.testing.assert_close(after[3][0], after[None][0], rtol=1e-4, atol=1e-5)
+    assert after[3][1] == pytest.approx(after[None][1], rel=1e-5)
+    assert torch.equal(after[100][0], after[None][0])
 
 
 def test_gradients_are_scaled_down_to_a_norm() -> None:
