@@ -74,7 +74,8 @@ def calibrate(
        kernel is `SGLD` where it explores in half of `gradients`, and on minibatches of a given loss; else `MALT`.
        Where SGLD's step, or the correction for a held batch, adds too much, the step is shortened, or the batch
        enlarged (up to 16 times, or all the data).
-    3. Chosen is the finest gamma at which chains explore at all of the checkpoints and `gradients` are enough for
+    3. Chosen is the finest gamma at which chains explore at all of the checkpoints (if there is one with virial ratios
+       of .93 or more: clearly; estimates repeat what is low in the trials) and `gradients` are enough for
        `target_error`; a quarter of them, where the estimate grows by more than 20% with every rung, as in networks. If
        they never are, that of the smallest error.
     4. As many draws as `target_error` takes, by the errors of the trials, and never more than `gradients` allow.

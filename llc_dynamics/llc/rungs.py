@@ -12,6 +12,7 @@ from llc_dynamics.llc.settings import EstimateSettings
 
 # What is expected of an estimate must lie below the limit of its verdict by this factor.
 _MARGIN = 1.2
+_CLEAR = 0.03
 # Of the largest estimate there can be, d/2: from there on no direction is hidden.
 _ALL = 0.9
 # A change below this share of the estimate, from one rung to the next, is a plateau. One rung is a factor 4 in gamma.
@@ -58,6 +59,11 @@ class Rung:
     def complete(self) -> bool:
         """Whether all directions count already, so that a smaller gamma changes nothing."""
         return all(row.llc >= _ALL * row.dimension / 2 for row in self.rows)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the virial ratio is clear of its limit everywhere: estimates repeat what is low in the trials."""
+        return all(row.virial >= row.thresholds.virial_low + _CLEAR for row in self.rows)
 
     def draws_for(self, target: float, settings: EstimateSettings, ess: float = 1.0) -> float:
         """The draws a chain with which the error of `settings` comes to `target` everywhere; inf if none do.

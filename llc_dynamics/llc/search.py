@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from llc_dynamics.errors import ConfigError, some_of
 from llc_dynamics.finding import Finding, sentences
@@ -131,12 +132,15 @@ class Search:
         target = self._options.target_error
         most = [self._most(rung) for rung in rungs]
         grows = len(rungs) > 1 and growing(*rungs[-2:])
-        share, ess = (_SHARE, _EFFECTIVE) if grows else (1.0, 1.0)
+        share, ess = (_SHARE, _EFFECTIVE) if grows else (1.0, _MARGIN)
         wanted = [rung.draws_for(target, settings, ess) for rung, settings in zip(rungs, most, strict=True)]
         errors = [max(rung.errors(settings)) for rung, settings in zip(rungs, most, strict=True)]
-        plateau = rungs[-1].complete or (len(rungs) > 1 and steady(rungs[-2], rungs[-1]))
         enough = [place for place, rung in enumerate(rungs) if self._within(rung, _MARGIN * wanted[place], share)]
-        chosen = enough[-1] if enough else errors.index(min(errors))
+        settled = [place for place in enough if rungs[place].settled]
+        chosen = (settled or enough)[-1] if enough else errors.index(min(errors))
+        # neither the resolution before nor any finer one says anything else
+        pairs = pairwise(rungs[max(chosen - 1, 0) :])
+        plateau = rungs[-1].complete or (chosen > 0 and all(steady(*pair) for pair in pairs))
         least = self._plan(rungs[chosen].ratio, rungs[chosen].tuning).least
         draws = min(max(least, math.ceil(_MARGIN * min(wanted[chosen], 1e9))), most[chosen].num_draws)
         settings = dataclasses.replace(most[chosen], num_draws=draws, lambda_above=above(rungs, chosen))
