@@ -150,7 +150,7 @@ def calibrate_problems(
         with problems[0].opened(start) as (flat, batches):
             device, cheap = flat.device, batches.batch_size
             if options.batch_size is None:
-                cheap = min(cheap, affordable_batch(flat, batches))
+                cheap = min(cheap, _affordable_batch(flat, batches))
         workers = workers if workers > 1 and can_fork(device, threads, "calibrate") else 0
 
         def largest(measure: Callable[[Problem], float]) -> float:
@@ -167,7 +167,7 @@ def calibrate_problems(
     return found
 
 
-def affordable_batch(flat: FlatModel, batches: Batches) -> int:
+def _affordable_batch(flat: FlatModel, batches: Batches) -> int:
     """The largest power of two of samples, from 32 on, whose loss takes `_OPERATIONS`, by a count of products alone."""
     content = flat.prepare(next(batches.stream(0, "operations")).content, batches.batch_size)
     with FlopCounterMode(display=False) as counter:

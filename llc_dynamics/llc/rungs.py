@@ -12,6 +12,7 @@ from llc_dynamics.llc.settings import EstimateSettings
 
 # What is expected of an estimate must lie below the limit of its verdict by this factor.
 _MARGIN = 1.2
+# So far above its lower limit the virial ratio of short trials is clear of it.
 _CLEAR = 0.03
 # Of the largest estimate there can be, d/2: from there on no direction is hidden.
 _ALL = 0.9

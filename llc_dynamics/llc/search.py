@@ -45,12 +45,13 @@ _SHARE, _EFFECTIVE = 0.25, 2.0
 _MARGIN = 1.2
 # SGLD's correction, as a share of the estimate, above which the step is shortened, and what it is to become.
 _CORRECTION, _WANTED_CORRECTION = 0.35, 0.15
+_TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
 # Estimates at all points of a curve are to take so many times `max_seconds` of one core at most.
 _TIMES_OF_CURVE = 4
 # An error that is not given up for time.
 _TOLERABLE = 0.1
+# Reasons that leave a checkpoint out where the loss is a given one; so many of those are named.
 _NO_MINIMUM, _MOST_NAMES = {"not_a_minimum", "left_well"}, 3
-_TOO_HOT = {"heated", "block_heated", "biased", "chains_failed", "all_chains_failed"}
 # The largest batch, over the first one, that is tried; a given loss of few batches of data is sampled on all of it.
 _LARGEST_BATCH, _FEW_BATCHES = 16, 8
 # A batch is too small if one so many times as large has less than this share of its largest curvature.
@@ -78,6 +79,7 @@ class Search:
         num_points: int = 1,
     ) -> None:
         self._estimates, self._problems, self._options = estimates, list(problems), options
+        self._num_problems = len(self._problems)  # also those that are left out later
         self._num_points = num_points
         self._deadline = math.inf if options.max_seconds is None else time.monotonic() + options.max_seconds
         self._nbeta = options.start.nbeta(batches.num_samples) if options.nbeta is None else float(options.nbeta)
@@ -89,14 +91,15 @@ class Search:
         self._first_batch = first
         self._start = dataclasses.replace(options.start, num_samples=batches.num_samples)
         given = self._loss == "given"
-        cheap = first if given else min(first, cheap_batch)
-        spanning = self._spanning_batch() if cheap == first else first
+        expensive = not given and cheap_batch < first
+        spanning = first if expensive else self._spanning_batch()
+        fresh = cheap_batch if expensive else spanning if given else first
         self._noisy = given and spanning < self._length
         # SGLD has a new batch for every gradient, and its noise is taken off; a batch that is held must span the
         # directions, and a given loss is to have little noise
         self._tuning = Tuning(
             step=_STEP_OF_NOISE if self._noisy else _STEP,
-            fresh_batch=spanning if given else cheap,
+            fresh_batch=fresh,
             held_batch=spanning,
         )
         self._trials: list[Trial] = []
@@ -111,7 +114,7 @@ class Search:
                 f"gradients is {options.gradients}: too few for chains to explore anything; give {needed} or more"
             )
         self._finest = self._finest_ratio()
-        settings = dataclasses.replace(self._start, batch_size=spanning if cheap == first else cheap)
+        settings = dataclasses.replace(self._start, batch_size=fresh if expensive else spanning)
         self._curvature = Curvature(largest, settings, self._nbeta, self._finest)
 
     def by_rule(self) -> Calibration:
@@ -169,9 +172,9 @@ class Search:
             rung, ended = self._tried(ratio)
             if rung is None:
                 return rungs, None, ended
+            if not rungs:
+                rung = self._with_minimum(rung)
             codes = {reason.code for _, reason in self._against(rung)}
-            if not rungs and self._without_minimum(rung):
-                return self._climb()
             if codes:
                 if not rungs and self._curvature.left_origin(codes):
                     return self._climb()
@@ -185,11 +188,14 @@ class Search:
         """What speaks against estimates at this resolution with all of the budget."""
         return rung.against(self._most(rung))
 
-    def _without_minimum(self, rung: Rung) -> bool:
-        """Whether checkpoints, not all, were left out as w* is no minimum of the given loss there."""
+    def _with_minimum(self, rung: Rung) -> Rung:
+        """The rung, and the search from here on, without checkpoints at which w* is no minimum of the given loss.
+
+        All of them stay where that is so of all.
+        """
         lost = [{reason.code for reason in row.reasons} & _NO_MINIMUM for row in rung.rows]
         if self._loss == "behavioural" or not any(lost) or all(lost):
-            return False
+            return rung
         names = [problem.name for problem, codes in zip(self._problems, lost, strict=True) if codes]
         self._found(
             "no_minimum",
@@ -197,7 +203,9 @@ class Search:
             "at checkpoints like it; with ld.behavioural(...) every checkpoint is one",
         )
         self._problems = [problem for problem, codes in zip(self._problems, lost, strict=True) if not codes]
-        return True
+        return dataclasses.replace(
+            rung, rows=tuple(row for row, codes in zip(rung.rows, lost, strict=True) if not codes)
+        )
 
     def _within(self, rung: Rung, draws: float, share: float) -> bool:
         """Whether so many draws, and the least that the rung takes, are within a share of the budget."""
@@ -377,7 +385,7 @@ class Search:
             trials=tuple(self._trials),
             findings=tuple(self._findings),
             plateau=plateau,
-            num_gradients=self._gradients + self._curvature.num_gradients * len(self._problems),
+            num_gradients=self._gradients + self._curvature.num_gradients * self._num_problems,
         )
 
     def _gradients_of(self, settings: EstimateSettings) -> int:

@@ -246,10 +246,11 @@ def _virial(result: LLCResult, limits: Thresholds) -> Iterator[Finding]:
 
 def _largest_virial_error(result: LLCResult, limits: Thresholds) -> float:
     """With which the virial ratio says something: more in few directions, if the distance is settled."""
-    if any(_unsettled_distance(result, limits)):
-        return limits.max_virial_error
     by_chance = math.sqrt(2 / (result.dimension * limits.min_ess)) if limits.min_ess else 0.0
-    return max(limits.max_virial_error, _BY_CHANCE * by_chance)
+    allowed = max(limits.max_virial_error, _BY_CHANCE * by_chance)
+    if allowed > limits.max_virial_error and any(_unsettled_distance(result, limits)):
+        return limits.max_virial_error
+    return allowed
 
 
 def _is_sgld(result: LLCResult) -> bool:

@@ -99,8 +99,11 @@ def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | N
         return "\n".join([*again, "", "# these runs were recorded by a training loop of their own\n"]), None
     name, number, system = settings["name"], settings["seed"], settings["system"]["name"]
     source, seed, preset = "preset.toml", "", None
-    named = [preset for preset in preset_names() if preset.rpartition("/")[2] == name]
-    same = [each for each in named if load_preset(each).with_seed(number).to_mapping() == settings]
+    same = [
+        each
+        for each in preset_names()
+        if each.rpartition("/")[2] == name and load_preset(each).with_seed(number).to_mapping() == settings
+    ]
     if same:
         source, seed = same[0], f" --seed {number}"
     else:

@@ -129,13 +129,23 @@ def read_resume(run: Path, run_id: str, tensors: bool = True) -> tuple[dict[str,
     path = run / RESUME
     if not path.exists():
         return None
-    file = SealedFile(path, "resume", run_id)
-    tables = file.tables()
+    file, tables = _as_it_stands(path, run_id)
     with _fitting(path):
         state, rows = _decode(json.loads(tables["tree"].tobytes()), tables, tensors), file.details["rows"]
         if not isinstance(state, dict) or type(rows) is not int:
             raise ValueError("not a resume state")
         return state, rows
+
+
+def _as_it_stands(path: Path, run_id: str) -> tuple[SealedFile, dict[str, NDArray]]:
+    """The resume file and its tables: of the file that follows, where a writer replaces it in between."""
+    while True:
+        file = SealedFile(path, "resume", run_id)
+        try:
+            return file, file.tables()
+        except CorruptRunError:
+            if file.replaced() is None:
+                raise
 
 
 @contextlib.contextmanager

@@ -124,16 +124,18 @@ class SealedFile:
     def check(self) -> None:
         """Compare everything but the rows with the digest; `CorruptRunError` if it does not match."""
         with _reading(self.path) as stream:
-            found = digest_outside_rows(stream, self.datasets, self.user_block, self.size)
-        if found != self.digest:
+            self._check(stream)
+
+    def _check(self, stream: Any) -> None:
+        if digest_outside_rows(stream, self.datasets, self.user_block, self.size) != self.digest:
             raise self.replaced() or CorruptRunError(
                 f"{self.path}: the HDF5 structures or small tables do not match their checksum: {DAMAGED}"
             )
 
     def tables(self) -> dict[str, NDArray]:
         """All datasets that are not rows, compared with the digest; `CorruptRunError` if they do not match."""
-        self.check()
         with _reading(self.path) as stream:
+            self._check(stream)  # of these bytes: another file may stand here when it is opened again
             return {name: self._whole(stream, name) for name in self.datasets if not self.is_rows(name)}
 
     def table(self, name: str) -> NDArray:

@@ -16,7 +16,8 @@ from trajectory_runs import new_model, read_all, train
 
 import llc_dynamics as ld
 from llc_dynamics.errors import CorruptRunError, LLCDynamicsError, RunLockedError, TrajectoryError
-from llc_dynamics.trajectory import sealing
+from llc_dynamics.trajectory import sealed, sealing
+from llc_dynamics.trajectory.extras import read_resume, write_resume
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks writers")
 
@@ -89,6 +90,25 @@ def test_readers_all_the_time_while_writers_are_killed(tmp_path, whole):
     assert reads > 20
     train(path, 60)
     assert read_all(ld.Trajectory(path)) == whole[1]
+
+
+@pytest.mark.parametrize("place", ["_read_header", "digest_outside_rows"])
+def test_a_resume_state_that_is_replaced_while_it_is_read_is_read_whole(tmp_path, monkeypatch, place):
+    """By another writer, between the header and the digest, or between the digest and the tables."""
+    states = [{"a": [0, 1]}, {"a": list(range(1000)), "b": torch.ones(9)}]
+    write_resume(tmp_path, "run", states[0], 0)
+    original, calls = getattr(sealed, place), []
+
+    def then_replaced(*given):
+        found = original(*given)
+        calls.append(place)
+        if len(calls) == 1:
+            write_resume(tmp_path, "run", states[1], 1)
+        return found
+
+    monkeypatch.setattr(sealed, place, then_replaced)
+    state, rows = read_resume(tmp_path, "run")
+    assert repr(state) == repr(states[rows])
 
 
 @needs_fork

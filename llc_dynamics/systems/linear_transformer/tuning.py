@@ -25,7 +25,7 @@ from torch import Tensor
 from llc_dynamics.seeding import numpy_generator, torch_generator
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.systems.linear_transformer import references as ref
-from llc_dynamics.systems.linear_transformer.task import PUBLISHED, Noise, draw
+from llc_dynamics.systems.linear_transformer.task import PUBLISHED, Noise, draw, query_loss
 
 _FILE = Path(__file__).with_name("tuned.json")
 _CONTEXTS, _STARTS = 8_192, 6
@@ -54,7 +54,7 @@ def tune(noise: Noise, dimension: int, num_examples: int, count: int = _CONTEXTS
     w = spectrum.rotated(contexts.w)
 
     def loss(weights: Tensor) -> Tensor:
-        return 0.5 * (weights - w).square().sum(-1).mean()
+        return query_loss(weights, w).mean()
 
     noiseless = noise.mean_variance == 0
     constant, factor, cap = 0.0, 1.0, 0.0
@@ -110,7 +110,7 @@ def _descend(weights: Weights, start: NDArray[np.float64], spectrum: ref.Spectru
 
     def value_and_gradient(values: NDArray[np.float64]) -> Any:
         at = torch.tensor(values, requires_grad=True)
-        value = 0.5 * (weights(spectrum, at) - w).square().sum(-1).mean()
+        value = query_loss(weights(spectrum, at), w).mean()
         (gradient,) = torch.autograd.grad(value, at)
         return value.item(), gradient.numpy()
 
