@@ -107,3 +107,14 @@ def test_models_that_train_together_move_as_they_would_alone() -> None:
             state.advance(5)
             for one, other in zip(several_models[2 * place + seed].parameters(), state.model.parameters(), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_deep_models_without_noise_are_trained_and_stored_in_float64(tiny: None, tmp_path: Path) -> None:  # noqa: ARG001
+    for layers, dtype in ((4, torch.float32), (5, torch.float64)):
+        cell = cells.Cell("gdpp", layers, "sigma up to 0")
+        state = TrainingState(cell.config(0), "cpu")
+        assert {each.dtype for each in state.model.parameters()} == {dtype}
+        assert {each.dtype for each in state.draw(torch_generator(0), 3)} == {dtype}
+        cells.save(state.model, cell.path(tmp_path, 0))
+        loaded = cells.load(cell, tmp_path, 0)
+        assert all(map(torch.equal, loaded.parameters(), (each.double() for each in state.model.parameters())))
