@@ -76,7 +76,7 @@ def test_the_recipe() -> None:
     assert [cells.Cell(*each, LABEL).seeds for each in (("full", 4), ("diag", 3), ("diag", 2), ("gdpp", 7))] == [
         3,
         10,
-        4,
+        10,
         4,
     ]
     assert cells.Cell("gdpp", 1, LABEL).published == 1.175
