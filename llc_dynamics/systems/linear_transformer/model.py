@@ -191,29 +191,30 @@ class LinearTransformer(nn.Module):
 
 
 def _times(one: Tensor, other: Tensor) -> Tensor:
-    """The product of matrices [i, j, B] (or [i, j], or a diagonal [i]) with [j, k, B].
+    """The product of a context's own matrices, [i, j, B] with [j, k, B].
 
     A sum over a broadcast product: for matrices of this size it takes a tenth of the time of batched products over a
     last dimension, and the compiler makes of it one loop without the (d+1)^3 numbers a context that it holds otherwise.
     """
-    if one.ndim == 1:
-        return one[:, None, None] * other
-    one = one[:, :, None] if one.ndim == 3 else one[:, :, None, None]
-    return (one * other).sum(1)
+    return (one[:, :, None] * other).sum(1)
 
 
 def _next(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """T^{l+1} of T^l (None: the unit matrix), all with the contexts last; p and q with their heads first."""
-    if t is None:
-        # Two products fewer than with the unit matrix itself.
-        t = torch.eye(len(g), dtype=g.dtype, device=g.device)[:, :, None]
-        asked = [g * q_k[:, None] if q_k.ndim == 1 else _times(g, q_k[:, :, None]) for q_k in q]
+    """T^{l+1} of T^l (None: the unit matrix), all with the contexts last; p and q with their heads first.
+
+    sum_k P_k S Q_k with S = T G T' takes two products with matrices that all contexts share, whatever the number of heads.
+    """
+    size, heads = len(g), len(p)
+    seen = g if t is None else _times(_times(t, g), t.transpose(0, 1))
+    if p.ndim == 3:
+        asked = (q.mT.reshape(-1, size) @ seen.reshape(size, -1)).view(heads, size, size, -1)  # S Q_k, [k, l, i, B]
+        asked = asked.transpose(1, 2).reshape(heads * size, -1)
+        added = (p.transpose(0, 1).reshape(size, -1) @ asked).view(size, size, -1)
     else:
-        seen = _times(_times(t, g), t.transpose(0, 1))
-        asked = [_times(seen, _times(q_k, t)) for q_k in q]
-    for p_k, asked_k in zip(p, asked, strict=True):
-        t = t + _times(p_k, asked_k)
-    return t
+        added = (p.T @ q)[:, :, None] * seen
+    if t is None:
+        return torch.eye(size, dtype=g.dtype, device=g.device)[:, :, None] + added
+    return t + _times(added, t)
 
 
 def _last_row(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
@@ -224,13 +225,12 @@ def _last_row(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
     def times(row: Tensor, matrix: Tensor) -> Tensor:
         return (row[:, None] * matrix).sum(0)
 
-    total = t[-1]
+    asked = torch.zeros_like(g[0])
     for p_k, q_k in zip(p, q, strict=True):
         row = times(p_k[-1, :, None], t) if p_k.ndim == 2 else p_k[-1] * t[-1]
         row = times(times(row, g), t.transpose(0, 1))
-        row = times(row, q_k[:, :, None]) if q_k.ndim == 2 else row * q_k[:, None]
-        total = total + times(row, t)
-    return total
+        asked = asked + (times(row, q_k[:, :, None]) if q_k.ndim == 2 else row * q_k[:, None])
+    return t[-1] + times(asked, t)
 
 
 def names_of_products(num_layers: int) -> Sequence[str]:
