@@ -14,7 +14,7 @@ S = diag(1, ..., 1, 1/4). Where labels are of the size of the inputs, one learni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +26,9 @@ from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import with_plain_numbers
 from llc_dynamics.systems.linear_transformer.task import require_sizes
 
-_LABEL_SCALE = 0.25
+LABEL_SCALE = 0.25
 _START = {"full": 0.3, "diag": 0.5, "gdpp": 0.5}
+_FIRST_LOSS, _SHRINK, _MOST_SHRINKS = 10.0, 0.93, 100
 
 Algorithm = Literal["full", "diag", "gdpp"]
 PRODUCTS = ("w_xx", "w_xy", "w_yx", "w_yy")
@@ -102,7 +103,7 @@ class LinearTransformer(nn.Module):
             self.p = parameters((2,))
             self.q = parameters((2,) if architecture.algorithm == "diag" else (1,))
         gauge = torch.ones(size)
-        gauge[-1] = _LABEL_SCALE
+        gauge[-1] = LABEL_SCALE
         self.register_buffer("gauge", gauge, persistent=False)
 
     def own_matrices(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -202,7 +203,7 @@ def _times(one: Tensor, other: Tensor) -> Tensor:
 def _next(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """T^{l+1} of T^l (None: the unit matrix), all with the contexts last; p and q with their heads first.
 
-    sum_k P_k S Q_k with S = T G T' takes two products with matrices that all contexts share, whatever the number of heads.
+    sum_k P_k S Q_k with S = T G T' takes two products with matrices that all contexts share, however many heads.
     """
     size, heads = len(g), len(p)
     seen = g if t is None else _times(_times(t, g), t.transpose(0, 1))
@@ -231,6 +232,19 @@ def _last_row(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
         row = times(times(row, g), t.transpose(0, 1))
         asked = asked + (times(row, q_k[:, :, None]) if q_k.ndim == 2 else row * q_k[:, None])
     return t[-1] + times(asked, t)
+
+
+def shrink(model: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """Shrink all weights by a constant factor until the mean loss is below 10.
+
+    Several layers multiply up, and a few contexts would rule the first steps.
+    """
+    with torch.no_grad():
+        for _ in range(_MOST_SHRINKS):
+            if loss().mean() < _FIRST_LOSS:
+                break
+            for parameter in model.parameters():
+                parameter.mul_(_SHRINK)
 
 
 def names_of_products(num_layers: int) -> Sequence[str]:
