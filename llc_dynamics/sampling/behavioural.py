@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,7 @@ class Behavioural:
 
     output_fn: OutputFunction
     divergence: Literal["squared", "kl"] = "squared"
+    bound: float | None = None
 
     def outputs(self, model: Any, batch: Any) -> torch.Tensor:
         """The outputs that are compared, [B, ...]; class logits along the last dimension for "kl"."""
@@ -70,10 +72,13 @@ class Behavioural:
             terms = (torch.view_as_real(difference) if difference.is_complex() else difference).square()
             if found.is_complex():
                 terms = terms.sum(-1)
-        return terms if terms.ndim == 1 else terms.flatten(1).mean(1)
+        losses = terms if terms.ndim == 1 else terms.flatten(1).mean(1)
+        return losses if self.bound is None else losses / (1 + losses / self.bound)
 
 
-def behavioural(output_fn: OutputFunction, divergence: Literal["squared", "kl"] = "squared") -> Behavioural:
+def behavioural(
+    output_fn: OutputFunction, divergence: Literal["squared", "kl"] = "squared", *, bound: float | None = None
+) -> Behavioural:
     """A loss that measures a model against itself at w*, to be given to `estimate_llc` as `loss_fn`.
 
         squared: mean over a sample's outputs of (f(x, w) - f(x, w*))^2
@@ -87,11 +92,17 @@ def behavioural(output_fn: OutputFunction, divergence: Literal["squared", "kl"] 
     ----------
     output_fn : `output_fn(model, batch)` returns the model's outputs [B, ...] on a batch as `data` gives it.
     divergence : "squared", or "kl" for logits.
+    bound : the loss l of a sample is taken as l / (1 + l / bound): never above `bound`, and the same near w*, so that
+        the learning coefficient is the same. For outputs of heavy tails (polynomials of a high degree, quotients), of
+        which a few samples rule the mean as soon as w leaves w*. The variance of the outputs is a good choice: a larger
+        loss says no more than that the outputs are others. None: the loss as it is.
 
-    Raises `ConfigError` for an unknown divergence.
+    Raises `ConfigError` for an unknown divergence or a bound that is not positive.
     """
     if divergence not in _DIVERGENCES:
         raise ConfigError(f"behavioural: divergence must be one of {', '.join(_DIVERGENCES)}, got {divergence!r}")
     if not callable(output_fn):
         raise ConfigError("behavioural: output_fn must be a function output_fn(model, batch) that returns the outputs")
-    return Behavioural(output_fn, divergence)
+    if bound is not None and not 0 < bound < math.inf:
+        raise ConfigError(f"behavioural: bound must be positive and finite, or None; got {bound!r}")
+    return Behavioural(output_fn, divergence, bound)

@@ -82,7 +82,7 @@ class LLCConfig:
     def loss_of(self, system: System) -> LossFunction:
         """The loss of which the LLC of a system is estimated."""
         if self.loss == "behavioural":
-            return behavioural(system.outputs, self.divergence or system.divergence)
+            return behavioural(system.outputs, self.divergence or system.divergence, bound=system.bound)
         return system.loss
 
     def estimate_of(self, system: System) -> EstimateSettings:

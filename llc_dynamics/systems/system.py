@@ -44,6 +44,8 @@ class System:
     name: ClassVar[str]
     #: How the behavioural loss compares outputs: "squared", or "kl" where they are logits.
     divergence: ClassVar[Literal["squared", "kl"]] = "squared"
+    #: Where the behavioural loss of a sample saturates, see `ld.behavioural`; None: nowhere.
+    bound: ClassVar[float | None] = None
 
     def build(self, seed: int) -> nn.Module:
         """The model at its initialisation; the same for the same seed."""

@@ -118,3 +118,14 @@ def test_deep_models_without_noise_are_trained_and_stored_in_float64(tiny: None,
         cells.save(state.model, cell.path(tmp_path, 0))
         loaded = cells.load(cell, tmp_path, 0)
         assert all(map(torch.equal, loaded.parameters(), (each.double() for each in state.model.parameters())))
+
+
+def test_few_contexts_that_rule_a_mean_are_left_out_and_shown() -> None:
+    calm = torch.linspace(0.5, 1.5, 20_000, dtype=torch.float64)
+    row = table._row("full", 3, LABEL, calm, 1.0)
+    assert row["adjusted"] == row["all"] == pytest.approx(1.0)
+    assert table._shown(row) == "1 ± 0.002 (1.00)"
+    ruled = torch.cat((calm, torch.tensor([1e6], dtype=torch.float64)))
+    row = table._row("full", 3, LABEL, ruled, 1.0)
+    assert (row["adjusted"], row["all"]) == (pytest.approx(1.0, rel=1e-3), pytest.approx(51.0, rel=1e-2))
+    assert table._shown(row) == "1 ± 0.002 (1.00); all 51"

@@ -421,6 +421,14 @@ class TestBehavioural:
             assert (losses > -1e-12).all()
             assert bool((losses.abs() < 1e-12).all()) == (distance == 0)
 
+    def test_a_bound_saturates_each_sample_and_leaves_small_losses_alone(self):
+        bounded = ld.behavioural(lambda model, batch: model(batch[0]), bound=0.5)
+        for distance in (1e-4, 0.3, 30.0):
+            plain, found = (self.losses(network(), loss_fn, distance)[0] for loss_fn in (BEHAVIOURAL, bounded))
+            torch.testing.assert_close(found, plain * 0.5 / (plain + 0.5))
+            assert (found < 0.5).all()
+            assert found.allclose(plain, rtol=1e-3) == (distance == 1e-4)
+
     def test_an_estimate_that_is_not_at_a_minimum_is_not_negative(self):
         """The given loss falls by moving away from random weights; what is measured against itself cannot."""
         settings = {"sampler": ld.SGLD(1e-3, 10.0, 5.0), "num_draws": 100, "num_burnin": 50, "num_chains": 2}
@@ -446,6 +454,9 @@ class TestBehavioural:
     def test_what_cannot_be_meant(self):
         with pytest.raises(ConfigError, match="divergence"):
             ld.behavioural(lambda model, batch: None, "l1")  # noqa: ARG005
+        for bound in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ConfigError, match="bound must be positive"):
+                ld.behavioural(lambda model, batch: None, bound=bound)  # noqa: ARG005
         with pytest.raises(ConfigError, match="output_fn"):
             ld.behavioural(None)
         for outputs, kind in ((1.0, "float"), (torch.tensor(1.0), "without dimensions")):

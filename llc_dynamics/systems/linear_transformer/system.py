@@ -56,6 +56,8 @@ class MixedNoiseRegression(System):
     """
 
     name: ClassVar[str] = "linear_transformer"
+    #: The variance of w. Several layers are a polynomial of a high degree, of which a few contexts would rule the mean.
+    bound: ClassVar[float | None] = 1.0
 
     sigma_max: float = 5.0
     sigmas: tuple[float, ...] | None = None
