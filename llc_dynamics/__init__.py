@@ -55,7 +55,20 @@ _HOME = {
     "detect_stages": "llc_dynamics.stages",
 }
 _SUBPACKAGES = (
-    *("adapters", "llc", "pca", "plots", "report", "runs", "sampling", "stages", "sweeps", "systems", "theory"),
+    *(
+        "adapters",
+        "heads",
+        "llc",
+        "pca",
+        "plots",
+        "report",
+        "runs",
+        "sampling",
+        "stages",
+        "sweeps",
+        "systems",
+        "theory",
+    ),
     *("training", "trajectory"),
 )
 

@@ -40,7 +40,7 @@ def test_paper_preset_is_the_papers() -> None:
 
 def test_preset_names() -> None:
     both = [f"{folder}/{name}" for name in ("demo", "paper") for folder in ("linear_transformers", "transient_ridge")]
-    assert preset_names() == sorted(["crossover", "small", "table", *both])
+    assert preset_names() == sorted(["crossover", "full", "gpu", "small", "sparse_heads/demo", "table", *both])
     with pytest.raises(ConfigError, match="did you mean 'small'"):
         load_preset("smal")
     with pytest.raises(ConfigError, match=r"it is one of .*transient_ridge/demo"):
@@ -48,11 +48,14 @@ def test_preset_names() -> None:
     assert load_preset("transient_ridge/small") == load_preset("small")
 
 
-@pytest.mark.parametrize("name", ["demo", "table", "paper"])
-def test_presets_of_linear_transformers(name: str) -> None:
-    sweep = load_preset(f"linear_transformers/{name}")
-    configs = sweep.run_configs()
-    assert "model-full-L4-sigma5" in configs
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [(f"linear_transformers/{name}", "model-full-L4-sigma5") for name in ("demo", "table", "paper")]
+    + [(f"sparse_heads/{name}", "H-4") for name in ("demo", "full", "gpu")],
+)
+def test_presets_of_systems(name: str, run: str) -> None:
+    sweep = load_preset(name)
+    assert run in sweep.run_configs()
     assert SweepConfig.from_mapping(json.loads(json.dumps(sweep.to_mapping())), name).to_mapping() == sweep.to_mapping()
 
 

@@ -31,6 +31,14 @@ TOY = Path(__file__).with_name("toy_system.py")
 SMALL = {
     "in_context_regression": {"num_layers": 1, "width": 8, "mlp_width": 8, "num_tasks": 2, "num_sequences": 600},
     "linear_transformer": {"dimension": 4, "num_examples": 8, "num_layers": 2, "num_contexts": 600},
+    "sparse_heads": {
+        "dimension": 4,
+        "sparsity": 2,
+        "num_examples": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "num_contexts": 600,
+    },
 }
 SPECS = [*built_in(), f"{TOY}:Toy", f"{TOY}:Minimal"]
 

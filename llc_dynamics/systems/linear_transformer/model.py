@@ -14,7 +14,7 @@ S = diag(1, ..., 1, 1/4). Where labels are of the size of the inputs, one learni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +26,9 @@ from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import with_plain_numbers
 from llc_dynamics.systems.linear_transformer.task import require_sizes
 
-_LABEL_SCALE = 0.25
+LABEL_SCALE = 0.25
 _START = {"full": 0.3, "diag": 0.5, "gdpp": 0.5}
+_FIRST_LOSS, _SHRINK, _MOST_SHRINKS = 10.0, 0.93, 100
 
 Algorithm = Literal["full", "diag", "gdpp"]
 PRODUCTS = ("w_xx", "w_xy", "w_yx", "w_yy")
@@ -102,7 +103,7 @@ class LinearTransformer(nn.Module):
             self.p = parameters((2,))
             self.q = parameters((2,) if architecture.algorithm == "diag" else (1,))
         gauge = torch.ones(size)
-        gauge[-1] = _LABEL_SCALE
+        gauge[-1] = LABEL_SCALE
         self.register_buffer("gauge", gauge, persistent=False)
 
     def own_matrices(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -191,29 +192,30 @@ class LinearTransformer(nn.Module):
 
 
 def _times(one: Tensor, other: Tensor) -> Tensor:
-    """The product of matrices [i, j, B] (or [i, j], or a diagonal [i]) with [j, k, B].
+    """The product of a context's own matrices, [i, j, B] with [j, k, B].
 
     A sum over a broadcast product: for matrices of this size it takes a tenth of the time of batched products over a
     last dimension, and the compiler makes of it one loop without the (d+1)^3 numbers a context that it holds otherwise.
     """
-    if one.ndim == 1:
-        return one[:, None, None] * other
-    one = one[:, :, None] if one.ndim == 3 else one[:, :, None, None]
-    return (one * other).sum(1)
+    return (one[:, :, None] * other).sum(1)
 
 
 def _next(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """T^{l+1} of T^l (None: the unit matrix), all with the contexts last; p and q with their heads first."""
-    if t is None:
-        # Two products fewer than with the unit matrix itself.
-        t = torch.eye(len(g), dtype=g.dtype, device=g.device)[:, :, None]
-        asked = [g * q_k[:, None] if q_k.ndim == 1 else _times(g, q_k[:, :, None]) for q_k in q]
+    """T^{l+1} of T^l (None: the unit matrix), all with the contexts last; p and q with their heads first.
+
+    sum_k P_k S Q_k with S = T G T' takes two products with matrices that all contexts share, however many heads.
+    """
+    size, heads = len(g), len(p)
+    seen = g if t is None else _times(_times(t, g), t.transpose(0, 1))
+    if p.ndim == 3:
+        asked = (q.mT.reshape(-1, size) @ seen.reshape(size, -1)).view(heads, size, size, -1)  # S Q_k, [k, l, i, B]
+        asked = asked.transpose(1, 2).reshape(heads * size, -1)
+        added = (p.transpose(0, 1).reshape(size, -1) @ asked).view(size, size, -1)
     else:
-        seen = _times(_times(t, g), t.transpose(0, 1))
-        asked = [_times(seen, _times(q_k, t)) for q_k in q]
-    for p_k, asked_k in zip(p, asked, strict=True):
-        t = t + _times(p_k, asked_k)
-    return t
+        added = (p.T @ q)[:, :, None] * seen
+    if t is None:
+        return torch.eye(size, dtype=g.dtype, device=g.device)[:, :, None] + added
+    return t + _times(added, t)
 
 
 def _last_row(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
@@ -224,13 +226,25 @@ def _last_row(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
     def times(row: Tensor, matrix: Tensor) -> Tensor:
         return (row[:, None] * matrix).sum(0)
 
-    total = t[-1]
+    asked = torch.zeros_like(g[0])
     for p_k, q_k in zip(p, q, strict=True):
         row = times(p_k[-1, :, None], t) if p_k.ndim == 2 else p_k[-1] * t[-1]
         row = times(times(row, g), t.transpose(0, 1))
-        row = times(row, q_k[:, :, None]) if q_k.ndim == 2 else row * q_k[:, None]
-        total = total + times(row, t)
-    return total
+        asked = asked + (times(row, q_k[:, :, None]) if q_k.ndim == 2 else row * q_k[:, None])
+    return t[-1] + times(asked, t)
+
+
+def shrink(model: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """Shrink all weights by a constant factor until the mean loss is below 10.
+
+    Several layers multiply up, and a few contexts would rule the first steps.
+    """
+    with torch.no_grad():
+        for _ in range(_MOST_SHRINKS):
+            if loss().mean() < _FIRST_LOSS:
+                break
+            for parameter in model.parameters():
+                parameter.mul_(_SHRINK)
 
 
 def names_of_products(num_layers: int) -> Sequence[str]:

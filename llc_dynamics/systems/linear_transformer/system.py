@@ -19,6 +19,7 @@ from llc_dynamics.systems.linear_transformer.model import (
     Architecture,
     LinearTransformer,
     names_of_products,
+    shrink,
 )
 from llc_dynamics.systems.linear_transformer.task import Contexts, Noise, draw, query_loss
 from llc_dynamics.systems.linear_transformer.tuning import tuned
@@ -32,7 +33,6 @@ _WORDS = (
 )
 _ALGORITHMS = {"full": "FULL", "diag": "DIAG", "gdpp": "GD++"}
 _BEYOND = 1.5
-_FIRST_LOSS, _SHRINK, _MOST_SHRINKS = 10.0, 0.93, 100
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,10 @@ class MixedNoiseRegression(System):
         )
 
     def build(self, seed: int) -> nn.Module:
-        """The model at its initialisation.
-
-        Random weights, shrunk by a constant factor until the mean loss is below 10: several layers multiply up, and a
-        few contexts would rule the first steps.
-        """
+        """The model at its initialisation: random weights, shrunk until the mean loss is below 10."""
         model = LinearTransformer(self.architecture, seed=seed)
         batch = self.contexts(torch_generator(seed, "start"), 1024).batch
-        with torch.no_grad():
-            for _ in range(_MOST_SHRINKS):
-                if self.loss(model, batch).mean() < _FIRST_LOSS:
-                    break
-                for parameter in model.parameters():
-                    parameter.mul_(_SHRINK)
+        shrink(model, lambda: self.loss(model, batch))
         return model
 
     def contexts(
