@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from llc_dynamics.heads import Heads, Risk, head_importance, probe_risk, pruned_
 from llc_dynamics.heads.risk import measure_risk
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.systems.linear_transformer.model import LinearTransformer
-from llc_dynamics.systems.linear_transformer.references import Spectrum
 from llc_dynamics.systems.linear_transformer.task import Contexts
-from llc_dynamics.systems.sparse_heads import references as ref
-from llc_dynamics.systems.sparse_heads.reading import query_features, seen_after
+from llc_dynamics.systems.sparse_heads.reading import query_features, weights_by_descent_after
 from llc_dynamics.systems.sparse_heads.system import SparseRegression
 from llc_dynamics.systems.sparse_heads.task import excess_risk
 from llc_dynamics.training import load_config
@@ -64,8 +61,8 @@ def measure(run: ld.Trajectory, count: int = CONTEXTS) -> Row:
     model.double()
     batch, heads = batch_of(system, count), Heads(system.heads(), model)
     row: Row = {
+        "task": vars(system.task),
         "attention": system.attention,
-        "dimension": system.dimension,
         "sigma": system.sigma,
         "layers": system.num_layers,
         "heads": system.num_heads,
@@ -91,7 +88,7 @@ def measure(run: ld.Trajectory, count: int = CONTEXTS) -> Row:
         row["by_examples"] = {
             n: summary(measure_risk(model, system.loss, batch_of(system, count, n))) for n in examples
         }
-        row |= transformed(model, system, batch)
+        row["descent_after"] = descended(model, contexts_of(system, batch))
     return row
 
 
@@ -102,27 +99,17 @@ def probed(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> list[Row]
     return [summary(probe_risk(each, targets)) for each in features]
 
 
-def transformed(model: LinearTransformer, system: SparseRegression, batch: tuple[torch.Tensor, ...]) -> Row:
-    """The flow of gradient descent on the context as layer 1 hands it on, and on the raw one.
+def descended(model: LinearTransformer, contexts: Contexts) -> list[Row]:
+    """Gradient descent on the raw context, and on it as each layer but the last hands it on.
 
     Each at the time with the least median risk on every second context; the risk is that of the others.
     """
-    contexts = contexts_of(system, batch)
-    with torch.no_grad():
-        seen, m = seen_after(model, contexts)
-    unit = torch.eye(contexts.dimension, dtype=m.dtype).expand_as(m)
-    found = {}
-    for name, (context, back) in {"raw": (contexts, unit), "transformed": (seen, m)}.items():
-        # The trace sets the unit of time: a layer may scale its inputs by any number.
-        n, trace = context.num_examples, context.moments[:, :-1, :-1].diagonal(dim1=1, dim2=2).sum(-1)
-        scale = (trace / (n * context.dimension)).median().item()
-        spectrum = Spectrum(replace(context))
-        risks = []
-        for time in _TIMES:
-            estimate = (back.mT @ ref.flow(spectrum, time / scale)[..., None])[..., 0]
-            risks.append(excess_risk(estimate, contexts.w))
-        best = min(risks, key=lambda each: each[::2].median().item())
-        found[f"flow_{name}"] = summary(Risk(best[1::2].numpy()))
+    found = []
+    for layer in range(model.architecture.num_layers):
+        with torch.no_grad():
+            at = weights_by_descent_after(model, contexts, layer)
+        risks = [excess_risk(at(time), contexts.w).numpy() for time in _TIMES]
+        found.append(summary(Risk(min(risks, key=lambda each: np.median(each[::2]))[1::2])))
     return found
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from llc_dynamics.systems.linear_transformer.model import LinearTransformer
+from llc_dynamics.systems.linear_transformer.references import Spectrum
 from llc_dynamics.systems.linear_transformer.task import Contexts
 from llc_dynamics.systems.sparse_heads.model import SoftmaxTransformer
+from llc_dynamics.systems.sparse_heads.references import flow
 
 
 def query_features(
@@ -28,12 +31,22 @@ def query_features(
     return [scale * t[:, :, :-1].mT for t in model.maps(batch[0])], scale * w
 
 
-def seen_after(model: LinearTransformer, contexts: Contexts, layer: int = 1) -> tuple[Contexts, Tensor]:
-    """The context with the inputs that a layer hands on, x_i^l = M x_i + y_i u, and the labels as they were; and M.
+def weights_by_descent_after(model: LinearTransformer, contexts: Contexts, layer: int) -> Callable[[float], Tensor]:
+    """w_hat [B, d] as a function of time: the flow of gradient descent on the context as a layer hands it on.
 
-    A predictor of the weights v of that context predicts v . M x, which is M'v in terms of the query itself. M is
-    [B, d, d].
+    That is x_i^l = M x_i + y_i u and y_i^l = a y_i - w^l.x_i, the residuals; the flow finds v on it from zero, and the
+    prediction is that of the model after the layer and its step on the transformed query, w_hat = w^l + M'v. Layer 0 is
+    the raw context. Time is in units of the median curvature of the inputs, which a layer may scale by any number.
     """
-    t = model.maps(contexts.moments)[layer - 1]
-    rows = torch.cat((t[:, :-1], torch.eye(t.shape[1], dtype=t.dtype, device=t.device)[-1:].expand(len(t), 1, -1)), dim=1)
-    return replace(contexts, moments=rows @ contexts.moments @ rows.mT), t[:, :-1, :-1]
+    if layer == 0:
+        t = torch.eye(contexts.dimension + 1, dtype=contexts.moments.dtype).expand_as(contexts.moments)
+    else:
+        t = model.maps(contexts.moments)[layer - 1]
+    moments = t @ contexts.moments @ t.mT
+    curvature = moments.diagonal(dim1=1, dim2=2)[:, :-1].mean(1).median().item() / contexts.num_examples
+    spectrum = Spectrum(replace(contexts, moments=moments))
+
+    def at(time: float) -> Tensor:
+        return -t[:, -1, :-1] + (t[:, :-1, :-1].mT @ flow(spectrum, time / curvature)[..., None])[..., 0]
+
+    return at
