@@ -125,11 +125,15 @@ def contexts(purpose: str, count: int, noise: Noise) -> Contexts:
     return drawn.contexts(noise)
 
 
+def weights_of(model: LinearTransformer, on: Contexts) -> torch.Tensor:
+    """w^L [B, d], in parts."""
+    with torch.no_grad():
+        return torch.cat([model(moments) for moments, _ in parts(on.batch, _PART)])
+
+
 def adjusted(model: LinearTransformer, on: Contexts, oracle: torch.Tensor) -> torch.Tensor:
     """Loss minus that of the ridge that knows sigma, [B]."""
-    with torch.no_grad():
-        losses = [query_loss(model(moments), w) for moments, w in parts(on.batch, _PART)]
-    return torch.cat(losses) - oracle
+    return query_loss(weights_of(model, on), on.w) - oracle
 
 
 def oracle_loss(on: Contexts) -> torch.Tensor:

@@ -8,12 +8,13 @@ import torch
 from scripts import load_together
 
 from llc_dynamics.seeding import torch_generator
+from llc_dynamics.systems.linear_transformer import references as ref
 from llc_dynamics.systems.linear_transformer.task import draw
 from llc_dynamics.training import RunConfig, TrainingConfig
 from llc_dynamics.training.loop import TrainingState
 
 torch.set_num_threads(1)
-cells, table, together = load_together("linear_transformers", "cells", "table", "together")
+cells, profiles, table, together = load_together("linear_transformers", "cells", "profiles", "table", "together")
 LABEL = "sigma up to 3"
 
 
@@ -129,3 +130,17 @@ def test_few_contexts_that_rule_a_mean_are_left_out_and_shown() -> None:
     row = table._row("full", 3, LABEL, ruled, 1.0)
     assert (row["adjusted"], row["all"]) == (pytest.approx(1.0, rel=1e-3), pytest.approx(51.0, rel=1e-2))
     assert table._shown(row) == "1 ± 0.002 (1.00); all 51"
+
+
+def test_profiles_tell_the_noise_that_a_predictor_goes_by(tiny: None, tmp_path: Path, monkeypatch) -> None:  # noqa: ARG001
+    """A model that computes a ridge of constant noise has the same sigma at every level; the oracle has the level."""
+    monkeypatch.setattr(profiles, "_COUNT", 200)
+    monkeypatch.setattr(profiles, "weights_of", lambda _, on: ref.ridge(ref.Spectrum(on), 1.75**2))
+    table.train_models("full", 2, [LABEL], str(tmp_path))
+    rows = profiles.profiles(LABEL, cells.best(cells.rows_of(tmp_path / "models.jsonl")), tmp_path)
+    levels = [row["sigma"] for row in rows if row["name"] == "FULL"]
+    assert [row["implied_sigma"] for row in rows if row["name"] == "FULL"] == [1.75] * len(levels)
+    assert [row["implied_sigma"] for row in rows if row["name"] == ref.LABELS["oracle"]] == levels
+    assert all(row["adjusted"] == 0 for row in rows if row["name"] == ref.LABELS["oracle"])
+    text = profiles.markdown(rows, lambda row: format(row["implied_sigma"], "g"))
+    assert "| FULL, 2 | 1.75 |" in text
