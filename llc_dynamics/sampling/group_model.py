@@ -85,7 +85,8 @@ class VmapModel:
         for name in self._model.complex_names:
             parameters[f"model.{name}"] = torch.view_as_complex(parameters[f"model.{name}"].contiguous().clone())
         self._model.reset()
-        gradients, losses = self._gradient(parameters, _stacked(contents))
+        with torch.no_grad():  # weights that are not sampled require gradients of their own
+            gradients, losses = self._gradient(parameters, _stacked(contents))
         if losses.shape != (len(positions), batch_size):
             raise DataError(f"loss_fn must return one loss per sample, shape [{batch_size}]")
         full = torch.cat([real_parts(gradients[f"model.{name}"]).reshape(len(losses), -1) for name in views], dim=1)

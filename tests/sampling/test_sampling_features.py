@@ -99,6 +99,11 @@ def test_vmap_is_the_loop(kernel):
     given = {"loss_fn": squared_error, "batch_size": 40 if kernel.holds_batch else 8}
     loop, side_by_side = (run(network(), kernel, chain_method=method, **given) for method in ("loop", "vmap"))
     assert_same(side_by_side, loop, rtol=1e-7, atol=1e-10)
+    loop, side_by_side = (
+        run(network(), kernel, flat=FlatModel(network(), BEHAVIOURAL, parameters="2.*"), chain_method=method)
+        for method in ("loop", "vmap")
+    )
+    assert_same(side_by_side, loop, rtol=1e-7, atol=1e-10)
 
 
 def test_a_chain_that_dies_leaves_the_others_alone():
