@@ -51,6 +51,8 @@ class SparseRegression(System):
     """
 
     name: ClassVar[str] = "sparse_heads"
+    #: Some layers are a polynomial of a high degree: without a bound chains run away.
+    bound: ClassVar[float | None] = 1.0
 
     dimension: int = 16
     sparsity: int = 4
