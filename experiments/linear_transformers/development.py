@@ -7,8 +7,7 @@ prints, and writes to `development.md` and `development.png`:
 
 - the reference that w^L is nearest to, by E |w^L - w_r|^2 over the same 2,000 contexts for all seeds; the step at which
   a reference first is the nearest, with a 95% interval of a bootstrap over contexts, and over seeds;
-- onsets: the first step at which a product of a layer, or its momentum u, has gone a tenth of its largest way from its
-  value at the start;
+- onsets: the first step from which on a product of a layer, or its momentum u, stays above half of its final value;
 - joint PCA of all seeds on those contexts, with the references;
 - the LLC, and stages of LLC, loss and components; which boundaries recur over seeds; false-positive rates.
 """
@@ -41,7 +40,7 @@ from llc_dynamics.training import load_config
 
 Array = NDArray[np.float64]
 _CONTEXTS, _BOOTSTRAP, _COMPONENTS = 2000, 200, 3
-_SHARE = 0.1  # of the largest way of a product: its onset
+_SHARE, _FINAL = 0.5, 5  # of the mean over the last checkpoints: above it from the onset on
 _SHORTEST = 3  # checkpoints that a reference has to be the nearest in a row
 
 
@@ -101,9 +100,9 @@ def _first(means: Array) -> dict[int, int]:
 
 
 def onset(steps: NDArray[np.int64], values: Array) -> float:
-    """The first step at which values have gone `_SHARE` of their largest way from the first one."""
-    way = np.abs(values - values[0])
-    return float(steps[int(np.argmax(way >= _SHARE * way.max()))])
+    """The first step from which on values stay above `_SHARE` of their final one, and of its sign."""
+    below = np.flatnonzero(values / values[-_FINAL:].mean() < _SHARE)
+    return float(steps[min(below[-1] + 1, len(steps) - 1)] if below.size else steps[0])
 
 
 def over_seeds(values: Sequence[float]) -> str:
@@ -228,7 +227,8 @@ def draw_figure(
         llc.errorbar(curve.steps, curve.values, 2 * curve.standard_errors, lw=1, capsize=2)
     for name, position in projected.items():
         pca.plot(position[0], position[1], "k.", ms=4)
-        pca.annotate(ref.LABELS[name], position[:2], fontsize=7)
+        if name in ("zero", "gd1", "constrr", "ols"):
+            pca.annotate(ref.LABELS[name], position[:2], fontsize=7)
     for name in ("zero", "gd1", "gd4", "constrr", "adarr", "tunedrr", "oracle"):
         distance.plot(found[0].steps, found[0].distances[name].mean(-1), label=ref.LABELS[name], lw=1)
     layers = load_config(found[0].run).system.num_layers  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -160,7 +161,7 @@ class TrainingState:
             if self.average is not None:
                 self.average.update()
         mean = (total / (target - start)).item() if target > start else float("nan")
-        if target > start and not torch.isfinite(torch.tensor(mean)):
+        if target > start and not math.isfinite(mean):
             raise DataError(
                 f"the training loss became {mean} between steps {start} and {target}; lower training.learning_rate "
                 f"({settings.learning_rate}) or lengthen training.warmup_steps; checkpoints up to {start} are kept"

@@ -33,9 +33,12 @@ def test_a_reference_that_is_the_nearest_for_too_short_is_not_named() -> None:
     assert list(development.nearest({"first": first, "second": second}, steps)) == ["first"]
 
 
-def test_an_onset_is_a_tenth_of_the_largest_way() -> None:
-    steps = np.array([0, 10, 20, 30, 40])
-    assert development.onset(steps, np.array([1.0, 1.05, 0.7, -1.0, 0.0])) == 20
+def test_an_onset_is_where_a_value_stays_above_half_of_its_final_one() -> None:
+    steps = np.arange(0, 100, 10)
+    final = [-1.0] * development._FINAL
+    assert development.onset(steps, np.array([1.0, -0.8, -0.4, -0.6, -0.9, *final])) == 30
+    assert development.onset(steps, np.array([-1.0, -0.8, -0.9, -0.6, -0.9, *final])) == 0
+    assert development.onset(steps, np.array([-1.0, -0.8, -0.9, -0.6, 0.9, *final])) == 50
 
 
 def test_inputs_of_unequal_variances_are_those_of_their_tokens() -> None:

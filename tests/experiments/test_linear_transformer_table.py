@@ -110,9 +110,14 @@ def test_models_that_train_together_move_as_they_would_alone() -> None:
                 torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_deep_models_without_noise_are_trained_and_stored_in_float64(tiny: None, tmp_path: Path) -> None:  # noqa: ARG001
-    for layers, dtype in ((4, torch.float32), (5, torch.float64)):
-        cell = cells.Cell("gdpp", layers, "sigma up to 0")
+def test_deep_models_are_trained_and_stored_in_float64(tiny: None, tmp_path: Path) -> None:  # noqa: ARG001
+    for layers, noise, dtype in (
+        (4, 0, torch.float32),
+        (5, 0, torch.float64),
+        (5, 3, torch.float32),
+        (6, 3, torch.float64),
+    ):
+        cell = cells.Cell("gdpp", layers, f"sigma up to {noise}")
         state = TrainingState(cell.config(0), "cpu")
         assert {each.dtype for each in state.model.parameters()} == {dtype}
         assert {each.dtype for each in state.draw(torch_generator(0), 3)} == {dtype}

@@ -320,3 +320,10 @@ def test_gradients_are_scaled_down_to_a_norm() -> None:
     assert moved[0.01].norm().item() == pytest.approx(0.01, rel=1e-3)
     torch.testing.assert_close(moved[0.01] / 0.01, moved[None] / moved[None].norm(), rtol=1e-3, atol=1e-5)
     assert torch.equal(moved[1e6], moved[None])
+
+
+def test_a_loss_that_float64_holds_and_float32_does_not_is_no_divergence() -> None:
+    config = tiny()
+    state = TrainingState(config, "cpu")
+    state.loss = lambda model, batch: config.system.loss(model, batch).double() + 1e60
+    assert state.advance(3) == pytest.approx(1e60)
