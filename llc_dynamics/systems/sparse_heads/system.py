@@ -26,7 +26,6 @@ _WORDS = (
     "Preprocessed gradient descent first scales every input by its correlation with the label; the Lasso looks for the "
     "zeros. The risk has heavy tails: medians say more than means."
 )
-_FIRST_LOSS = {"linear": 1e8, "softmax": 10.0}
 #: References on the probe: what is compared over training.
 _COMPARED = ("zero", "flow", "preprocessed", "ridge", "ols", "lasso", "support")
 
@@ -98,15 +97,11 @@ class SparseRegression(System):
         }
 
     def build(self, seed: int) -> nn.Module:
-        """The model at its initialisation: random weights, shrunk until the mean loss is below 1e8, for softmax 10.
-
-        For linear attention rare contexts that blow up make this mean, and the first steps end it. From smaller
-        weights, training stays longer where all inputs are treated alike, as by ridge regression.
-        """
+        """The model at its initialisation: random weights, shrunk until the mean loss is below 10."""
         kind = LinearTransformer if self.linear else SoftmaxTransformer
         model = kind(self.architecture, seed=seed)
         batch = self.sample(torch_generator(seed, "start"), 1024)
-        shrink(model, lambda: self.loss(model, batch), _FIRST_LOSS[self.attention])
+        shrink(model, lambda: self.loss(model, batch))
         return model
 
     def sample(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, ...]:
