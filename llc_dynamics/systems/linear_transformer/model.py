@@ -28,7 +28,7 @@ from llc_dynamics.systems.linear_transformer.task import require_sizes
 
 LABEL_SCALE = 0.25
 _START = {"full": 0.3, "diag": 0.5, "gdpp": 0.5}
-_SHRINK, _MOST_SHRINKS = 0.93, 100
+_FIRST_LOSS, _SHRINK, _MOST_SHRINKS = 10.0, 0.93, 100
 
 Algorithm = Literal["full", "diag", "gdpp"]
 PRODUCTS = ("w_xx", "w_xy", "w_yx", "w_yy")
@@ -234,14 +234,14 @@ def _last_row(t: Tensor | None, g: Tensor, p: Tensor, q: Tensor) -> Tensor:
     return t[-1] + times(asked, t)
 
 
-def shrink(model: nn.Module, loss: Callable[[], Tensor], below: float = 10.0) -> None:
-    """Shrink all weights by a constant factor until the mean loss is small enough.
+def shrink(model: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """Shrink all weights by a constant factor until the mean loss is below 10.
 
     Several layers multiply up, and a few contexts would rule the first steps.
     """
     with torch.no_grad():
         for _ in range(_MOST_SHRINKS):
-            if loss().mean() < below:
+            if loss().mean() < _FIRST_LOSS:
                 break
             for parameter in model.parameters():
                 parameter.mul_(_SHRINK)
