@@ -7,8 +7,9 @@ minimum of the population loss, the excess loss is the same but for the distribu
 lambda = rank / 2, and at a localisation gamma the value is 1/2 sum h / (h + gamma/nbeta) over the eigenvalues h of the
 Hessian. The singular one, two heads of which the second is zero, has more than its Hessian says.
 
-A point of several layers is the best conditioned of `_SEEDS` random ones. Every estimate is one of MALT on all
-contexts. gamma / nbeta is a twentieth of the smallest h, and 1/64^2 of the largest at least, and at the singular point.
+Points that are no minimum of one layer of FULL are the best conditioned of `_SEEDS` random ones, of equals the one of
+the largest curvature. Every estimate is one of MALT on all contexts. gamma / nbeta is a twentieth of the smallest h,
+and 1/64^2 of the largest at least, and at the singular point.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ def point(case: Case, dimension: int, data: tuple[Tensor, Tensor]) -> LinearTran
 
     if case.algorithm == "full" and case.layers == 1:
         return at_minimum(built(0), case.zero_head)
-    return min((built(seed) for seed in range(_SEEDS)), key=lambda model: condition(curvatures(model, data)))
+
+    def badness(model: LinearTransformer) -> tuple[float, float]:
+        found = curvatures(model, data)
+        return condition(found), -float(found.min())
+
+    return min((built(seed) for seed in range(_SEEDS)), key=badness)
 
 
 def at_minimum(model: LinearTransformer, zero_head: bool) -> LinearTransformer:
