@@ -9,6 +9,17 @@ from tyro.conf import Positional, arg
 
 Folder = Annotated[Positional[Path], arg(help="A run folder, or a folder of runs.", metavar="FOLDER")]
 Workers = Annotated[int | None, arg(help="Worker processes, one thread each; by default one for every core.")]
+Executor = Annotated[
+    str,
+    arg(
+        help="Where the work is done: local; dask (a cluster on this machine); tcp://HOST:PORT (a Dask scheduler); "
+        "submitit (SLURM), or submitit:slurm_partition=NAME,timeout_min=600,...",
+        metavar="local|dask|tcp://HOST:PORT|submitit",
+    ),
+]
+ShardOf = Annotated[
+    str, arg(help="Do the i-th of N shares of the work only, on a copy of FOLDER; then `merge`.", metavar="i/N")
+]
 System = Annotated[
     str | None,
     arg(
@@ -28,14 +39,17 @@ def demo(
     out: Annotated[Path, arg(help="Folder for runs and report.")] = Path("runs/demo"),
     seed: Annotated[int, arg(help="Seed of everything.")] = 0,
     workers: Workers = None,
+    executor: Executor = "local",
 ) -> None:
     """The worked example: train, LLC curves, joint PCA, detection, report. About five minutes on two cores."""
     from llc_dynamics.cli.show import show_findings
+    from llc_dynamics.executors import opened
     from llc_dynamics.report import write_report
     from llc_dynamics.sweeps import load_preset, run_sweep
 
     sweep = load_preset("transient_ridge/demo").with_seed(seed)
-    run_sweep(sweep, out, workers=workers, estimate=True)
+    with opened(executor, workers) as pool:
+        run_sweep(sweep, out, workers=workers, executor=pool, estimate=True)
     page = write_report(out, out / "report.html")
     show_findings(out)
     print(f"\nreport: {page}")
@@ -50,13 +64,19 @@ def train(
     system: System = None,
     seed: Annotated[int | None, arg(help="Another seed than the preset's.")] = None,
     workers: Workers = None,
+    executor: Executor = "local",
+    shard: ShardOf = "1/1",
     device: Annotated[str, arg(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Train every run of a preset and store dense trajectories; go on where a stopped training was."""
+    from llc_dynamics.executors import opened
     from llc_dynamics.sweeps import resolve, run_sweep
+    from llc_dynamics.workers import Shard
 
     sweep, folder = resolve(config, out, seed, system)
-    run_sweep(sweep, folder, workers=workers, estimate=False, device=device)
+    own = Shard.parse(shard)
+    with opened(executor, workers) as pool:
+        run_sweep(sweep, folder, workers=workers, executor=pool, shard=own, estimate=False, device=device)
     print(f"trained: {folder}")
 
 
@@ -83,6 +103,7 @@ def calibrate(
     seed: Annotated[int, arg(help="Seed of the trials.")] = 0,
     max_seconds: Annotated[float, arg(help="No trial is begun that would end later than this.")] = 300.0,
     workers: Workers = None,
+    executor: Executor = "local",
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
@@ -93,13 +114,14 @@ def calibrate(
     """
     from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.cli.show_runs import progress_of
+    from llc_dynamics.executors import opened
     from llc_dynamics.sweeps import calibrate_runs, find_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
 
     runs = find_runs(folder)
     config = to_calibrate(folder, loss, batch_size, num_samples)
     out = folder / "calibration" if out is None else out
-    with progress_of(f"calibrate {folder.name or folder}, trials") as progress:
+    with progress_of(f"calibrate {folder.name or folder}, trials") as progress, opened(executor, workers) as pool:
         found = calibrate_runs(
             runs,
             config,
@@ -110,6 +132,7 @@ def calibrate(
             seed=seed,
             max_seconds=max_seconds,
             workers=workers,
+            executor=pool,
             device=device,
             progress=progress,
         )
@@ -127,16 +150,20 @@ def llc(
     name: LLCName = "llc",
     overwrite: Annotated[bool, arg(help="Replace a stored curve that was made with other settings.")] = False,
     workers: Workers = None,
+    executor: Executor = "local",
+    shard: ShardOf = "1/1",
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
     """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
     from llc_dynamics.cli.show import show_curves
     from llc_dynamics.errors import ConfigError
+    from llc_dynamics.executors import opened
     from llc_dynamics.sweeps import estimate_curves, find_runs, llc_config
     from llc_dynamics.sweeps.config import load_llc
     from llc_dynamics.sweeps.runner import systems_of
     from llc_dynamics.systems.registry import system_class
+    from llc_dynamics.workers import Shard
 
     if config is not None and settings is not None:
         raise ConfigError("--config and --settings both say how to estimate; give one of them")
@@ -144,7 +171,19 @@ def llc(
     given = None if system is None else system_class(system)
     systems_of(runs, given)  # the first message is about the runs
     chosen = load_llc(config) if config is not None else llc_config(folder, settings)
-    estimate_curves(runs, chosen, system=given, name=name, overwrite=overwrite, workers=workers, device=device)
+    own = Shard.parse(shard)
+    with opened(executor, workers) as pool:
+        estimate_curves(
+            runs,
+            chosen,
+            system=given,
+            name=name,
+            overwrite=overwrite,
+            workers=workers,
+            executor=pool,
+            shard=own,
+            device=device,
+        )
     show_curves(runs, name, json)
 
 
