@@ -2,7 +2,7 @@
 
     python experiments/sparse_heads/development.py --out RUNS/development [--seeds 3 4 5] [--workers 2]
 
-Trains `development.toml` with every seed and estimates the LLC over each run; a call that was stopped goes on. Then
+Trains `specialisation.toml` with every seed and estimates the LLC over each run; a call that was stopped goes on. Then
 prints, and writes to `development.md` and `development.png`, of the runs with several heads:
 
 - the reference that w^L is nearest to, on the same 1,024 contexts for all seeds;
@@ -214,7 +214,7 @@ def draw_figure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of what is found")
-    parser.add_argument("--preset", type=Path, default=Path(__file__).with_name("development.toml"))
+    parser.add_argument("--preset", type=Path, default=Path(__file__).with_name("specialisation.toml"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5])
     parser.add_argument("--workers", type=int, help="processes; by default one for every core")
     parser.add_argument("--contexts", type=int, default=_CONTEXTS)
