@@ -35,6 +35,13 @@ AsJson = Annotated[bool, arg(help="Print JSON.")]
 LLCName = Annotated[str, arg(help="Name of the stored curve, `FOLDER/M-8/llc/NAME`.")]
 
 
+def _require_runs(folder: Path) -> None:
+    """Raise the error of a folder without runs before anything heavy is imported."""
+    from llc_dynamics.trajectory.names import run_folders
+
+    run_folders(folder)
+
+
 def demo(
     out: Annotated[Path, arg(help="Folder for runs and report.")] = Path("runs/demo"),
     seed: Annotated[int, arg(help="Seed of everything.")] = 0,
@@ -69,11 +76,13 @@ def train(
     device: Annotated[str, arg(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Train every run of a preset and store dense trajectories; go on where a stopped training was."""
-    from llc_dynamics.executors import opened
-    from llc_dynamics.sweeps import resolve, run_sweep
-    from llc_dynamics.workers import Shard
+    from llc_dynamics.sweeps import resolve
 
     sweep, folder = resolve(config, out, seed, system)
+    from llc_dynamics.executors import opened
+    from llc_dynamics.sweeps import run_sweep
+    from llc_dynamics.workers import Shard
+
     own = Shard.parse(shard)
     with opened(executor, workers) as pool:
         run_sweep(sweep, folder, workers=workers, executor=pool, shard=own, estimate=False, device=device)
@@ -112,13 +121,15 @@ def calibrate(
     Writes settings.toml, which `llc-dynamics llc FOLDER --settings` takes, evidence.csv and calibration.png. Finished
     trials are kept: the same command goes on where it was stopped.
     """
+    from llc_dynamics.sweeps import find_runs
+
+    runs = find_runs(folder)  # what is wrong with the folder is said before torch is imported
     from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.executors import opened
-    from llc_dynamics.sweeps import calibrate_runs, find_runs, to_calibrate
+    from llc_dynamics.sweeps import calibrate_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
 
-    runs = find_runs(folder)
     config = to_calibrate(folder, loss, batch_size, num_samples)
     out = folder / "calibration" if out is None else out
     with progress_of(f"calibrate {folder.name or folder}, trials") as progress, opened(executor, workers) as pool:
@@ -156,18 +167,20 @@ def llc(
     json: AsJson = False,
 ) -> None:
     """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
-    from llc_dynamics.cli.show import show_curves
     from llc_dynamics.errors import ConfigError
     from llc_dynamics.executors import opened
-    from llc_dynamics.sweeps import estimate_curves, find_runs, llc_config
-    from llc_dynamics.sweeps.config import load_llc
-    from llc_dynamics.sweeps.runner import systems_of
-    from llc_dynamics.systems.registry import system_class
+    from llc_dynamics.sweeps import find_runs
     from llc_dynamics.workers import Shard
 
     if config is not None and settings is not None:
         raise ConfigError("--config and --settings both say how to estimate; give one of them")
     runs = find_runs(folder)
+    from llc_dynamics.cli.show import show_curves
+    from llc_dynamics.sweeps import estimate_curves, llc_config
+    from llc_dynamics.sweeps.config import load_llc
+    from llc_dynamics.sweeps.runner import systems_of
+    from llc_dynamics.systems.registry import system_class
+
     given = None if system is None else system_class(system)
     systems_of(runs, given)  # the first message is about the runs
     chosen = load_llc(config) if config is not None else llc_config(folder, settings)
@@ -194,6 +207,7 @@ def pca(
     json: AsJson = False,
 ) -> None:
     """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them)."""
+    _require_runs(folder)
     from llc_dynamics.cli.show import show_pca
 
     show_pca(folder, num_components, json, system)
@@ -218,13 +232,15 @@ def stages(
     probability; change points as a second opinion; a verdict on each transition that the runs declare; where the
     trajectory in the first two components of the joint PCA turns.
     """
-    from llc_dynamics.cli.show import show_findings
     from llc_dynamics.errors import ConfigError
     from llc_dynamics.seeding import derive_seed
 
     if repetitions < 1:
         raise ConfigError(f"stages: --repetitions must be 1 or more, got {repetitions}")
     derive_seed(seed)  # also where nothing is drawn: all verbs refuse the same seeds
+    _require_runs(folder)
+    from llc_dynamics.cli.show import show_findings
+
     checked = repetitions if null_check else 0
     show_findings(folder, seed=seed, name=name, repetitions=checked, as_json=json, system=system)
 
@@ -237,6 +253,7 @@ def report(
     system: Describing = None,
 ) -> None:
     """Write one self-contained HTML page that says in words and figures what was found."""
+    _require_runs(folder)
     from llc_dynamics.cli.show import describer
     from llc_dynamics.report import write_report
 
@@ -254,6 +271,6 @@ def verify(
 
     Shards that are missing and files that do not belong to a run are listed, too.
     """
-    from llc_dynamics.cli.show import show_verification
+    from llc_dynamics.cli.show_runs import show_verification
 
     return show_verification(folder, json)

@@ -28,14 +28,19 @@ def watch(
     Ends when the run is complete. Reading does not hinder the writer, and only what is new is read. In a pipe a frame
     is printed whenever there are new checkpoints.
     """
-    from rich.console import Console
-    from rich.live import Live
-
     from llc_dynamics.errors import ConfigError
-    from llc_dynamics.report.live import LiveRun
+    from llc_dynamics.trajectory import Trajectory
+    from llc_dynamics.trajectory.names import classify
 
     if not 0.05 <= every <= 86_400:
         raise ConfigError(f"--every {every:g}: give seconds between two looks, from 0.05 to 86400")
+    if classify(run) != "foreign":
+        Trajectory(run)  # says what is wrong before torch is imported
+    from rich.console import Console
+    from rich.live import Live
+
+    from llc_dynamics.report.live import LiveRun
+
     live_run, console = LiveRun(run), Console()
     seen = live_run.look()
     if once or seen.state == "complete":

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from llc_dynamics.errors import CorruptRunError, TrajectoryError
 from llc_dynamics.llc import read_settings
-from llc_dynamics.llc.calibrate import Progress, calibrate_problems, spread
 from llc_dynamics.llc.calibration import Calibration, CalibrationOptions
 from llc_dynamics.llc.settings import Loss
+from llc_dynamics.llc.trials import Progress, calibrate_problems, spread
 from llc_dynamics.sweeps.config import LLCConfig
-from llc_dynamics.sweeps.folders import stored_llc
 from llc_dynamics.sweeps.runner import problem_of, require_device, systems_of
+from llc_dynamics.sweeps.stored import stored_llc
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.workers import executor_of

@@ -16,7 +16,7 @@ from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
-from llc_dynamics.sweeps.folders import write_sweep_file
+from llc_dynamics.sweeps.stored import write_sweep_file
 from llc_dynamics.systems.checks import check_system
 from llc_dynamics.systems.registry import calling, spec_of, system_class, system_mapping, system_of_run
 from llc_dynamics.systems.system import System
