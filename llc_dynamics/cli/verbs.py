@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,7 +49,10 @@ def demo(
     workers: Workers = None,
     executor: Executor = "local",
 ) -> None:
-    """The worked example: train, LLC curves, joint PCA, detection, report. About five minutes on two cores."""
+    """The worked example: train, LLC curves, joint PCA, detection, report. About five minutes on two cores.
+
+    Example: `llc-dynamics demo --out runs/demo`
+    """
     from llc_dynamics.cli.show import show_findings
     from llc_dynamics.executors import opened
     from llc_dynamics.report import write_report
@@ -75,7 +79,10 @@ def train(
     shard: ShardOf = "1/1",
     device: Annotated[str, arg(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Train every run of a preset and store dense trajectories; go on where a stopped training was."""
+    """Train every run of a preset and store dense trajectories; go on where a stopped training was.
+
+    Example: `llc-dynamics train small --out runs/small`
+    """
     from llc_dynamics.sweeps import resolve
 
     sweep, folder = resolve(config, out, seed, system)
@@ -120,6 +127,8 @@ def calibrate(
 
     Writes settings.toml, which `llc-dynamics llc FOLDER --settings` takes, evidence.csv and calibration.png. Finished
     trials are kept: the same command goes on where it was stopped.
+
+    Example: `llc-dynamics calibrate runs/small`
     """
     from llc_dynamics.sweeps import find_runs
 
@@ -127,12 +136,16 @@ def calibrate(
     from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.executors import opened
+    from llc_dynamics.progress import duration
     from llc_dynamics.sweeps import calibrate_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
 
     config = to_calibrate(folder, loss, batch_size, num_samples)
     out = folder / "calibration" if out is None else out
-    with progress_of(f"calibrate {folder.name or folder}, trials") as progress, opened(executor, workers) as pool:
+    if max_seconds >= 60:
+        print(f"calibration: about {duration(max_seconds)} at most (--max-seconds)", file=sys.stderr)
+    progress_bar = progress_of(f"calibrate {folder.name or folder}, trials", limit=max_seconds)
+    with progress_bar as progress, opened(executor, workers) as pool:
         found = calibrate_runs(
             runs,
             config,
@@ -166,7 +179,10 @@ def llc(
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
+    """Estimate the LLC over training, with one setting for the whole curve; finished points are kept.
+
+    Example: `llc-dynamics llc runs/small --settings runs/small/calibration/settings.toml`
+    """
     from llc_dynamics.errors import ConfigError
     from llc_dynamics.executors import opened
     from llc_dynamics.sweeps import find_runs
@@ -175,7 +191,7 @@ def llc(
     if config is not None and settings is not None:
         raise ConfigError("--config and --settings both say how to estimate; give one of them")
     runs = find_runs(folder)
-    from llc_dynamics.cli.show import show_curves
+    from llc_dynamics.cli.show import say_cost, show_curves
     from llc_dynamics.sweeps import estimate_curves, llc_config
     from llc_dynamics.sweeps.config import load_llc
     from llc_dynamics.sweeps.runner import systems_of
@@ -184,6 +200,7 @@ def llc(
     given = None if system is None else system_class(system)
     systems_of(runs, given)  # the first message is about the runs
     chosen = load_llc(config) if config is not None else llc_config(folder, settings)
+    say_cost(runs, chosen, name, settings, workers)
     own = Shard.parse(shard)
     with opened(executor, workers) as pool:
         estimate_curves(
@@ -206,7 +223,10 @@ def pca(
     system: Describing = None,
     json: AsJson = False,
 ) -> None:
-    """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them)."""
+    """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them).
+
+    Example: `llc-dynamics pca runs/small`
+    """
     _require_runs(folder)
     from llc_dynamics.cli.show import show_pca
 
@@ -231,6 +251,8 @@ def stages(
     Stages of the LLC and of the losses on which transitions are judged, each boundary with an interval and a
     probability; change points as a second opinion; a verdict on each transition that the runs declare; where the
     trajectory in the first two components of the joint PCA turns.
+
+    Example: `llc-dynamics stages runs/small --null-check`
     """
     from llc_dynamics.errors import ConfigError
     from llc_dynamics.seeding import derive_seed
@@ -252,7 +274,10 @@ def report(
     figures: Annotated[Path | None, arg(help="Also write every figure as a PNG into this folder.")] = None,
     system: Describing = None,
 ) -> None:
-    """Write one self-contained HTML page that says in words and figures what was found."""
+    """Write one self-contained HTML page that says in words and figures what was found.
+
+    Example: `llc-dynamics report runs/small --figures figures`
+    """
     _require_runs(folder)
     from llc_dynamics.cli.show import describer
     from llc_dynamics.report import write_report
@@ -270,6 +295,8 @@ def verify(
     """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong.
 
     Shards that are missing and files that do not belong to a run are listed, too.
+
+    Example: `llc-dynamics verify runs/small`
     """
     from llc_dynamics.cli.show_runs import show_verification
 
