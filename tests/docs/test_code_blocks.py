@@ -146,3 +146,8 @@ CHECKS = {
 def test_every_verb_is_in_the_table() -> None:
     table = re.findall(r"^\| `([a-z]+)[ `]", (ROOT / "docs" / "command-line.md").read_text(), re.MULTILINE)
     assert sorted(table) == sorted(VERBS)
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    named = re.findall(r"`(?:ld\.)?(\w+)`", (ROOT / "docs" / "api" / "index.md").read_text())
+    assert {*ld.__all__} - {"__version__"} <= {*named}
