@@ -230,6 +230,7 @@ def lost_once(path: Path) -> str:
 
 def test_submitit(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)  # how long a lost job's answer is waited for
     engine = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
     with SubmititExecutor(engine, every=0.1) as pool:
         assert same(curve(run, name="jobs", executor=pool, steps=[2, 5]), curve(run, steps=[2, 5]))
