@@ -12,6 +12,7 @@ import torch
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.llc import Problem, llc_point
 from llc_dynamics.llc.storage import curve_folder, stored_points
+from llc_dynamics.seeding import torch_generator
 from llc_dynamics.settings import to_mapping
 from llc_dynamics.sweeps.config import LLCConfig, SweepConfig
 from llc_dynamics.sweeps.folders import write_sweep_file
@@ -160,14 +161,18 @@ def _estimate_point(
 
 def problem_of(run: Trajectory, system: System, config: LLCConfig, device: str) -> Problem:
     """What the estimates of a run are made for."""
-    data = system.data()
+    data, data_id = system.data(), None
+    if data is None and config.fixed_samples is not None:
+        data = system.sample(torch_generator(_seed(run), "LLC data"), config.fixed_samples)
+    elif data is None:
+        # A function has no bytes to take a digest of.
+        data, data_id = system.sample, f"fresh samples of {system_mapping(system)}"
     return Problem(
         calling(f"{type(system).__name__}: build", system.build, _seed(run)),
         config.loss_of(system),
-        system.sample if data is None else data,
+        data,
         device=device,
-        # A function has no bytes to take a digest of.
-        data_id=f"fresh samples of {system_mapping(system)}" if data is None else None,
+        data_id=data_id,
     )
 
 
