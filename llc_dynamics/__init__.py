@@ -55,21 +55,8 @@ _HOME = {
     "detect_stages": "llc_dynamics.stages",
 }
 _SUBPACKAGES = (
-    *(
-        "adapters",
-        "heads",
-        "llc",
-        "pca",
-        "plots",
-        "report",
-        "runs",
-        "sampling",
-        "stages",
-        "sweeps",
-        "systems",
-        "theory",
-    ),
-    *("training", "trajectory"),
+    *("adapters", "heads", "llc", "pca", "plots", "report", "runs", "sampling", "stages", "sweeps"),
+    *("systems", "theory", "training", "trajectory"),
 )
 
 __all__ = ["__version__", *_HOME]

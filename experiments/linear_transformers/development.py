@@ -49,6 +49,7 @@ class Development:
     """One seed. steps [C]; outputs w^L [C, B, d]; distances {reference: E |w^L - w_r|^2 of each context [C, B]}."""
 
     run: ld.Trajectory
+    llc: ld.LLCCurve
     steps: NDArray[np.int64]
     outputs: Array
     distances: Mapping[str, Array]
@@ -70,7 +71,7 @@ def develop(run: ld.Trajectory, count: int) -> tuple[Development, dict[str, Arra
             found.append(model(contexts.moments).numpy())
     outputs = np.stack(found)
     distances = {name: np.square(outputs - each).sum(-1) for name, each in references.items()}
-    return Development(run, steps, outputs, distances), references
+    return Development(run, ld.LLCCurve.load(run), steps, outputs, distances), references
 
 
 def nearest(distances: Mapping[str, Array], steps: NDArray[np.int64]) -> dict[str, tuple[float, float, float]]:
@@ -174,7 +175,7 @@ def pca_lines(
 
 def llc_lines(found: Sequence[Development]) -> list[str]:
     """The LLC of every seed, and how it changes."""
-    curves = [ld.LLCCurve.load(each.run) for each in found]
+    curves = [each.llc for each in found]
     steps = curves[0].steps
     rows = []
     for step in map(int, steps):
@@ -191,12 +192,7 @@ def stage_lines(found: Sequence[Development], scores: Sequence[Array], repetitio
     """Boundaries that recur over seeds, and how often the detector finds one in nothing."""
     curves: dict[str, list[ld.Curve]] = {"LLC": [], "loss": [], "PC1": [], "PC2": [], "PC3": []}
     for each, score in zip(found, scores, strict=True):
-        llc = ld.LLCCurve.load(each.run)
-        curves["LLC"].append(
-            ld.Curve(llc.steps, llc.values, name="LLC", converged=llc.converged, covariance=llc.covariance)
-            if llc.covariance is not None
-            else ld.Curve(llc.steps, llc.values, llc.standard_errors, "LLC", llc.converged)
-        )
+        curves["LLC"].append(each.llc)
         steps, loss = _series(each.run, "loss/id")
         curves["loss"].append(ld.Curve(steps, np.log(loss), name="log loss"))
         for k in range(_COMPONENTS):
@@ -223,8 +219,7 @@ def draw_figure(
     figure, ((pca, distance), (llc, momentum)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for each, score in zip(found, scores, strict=True):
         pca.plot(score[:, 0], score[:, 1], lw=1, alpha=0.8)
-        curve = ld.LLCCurve.load(each.run)
-        llc.errorbar(curve.steps, curve.values, 2 * curve.standard_errors, lw=1, capsize=2)
+        llc.errorbar(each.llc.steps, each.llc.values, 2 * each.llc.standard_errors, lw=1, capsize=2)
     for name, position in projected.items():
         pca.plot(position[0], position[1], "k.", ms=4)
         if name in ("zero", "gd1", "constrr", "ols"):

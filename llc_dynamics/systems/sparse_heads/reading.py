@@ -14,6 +14,7 @@ from llc_dynamics.systems.linear_transformer.references import Spectrum
 from llc_dynamics.systems.linear_transformer.task import Contexts
 from llc_dynamics.systems.sparse_heads.model import SoftmaxTransformer
 from llc_dynamics.systems.sparse_heads.references import flow
+from llc_dynamics.systems.sparse_heads.task import answers
 
 
 def query_features(
@@ -26,7 +27,7 @@ def query_features(
     """
     w = batch[-1]
     if isinstance(model, SoftmaxTransformer):
-        return model.query_tokens(*batch[:-1]), (batch[1] @ w[:, :, None])[..., 0]
+        return model.query_tokens(*batch[:-1]), answers(batch[1], w)
     scale = math.sqrt(w.shape[1])
     return [scale * t[:, :, :-1].mT for t in model.maps(batch[0])], scale * w
 

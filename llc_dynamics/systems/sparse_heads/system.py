@@ -17,7 +17,7 @@ from llc_dynamics.systems.linear_transformer.model import Architecture, LinearTr
 from llc_dynamics.systems.linear_transformer.task import Contexts, moments_of
 from llc_dynamics.systems.sparse_heads import references
 from llc_dynamics.systems.sparse_heads.model import SoftmaxTransformer
-from llc_dynamics.systems.sparse_heads.task import Coefficients, SparseTask, excess_risk
+from llc_dynamics.systems.sparse_heads.task import Coefficients, SparseTask, answers, excess_risk
 from llc_dynamics.systems.system import Probe, System
 
 _WORDS = (
@@ -126,7 +126,7 @@ class SparseRegression(System):
     def _risk(self, outputs: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
         if self.linear:
             return excess_risk(outputs, batch[-1])
-        return (outputs - _answers(batch[1], batch[-1])).square().mean(1)
+        return (outputs - answers(batch[1], batch[-1])).square().mean(1)
 
     def metrics(self, model: nn.Module, probes: Mapping[str, Probe]) -> Mapping[str, float]:
         """The median excess risk after every layer, which heavy tails leave alone, read out as after the last one."""
@@ -148,8 +148,8 @@ class SparseRegression(System):
         tokens, queries, w = self.task.tokens(generator, self.num_contexts, self.num_queries)
         contexts = self.contexts_of(tokens, w)
         found = references.estimates(contexts, self.task, names)
-        answers = {name: _answers(queries, estimate) for name, estimate in found.items()}
-        return {"id": Probe((tokens, queries, w), _answers(queries, w), answers)}
+        by_reference = {name: answers(queries, estimate) for name, estimate in found.items()}
+        return {"id": Probe((tokens, queries, w), answers(queries, w), by_reference)}
 
     def contexts_of(self, tokens: Tensor, w: Tensor) -> Contexts:
         """Contexts by their moments, as the references take them."""
@@ -176,8 +176,3 @@ class SparseRegression(System):
                 layers=self.num_layers, heads=heads, n=self.num_examples, d=self.dimension, s=self.sparsity
             ),
         )
-
-
-def _answers(queries: Tensor, w: Tensor) -> Tensor:
-    """w . x [B, m] for queries [B, m, d]."""
-    return (queries @ w[:, :, None])[..., 0]

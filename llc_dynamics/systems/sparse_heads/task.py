@@ -83,6 +83,11 @@ class SparseTask:
         return torch.cat((x, x @ w[:, :, None] + noise), dim=-1), queries, w
 
 
+def answers(queries: Tensor, w: Tensor) -> Tensor:
+    """w . x [B, m] for queries [B, m, d]."""
+    return (queries @ w[:, :, None])[..., 0]
+
+
 def excess_risk(estimate: Tensor, w: Tensor) -> Tensor:
     """|w_hat - w|^2 [B], the squared error at x ~ N(0, I) beyond that of the noise."""
     return (estimate - w).square().sum(-1)
