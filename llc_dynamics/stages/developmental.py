@@ -1,9 +1,9 @@
 """Developmental stages of a curve with errors, such as an LLC curve: boundaries with intervals and probabilities.
 
 Hoogland et al. 2024 (arXiv 2402.02364) call what lies between two critical points of lambda_hat over log t a stage, of
-type A where it rises and of type B where it falls while the loss falls. Here the critical points are read from a
-Gaussian process with the measured errors (`gaussian_process`, `boundaries`), and nothing is called a stage without the
-probability that it is one.
+type A where it rises while the loss falls, and of type B where both fall. Here the critical points of any curve are
+read from a Gaussian process with the measured errors (`gaussian_process`, `boundaries`), and nothing is called a stage
+without the probability that it is one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEAST_PROBABILITY = 0.05
 # A change is resolved from so many of its errors on.
 _RESOLVED = 2.0
 
-StageType = Literal["A", "B", "unresolved"]
+StageType = Literal["rise", "fall", "unresolved"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class Stage:
     ----------
     start, end : steps. change, change_error : of the curve from start to end, and its standard error.
     loss_change, loss_change_error : the same of the loss, None without one.
-    type : "A" if the curve rises, "B" if it falls; "unresolved" where the change is within two of its errors, or where
-        a loss was given and does not fall.
+    type : "rise", "fall", or "unresolved" where the change is within two of its errors.
     """
 
     start: float
@@ -125,7 +124,7 @@ class StageReport:
                 f"{each.probability:.2f}{mark}"
             )
         for stage in self.stages:
-            kind = "not resolved" if stage.type == "unresolved" else f"type {stage.type}"
+            kind = "not resolved" if stage.type == "unresolved" else stage.type
             loss = "" if stage.loss_change is None else f", loss {stage.loss_change:+.3g}"
             change = f"{stage.change:+.3g} ± {stage.change_error:.2g}{loss}"
             lines.append(f"  {stage.start:,.0f} to {stage.end:,.0f}: {change}: {kind}")
@@ -151,7 +150,7 @@ def detect_stages(
     Parameters
     ----------
     curve : at least 8 usable points, unevenly spaced in time as they are.
-    loss : of the same run, at the curve's steps or at more; for the types A and B of the stages.
+    loss : of the same run, at the curve's steps or at more: its change over every stage stands beside the curve's.
     component : k = 1, 2, ... if the curve is the k-th principal component of a trajectory. PCA of a random walk gives
         cosines of k half periods, which have turns that mean nothing; where the component is nearly one, no boundary
         is resolved.
@@ -268,13 +267,10 @@ def _stages(
 ) -> tuple[Stage, ...]:
     stages = []
     for place, (change, error) in enumerate(_changes(fit, values, edges)):
-        kind: StageType = "A" if change > 0 else "B"
-        loss_change = loss_error = None
-        if loss_changes is not None:
-            loss_change, loss_error = loss_changes[place]
-        rises = loss_change is not None and loss_error is not None and loss_change > -_RESOLVED * loss_error
+        kind: StageType = "rise" if change > 0 else "fall"
         # a random walk's changes are real, but of no stage
-        if abs(change) <= _RESOLVED * error or rises or fit.weight < 0.5:
+        if abs(change) <= _RESOLVED * error or fit.weight < 0.5:
             kind = "unresolved"
-        stages.append(Stage(edges[place], edges[place + 1], change, error, kind, loss_change, loss_error))
+        of_loss = (None, None) if loss_changes is None else loss_changes[place]
+        stages.append(Stage(edges[place], edges[place + 1], change, error, kind, *of_loss))
     return tuple(stages)

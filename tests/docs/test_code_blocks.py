@@ -103,7 +103,7 @@ def check_stages(_, printed):
         (place, low, high) = re.findall(r"turn at ([\d,]+) \(([\d,]+) to ([\d,]+)\), probability 1.00\n", text)[0]
         assert abs(np.log10(float(place.replace(",", "")) / 3670)) < 0.02
         assert float(low.replace(",", "")) < 3000 < float(high.replace(",", ""))
-        assert re.findall(r"type ([AB])\n", text)[:2] == ["A", "B"]
+        assert re.findall(r": (rise|fall)\n", text) == ["rise", "fall"]
     assert "ridge yields to dMMSE at n* = 7,090" in printed
 
 
@@ -145,3 +145,8 @@ CHECKS = {
 def test_every_verb_is_in_the_table() -> None:
     table = re.findall(r"^\| `([a-z]+)[ `]", (ROOT / "docs" / "command-line.md").read_text(), re.MULTILINE)
     assert sorted(table) == sorted(VERBS)
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    named = re.findall(r"`(?:ld\.)?(\w+)`", (ROOT / "docs" / "api" / "index.md").read_text())
+    assert {*ld.__all__} - {"__version__"} <= {*named}
