@@ -116,6 +116,7 @@ def check_recording(module, printed):
     assert run.complete
     assert run.steps.tolist() == ld.checkpoint_schedule(400, linear_interval=100, num_log=20).tolist()
     assert run.outputs().shape == (len(run), 32, 1)
+    assert "probes" in run.array_names  # what they were taken on
     assert float(printed.split()[0]) < 0.1
     # The same script again finds the run complete, and ends with the same loss.
     first = run.metrics("train_loss").tobytes()
