@@ -68,6 +68,7 @@
     return Plotly.restyle(panel, ...update);
   }
   async function mark(next) {
+    if (JSON.stringify(next) === JSON.stringify(marked)) return;  // drawing a ring can repeat the event
     const mine = ++turn;
     marked = next;
     find("marked").textContent = marked ? `${marked.run}, step ${marked.step.toLocaleString("en")}` : "";
