@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
+DOCS ?= docs/_build
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 DEVINTERP = $(VENV)/.devinterp
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test docs lint setup clean
 
 demo: setup ## set up and run the main job; the report is runs/demo/report.html
 	$(BIN)/llc-dynamics demo --out $(RUNS)/demo
@@ -16,6 +17,9 @@ test: setup $(DEVINTERP) ## set up, check style and types, run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+docs: setup ## build the pages of docs/ into docs/_build; any warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q docs $(DOCS)
 
 lint: setup
 	$(BIN)/ruff check .

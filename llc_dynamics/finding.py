@@ -27,6 +27,22 @@ class Finding:
         return cls(str(mapping["code"]), str(mapping["text"]))
 
 
+@dataclass(frozen=True)
+class FailedChain:
+    """A chain that was stopped: which, after how many updates, and why.
+
+    The codes of a reason: `data_not_finite` (the loss at w* is not finite on a batch), `weights_not_finite` (they or
+    the gradient), `loss_not_finite`, `loss_exploded`.
+    """
+
+    chain: int
+    step: int
+    reason: Finding
+
+    def __str__(self) -> str:
+        return f"chain {self.chain} at step {self.step} ({self.reason})"
+
+
 def sentences(findings: Iterable[Finding]) -> str:
     """The texts of several findings in one line."""
     return "; ".join(finding.text for finding in findings)

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from llc_dynamics.finding import Finding
-from llc_dynamics.llc.identity import Identity
 from llc_dynamics.llc.result import LLCResult
-from llc_dynamics.llc.storage import curve_folder, point_file, write_point
+from llc_dynamics.llc.storage import Identity, curve_folder, point_file, write_point
 
 
 def store_point(run, step, value, error, *, reasons=(), name="llc", **more) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from llc_dynamics.rows import Row, append_row, stored_rows
 
 
 def command_line(
@@ -62,23 +62,6 @@ def fill(cells: Iterable[Row], path: Path | None, measure: Callable[[Row], Row])
                 append_row(path, row)
         rows.append(row)
     return rows
-
-
-def append_row(path: Path, row: Row) -> None:
-    """Add a row at once, so that a call that is stopped keeps what it has."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def stored_rows(path: Path | None) -> list[Row]:
-    """Rows of an earlier call; a last line that it was stopped in is cut off."""
-    if path is None or not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def write_json(path: Path | None, content: Any) -> None:

@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Row, append_row, chosen_sections, command_line, markdown_head, markdown_row
+from common import Row, chosen_sections, command_line, markdown_head, markdown_row
 
 import llc_dynamics as ld
+from llc_dynamics.rows import append_row
 from llc_dynamics.sweeps import load_preset
 from llc_dynamics.training import RunConfig, train
 

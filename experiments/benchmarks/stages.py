@@ -241,7 +241,7 @@ def _scores(reports: list[StageReport], ends: list[float], changes: list[float])
                 first, last = (
                     int(np.argmin(np.abs(np.log1p(edges) - math.log1p(t)))) for t in (stage.start, stage.end)
                 )
-                types.append((sum(changes[first:last]) > 0) == (stage.type == "A"))
+                types.append((sum(changes[first:last]) > 0) == (stage.type == "rise"))
     return {
         "found": {f"{end:g}": count / len(reports) for end, count in found.items()},
         "within .1 dex": float(np.mean(np.array(distances) < 0.1)),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from llc_dynamics.batch import parts
+from llc_dynamics.rows import Row
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_sweep
 from llc_dynamics.systems.linear_transformer import references as ref
@@ -20,7 +19,6 @@ from llc_dynamics.systems.linear_transformer.system import MixedNoiseRegression
 from llc_dynamics.systems.linear_transformer.task import PUBLISHED, Contexts, Noise, draw, query_loss
 from llc_dynamics.training import RunConfig
 
-Row = dict[str, Any]
 DIMENSION, EXAMPLES = 10, 20
 ALGORITHMS = {"full": "FULL", "diag": "DIAG", "gdpp": "GD++"}
 NOISES = {noise.label: noise for noise in PUBLISHED}
@@ -145,20 +143,6 @@ def oracle_loss(on: Contexts) -> torch.Tensor:
 def mean_and_error(values: torch.Tensor) -> tuple[float, float]:
     """Mean and its standard error."""
     return values.mean().item(), values.std().item() / math.sqrt(len(values))
-
-
-def append(path: Path, row: Row) -> None:
-    """Add a row at once, so that a call that is stopped keeps what it has."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def rows_of(path: Path) -> list[Row]:
-    """Rows of a file; a last line that a call was stopped in is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def best(rows: list[Row]) -> dict[Cell, Row]:

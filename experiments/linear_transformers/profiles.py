@@ -17,9 +17,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cells import ALGORITHMS, NOISES, Cell, Row, best, contexts, load, mean_and_error, oracle_loss, rows_of, weights_of
+from cells import ALGORITHMS, NOISES, Cell, best, contexts, load, mean_and_error, oracle_loss, weights_of
 from torch import Tensor
 
+from llc_dynamics.rows import Row, stored_rows
 from llc_dynamics.systems.linear_transformer import references as ref
 from llc_dynamics.systems.linear_transformer.task import Contexts, Noise, query_loss
 from llc_dynamics.systems.linear_transformer.tuning import tuned
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that table.py filled")
     parser.add_argument("--noise", nargs="+", default=list(NOISES), choices=list(NOISES))
     chosen = parser.parse_args()
-    models = best(rows_of(chosen.out / "models.jsonl"))
+    models = best(stored_rows(chosen.out / "models.jsonl"))
     rows = [row for noise in chosen.noise for row in profiles(noise, models, chosen.out)]
     (chosen.out / "profiles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for noise in chosen.noise:

@@ -23,19 +23,17 @@ from cells import (
     NOISES,
     ROWS,
     Cell,
-    Row,
     adjusted,
-    append,
     best,
     contexts,
     load,
     mean_and_error,
     oracle_loss,
-    rows_of,
     save,
 )
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.rows import Row, append_row, stored_rows
 from llc_dynamics.systems.linear_transformer import references as ref
 from llc_dynamics.systems.linear_transformer.task import query_loss
 from llc_dynamics.systems.linear_transformer.tuning import tuned
@@ -75,7 +73,7 @@ def train_models(algorithm: str, layers: int, noises: list[str], out: str) -> No
     folder = Path(out)
     rows = folder / "models.jsonl"
     torch._dynamo.reset()  # the programs of the job before count against a limit
-    known = [{name: row[name] for name in ("algorithm", "layers", "noise", "seed")} for row in rows_of(rows)]
+    known = [{name: row[name] for name in ("algorithm", "layers", "noise", "seed")} for row in stored_rows(rows)]
     done = 0
     for noise in noises:
         cell = Cell(algorithm, layers, noise)
@@ -84,7 +82,7 @@ def train_models(algorithm: str, layers: int, noises: list[str], out: str) -> No
         for seed in range(cell.seeds):
             key = {"algorithm": algorithm, "layers": layers, "noise": noise, "seed": seed}
             if key not in known:
-                append(rows, key | train_model(cell, seed, folder, on, oracle))
+                append_row(rows, key | train_model(cell, seed, folder, on, oracle))
             done += 1
             report(f"{ALGORITHMS[algorithm]} {layers}", done)
 
@@ -106,7 +104,7 @@ def train_model(cell: Cell, seed: int, folder: Path, on: ref.Contexts, oracle: t
 
 def write_table(folder: Path, noises: list[str]) -> None:
     """Evaluate the chosen models and the references on the contexts that are reported."""
-    trained = rows_of(folder / "models.jsonl")
+    trained = stored_rows(folder / "models.jsonl")
     chosen = best(trained)
     found: list[Row] = []
     for noise in noises:

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cells import NOISES, Cell, adjusted, append, contexts, load, oracle_loss, rows_of, save
+from cells import NOISES, Cell, adjusted, contexts, load, oracle_loss, save
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
+from llc_dynamics.rows import append_row, stored_rows
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_sweep
 from llc_dynamics.systems.linear_transformer.system import MixedNoiseRegression
@@ -96,7 +97,7 @@ def main() -> None:
         settings = replace(settings, num_steps=chosen.steps, warmup_steps=min(settings.warmup_steps, chosen.steps))
     chosen.out.mkdir(parents=True, exist_ok=True)
     rows = chosen.out / "models.jsonl"
-    if any((row["algorithm"], row["layers"]) == (chosen.algorithm, chosen.layers) for row in rows_of(rows)):
+    if any((row["algorithm"], row["layers"]) == (chosen.algorithm, chosen.layers) for row in stored_rows(rows)):
         print(f"{rows} has these models already")
         return
     all_cells = [Cell(chosen.algorithm, chosen.layers, noise) for noise in NOISES]
@@ -117,7 +118,7 @@ def main() -> None:
         on = contexts("choice", _CHOICE, NOISES[cell.noise])
         loss = adjusted(load(cell, chosen.out, seed), on, oracle_loss(on)).mean().item()
         found = {"algorithm": cell.algorithm, "layers": cell.layers, "noise": cell.noise, "seed": seed}
-        append(rows, found | {"diverged": not loss < float("inf"), "choice": loss, "seconds": seconds})
+        append_row(rows, found | {"diverged": not loss < float("inf"), "choice": loss, "seconds": seconds})
 
 
 if __name__ == "__main__":

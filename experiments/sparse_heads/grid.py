@@ -14,9 +14,9 @@ import math
 from pathlib import Path
 
 import torch
-from measured import Row, append, rows_of
 from torch import Tensor
 
+from llc_dynamics.rows import Row, append_row, stored_rows
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.systems.sparse_heads import references as ref
 from llc_dynamics.systems.sparse_heads.task import SparseTask, excess_risk
@@ -76,11 +76,11 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / "grid.jsonl"
-    done = {(row["d"], row["s"], row["n"], row["sigma"]) for row in rows_of(path)}
+    done = {(row["d"], row["s"], row["n"], row["sigma"]) for row in stored_rows(path)}
     for task in tasks(chosen.dimensions):
         if (task.dimension, task.sparsity, task.num_examples, task.sigma) not in done:
-            append(path, cell(task, chosen.contexts))
-    text = markdown(rows_of(path))
+            append_row(path, cell(task, chosen.contexts))
+    text = markdown(stored_rows(path))
     (chosen.out / "grid.md").write_text(text)
     print(text)
 

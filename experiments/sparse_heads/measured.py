@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 
 import llc_dynamics as ld
 from llc_dynamics.heads import Heads, Risk, head_importance, probe_risk, pruned_heads
 from llc_dynamics.heads.risk import measure_risk
+from llc_dynamics.rows import Row
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.systems.linear_transformer.model import LinearTransformer
 from llc_dynamics.systems.linear_transformer.task import Contexts
@@ -20,7 +17,6 @@ from llc_dynamics.systems.sparse_heads.system import SparseRegression
 from llc_dynamics.systems.sparse_heads.task import excess_risk
 from llc_dynamics.training import load_config
 
-Row = dict[str, Any]
 CONTEXTS, SHARES = 4096, (0.5, 0.75, 1.0, 1.5, 2.0)
 _TIMES = np.geomspace(0.1, 300, 36)
 
@@ -111,17 +107,3 @@ def descended(model: LinearTransformer, contexts: Contexts) -> list[Row]:
         risks = [excess_risk(at(time), contexts.w).numpy() for time in _TIMES]
         found.append(summary(Risk(min(risks, key=lambda each: np.median(each[::2]))[1::2])))
     return found
-
-
-def append(path: Path, row: Row) -> None:
-    """Add a row at once, so that a call that is stopped keeps what it has."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def rows_of(path: Path) -> list[Row]:
-    """Rows of a file; a last line that a call was stopped in is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from measured import Row, rows_of
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.rows import Row, stored_rows
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.systems.sparse_heads import references as ref
 from llc_dynamics.systems.sparse_heads.task import SparseTask, excess_risk
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of models.py")
     folder = parser.parse_args().out
-    rows = rows_of(folder / "heads.jsonl")
+    rows = stored_rows(folder / "heads.jsonl")
     if not rows:
         raise DataError(f"{folder}: no model is measured yet; run models.py --out {folder}")
     parts = {

@@ -68,6 +68,7 @@ class Recorder:
         alone. None stores weights in every row.
     outputs : a function from the model to its function vector on inputs that stay the same, for example
         `lambda model: model(x)`. Called at recorded steps, in evaluation mode, without gradients unless it needs them.
+        Give the inputs as `arrays`, so that the run says what the vectors were taken on; `probes` are stored anyway.
     probes : evaluation sets by name, each an `ld.Probe` or a batch. At recorded steps `loss/<probe>` and
         `distance/<probe>/<reference>` are measured, as for a system, and the function vector on the probe that the
         description names (by default the first; with `outputs` none). The probes are stored with the run.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from llc_dynamics.cli.show_runs import progress_of, show_archive_verification
-from llc_dynamics.errors import ConfigError, TrajectoryError
+from llc_dynamics.cli.show_runs import progress_of
+from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
-from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
+from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.plots import plot_calibration
+from llc_dynamics.progress import duration
 from llc_dynamics.report import RunAnalysis, analyse
 from llc_dynamics.report.developmental import StageFindings
 from llc_dynamics.report.figure import save_figure
@@ -26,16 +29,15 @@ from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
 from llc_dynamics.report.reading import read_description
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
-from llc_dynamics.settings import to_mapping
+from llc_dynamics.settings import load_toml, to_mapping
 from llc_dynamics.stages import null_rates
 from llc_dynamics.stages.verdicts import json_ready
-from llc_dynamics.sweeps import find_runs
-from llc_dynamics.sweeps.folders import SWEEP_FILE, run_folders, stored_settings
+from llc_dynamics.sweeps import LLCConfig, find_runs
 from llc_dynamics.systems.description import Description
-from llc_dynamics.trajectory import Trajectory, verify_run
-from llc_dynamics.trajectory.files import is_temporary
-from llc_dynamics.trajectory.names import curve_folders
+from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import require_workers
 
+_WORTH_SAYING = 60.0  # seconds
 _NOTHING = {
     "constant": "constant curves with this noise",
     "monotone": "smooth monotone curves with this noise",
@@ -160,6 +162,23 @@ def show_curves(runs: Sequence[Trajectory], name: str, as_json: bool = False) ->
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
 
 
+def say_cost(
+    runs: Sequence[Trajectory], config: LLCConfig, name: str, settings_file: Path | None, workers: int | None
+) -> None:
+    """On standard error, where it is minutes: the points to estimate, and how long they take by the calibration."""
+    seconds = 0.0 if settings_file is None else load_toml(settings_file).get("calibration", {}).get("seconds", 0.0)
+    points = sum(
+        len({*config.choose_steps(run.weight_steps)} - {*stored_points(curve_folder(run.path, name))}) for run in runs
+    )
+    workers = min(require_workers(workers), max(points, 1))
+    if points * seconds / workers >= _WORTH_SAYING:
+        print(
+            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} workers: "
+            f"{duration(seconds)} a point by the trials of the calibration",
+            file=sys.stderr,
+        )
+
+
 def draw_calibration(found: Calibration, path: Path) -> None:
     """The figure of a calibration, as a PNG."""
     figure = plot_calibration(found).get_figure(root=True)
@@ -209,57 +228,6 @@ def show_pca(folder: Path, num_components: int, as_json: bool = False, system: s
         _row(f"{label}, first", scores[0])
         _row(f"{label}, last", scores[-1])
         _row(f"{label}, cosine content", found.cosine_content[label])
-
-
-def show_verification(folder: Path, as_json: bool = False) -> int:
-    """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
-    if folder.is_file():
-        show_archive_verification(folder)
-        return 0
-    problems, rows = 0, []
-    for path in run_folders(folder):
-        with progress_of(f"verify {path.name}") as progress:
-            report = verify_run(path, progress)
-        curves = [_verified_curve(path, curve) for curve in curve_folders(path)]
-        problems += len(report.problems) + sum(len(curve["problems"]) for curve in curves)
-        if as_json:
-            rows.append(
-                {
-                    "path": str(path),
-                    "checkpoints": report.rows,
-                    "complete": report.complete,
-                    "problems": [problem.to_dict() for problem in report.problems],
-                    "llc": [{**each, "problems": [found.to_dict() for found in each["problems"]]} for each in curves],
-                }
-            )
-            continue
-        print(report)
-        for curve in curves:
-            print(f"  LLC '{curve['name']}': {curve['sound']} of {curve['points']} points in order")
-            for found in curve["problems"]:
-                print(f"  {found}")
-    if as_json:
-        _print_json(rows)
-    if (folder / SWEEP_FILE).exists():
-        stored_settings(folder)
-    return 1 if problems else 0
-
-
-def _verified_curve(run: Path, curve: Path) -> dict[str, Any]:
-    """Points of a stored LLC curve, how many are sound, and what is wrong or does not belong there."""
-    try:
-        points = stored_points(curve_folder(run, curve.name))
-    except ConfigError as error:
-        problem = Finding("foreign", f"{curve}: not a folder of an LLC curve ({error}); move it elsewhere")
-        return {"name": curve.name, "points": 0, "sound": 0, "problems": [problem]}
-    damaged = [Finding("damaged", message) for message in damaged_points(points.values())]
-    known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
-    foreign = [
-        Finding("foreign", f"{entry}: not a point of an LLC curve; move it elsewhere")
-        for entry in sorted({*curve.iterdir()} - known)
-    ]
-    sound = len(points) - len(damaged)
-    return {"name": curve.name, "points": len(points), "sound": sound, "problems": [*damaged, *foreign]}
 
 
 def _row(label: str, values: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What the verbs that keep and move runs print."""
+"""What the verbs that keep, check and move runs print. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from llc_dynamics.errors import ConfigError
+from llc_dynamics.finding import Finding
+from llc_dynamics.llc.storage import curve_folder, damaged_points, stored_points
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.runs import verify_archive, write_view
 from llc_dynamics.runs.info import RunInfo, run_info
-from llc_dynamics.sweeps.folders import run_folders
-from llc_dynamics.trajectory import Trajectory, WeightStorage
+from llc_dynamics.sweeps.folders import SWEEP_FILE, read_sweep_file, run_folders
+from llc_dynamics.trajectory import Trajectory, WeightStorage, verify_run
+from llc_dynamics.trajectory.files import is_temporary
+from llc_dynamics.trajectory.names import curve_folders
 
 
 @contextmanager
-def progress_of(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing in a pipe; yields `progress(done, total)`."""
+def progress_of(title: str, limit: float | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar or lines; yields `progress(done, total)`. `limit` as in `Bars.add_task`."""
     with progress_bars() as bars:
-        bar = bars.add_task(title, total=None)
+        bar = bars.add_task(title, total=None, limit=limit)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
@@ -46,7 +52,58 @@ def open_files_limit() -> int | None:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def show_archive_verification(file: Path) -> None:
+def show_verification(folder: Path, as_json: bool = False) -> int:
+    """Every run's report, or that of an exported file; 1 if anything is wrong with any of them, else 0."""
+    if folder.is_file():
+        _verify_archive(folder)
+        return 0
+    problems, rows = 0, []
+    for path in run_folders(folder):
+        with progress_of(f"verify {path.name}") as progress:
+            report = verify_run(path, progress)
+        curves = [_verified_curve(path, curve) for curve in curve_folders(path)]
+        problems += len(report.problems) + sum(len(curve["problems"]) for curve in curves)
+        if as_json:
+            rows.append(
+                {
+                    "path": str(path),
+                    "checkpoints": report.rows,
+                    "complete": report.complete,
+                    "problems": [problem.to_dict() for problem in report.problems],
+                    "llc": [{**each, "problems": [found.to_dict() for found in each["problems"]]} for each in curves],
+                }
+            )
+            continue
+        print(report)
+        for curve in curves:
+            print(f"  LLC '{curve['name']}': {curve['sound']} of {curve['points']} points in order")
+            for found in curve["problems"]:
+                print(f"  {found}")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    if (folder / SWEEP_FILE).exists():
+        read_sweep_file(folder)
+    return 1 if problems else 0
+
+
+def _verified_curve(run: Path, curve: Path) -> dict[str, Any]:
+    """Points of a stored LLC curve, how many are sound, and what is wrong or does not belong there."""
+    try:
+        points = stored_points(curve_folder(run, curve.name))
+    except ConfigError as error:
+        problem = Finding("foreign", f"{curve}: not a folder of an LLC curve ({error}); move it elsewhere")
+        return {"name": curve.name, "points": 0, "sound": 0, "problems": [problem]}
+    damaged = [Finding("damaged", message) for message in damaged_points(points.values())]
+    known = {*points.values(), *(entry for entry in curve.iterdir() if is_temporary(entry.name))}
+    foreign = [
+        Finding("foreign", f"{entry}: not a point of an LLC curve; move it elsewhere")
+        for entry in sorted({*curve.iterdir()} - known)
+    ]
+    sound = len(points) - len(damaged)
+    return {"name": curve.name, "points": len(points), "sound": sound, "problems": [*damaged, *foreign]}
+
+
+def _verify_archive(file: Path) -> None:
     """Check an exported file; raises what is wrong with it."""
     with progress_of(f"verify {file.name}") as progress:
         rows = verify_archive(file, progress)

@@ -2,7 +2,7 @@
 
 from llc_dynamics.heads.importance import HeadImportance, head_importance, pruned_heads
 from llc_dynamics.heads.named import Head, Heads
-from llc_dynamics.heads.over_training import head_llc_curves, importance_over_training
+from llc_dynamics.heads.over_training import ImportanceHistory, head_llc_curves, importance_over_training
 from llc_dynamics.heads.probes import probe_risk
 from llc_dynamics.heads.risk import Risk
 
@@ -10,6 +10,7 @@ __all__ = [
     "Head",
     "HeadImportance",
     "Heads",
+    "ImportanceHistory",
     "Risk",
     "head_importance",
     "head_llc_curves",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from llc_dynamics.batch import leaves
 from llc_dynamics.llc.problem import Problem
 from llc_dynamics.llc.settings import EstimateSettings
+from llc_dynamics.llc.storage import Identity
 from llc_dynamics.sampling.batches import Batches, Data
 from llc_dynamics.sampling.data import Samples, opened
 from llc_dynamics.sampling.flat_model import FlatModel
@@ -23,23 +23,6 @@ from llc_dynamics.seeding import isolated_generators, torch_generator
 _PROBE_SAMPLES = 64
 # Losses at the probe positions agree to this share of their size on any machine and number of threads.
 _PROBE_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What must be the same for a stored point to be the one that is asked for.
-
-    Attributes
-    ----------
-    curve : what is the same along a curve: sampler, counts, seed, data, sampled parameters. JSON types.
-    weights : digest of the checkpoint.
-    probe : float64 [position, sample], losses of some samples at w* and at a fixed perturbation of it: another loss,
-        other data or another model show here, although functions cannot be compared.
-    """
-
-    curve: dict[str, Any]
-    weights: str
-    probe: NDArray[np.float64]
 
 
 def identity_of(problem: Problem, settings: EstimateSettings) -> Identity:

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from llc_dynamics.finding import Finding, sentences
+from llc_dynamics.finding import FailedChain, Finding, sentences
 from llc_dynamics.llc.frames import result_to_datatree, result_to_pandas, result_to_xarray
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.ranges import between_0_and_1
-from llc_dynamics.sampling import FailedChain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,6 +209,8 @@ class LLCResult:
         level = between_0_and_1("level", level)
         if not math.isfinite(self.standard_error):
             return math.nan
+        from scipy import stats
+
         return float(stats.t.ppf((1 + level) / 2, max(self.ess_mean - 1, 1.0)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,17 +11,17 @@ import os
 import re
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llc_dynamics.errors import ConfigError, CorruptRunError, LLCDynamicsError, TrajectoryError
-from llc_dynamics.finding import Finding
-from llc_dynamics.llc.identity import Identity
+from llc_dynamics.finding import FailedChain, Finding
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.thresholds import Thresholds
-from llc_dynamics.sampling import FailedChain
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.trajectory.files import fsync_folder, storage_errors
 from llc_dynamics.trajectory.names import stored_points as stored_points
@@ -33,6 +33,23 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _TRACES = ("trace", "corrected_trace", "distance_trace", "virial_trace")
 _FINDINGS = ("reasons", "notes")
 _APART = {*_TRACES, *_FINDINGS, "failed_chains", "thresholds"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for a stored point to be the one that is asked for.
+
+    Attributes
+    ----------
+    curve : what is the same along a curve: sampler, counts, seed, data, sampled parameters. JSON types.
+    weights : digest of the checkpoint.
+    probe : float64 [position, sample], losses of some samples at w* and at a fixed perturbation of it: another loss,
+        other data or another model show here, although functions cannot be compared.
+    """
+
+    curve: dict[str, Any]
+    weights: str
+    probe: NDArray[np.float64]
 
 
 def curve_folder(run: Path, name: str) -> Path:

@@ -29,12 +29,12 @@ from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-_TYPES = {"A": (CATEGORICAL[5], "A"), "B": (CATEGORICAL[4], "B"), "unresolved": (GRID, "–")}
+_TYPES = {"rise": (CATEGORICAL[5], "rise"), "fall": (CATEGORICAL[4], "fall"), "unresolved": (GRID, "–")}
 _MARKERS = ("^", "D", "s")
 # Height of the strip of stages, and of a row of probabilities, in heights of the axes.
 _STRIP, _ROW = 0.055, 0.075
-# Narrower stages get no letter, nearer probabilities stand in the next row; both in widths of the axes.
-_NARROW, _NEAR = 0.025, 0.085
+# Narrower stages get no word, nearer probabilities stand in the next row; both in widths of the axes.
+_NARROW, _NEAR = 0.05, 0.085
 
 
 def plot_stages(
@@ -51,8 +51,8 @@ def plot_stages(
     all points share.
 
     Resolved boundaries are solid lines with their probability, the others dashed and faint; shaded is each boundary's
-    interval. The strip along the top says what lies between: A (the curve rises), B (it falls) or a dash where the
-    change is not resolved.
+    interval. The strip along the top says what lies between: a rise, a fall, or a dash where the change is not
+    resolved.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def _row(taken: list[tuple[float, int]], place: float) -> int:
 def _strip(ax: Axes, report: StageReport) -> None:
     transform = ax.get_xaxis_transform()
     for stage in report.stages:
-        color, letter = _TYPES[stage.type]
+        color, word = _TYPES[stage.type]
         ax.axvspan(stage.start, stage.end, ymin=1 - _STRIP, color=color, alpha=0.75, linewidth=0, gid="stage")
         left, right = _across(ax, stage.start), _across(ax, stage.end)
         if right - left < _NARROW:
@@ -203,7 +203,7 @@ def _strip(ax: Axes, report: StageReport) -> None:
         ax.text(
             middle,
             1 - _STRIP / 2,
-            letter,
+            word,
             transform=ax.transAxes,
             ha="center",
             va="center",

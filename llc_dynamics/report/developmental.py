@@ -58,9 +58,9 @@ def find_stages(
     pca: PCAAnalysis | None,
     seed: int = 0,
 ) -> StageFindings:
-    """Stages of the LLC, with a loss for their types, and of the losses on which transitions are judged.
+    """Stages of the LLC, with the change of a loss over each, and of the losses on which transitions are judged.
 
-    The loss for the types is that on a probe on which no transition is judged, or the training loss. Errors of a mean
+    That loss is the one on a probe on which no transition is judged, or the training loss. Errors of a mean
     over evaluation samples are left out: the samples are the same at every step, so their error moves the whole curve
     and not one point against the next.
     """
@@ -134,7 +134,7 @@ def _detect(curve: Curve, loss: Curve | None, seed: int, notes: list[Finding]) -
         if loss is None:
             raise
         found = detect_stages(curve, seed=seed)
-        notes.append(Finding("no_loss_for_types", f"types of stages were judged without the loss: {error}"))
+        notes.append(Finding("no_loss_changes", f"stages without the change of the loss: {error}"))
         return found
 
 

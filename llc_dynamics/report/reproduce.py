@@ -83,7 +83,7 @@ def reproduce_markup(folder: Path | None, analysis: Analysis) -> str:
 def reproduce_commands(folder: Path | None, llc_name: str) -> tuple[str, str | None]:
     """Shell commands, and the text of the preset file where no preset of the package describes the runs."""
     from llc_dynamics.sweeps import load_preset, preset_names
-    from llc_dynamics.sweeps.folders import stored_settings
+    from llc_dynamics.sweeps.stored import stored_settings
 
     if folder is None:
         return "# the runs come from different folders; see the settings of each above\n", None

@@ -10,28 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llc_dynamics.finding import Finding
+from llc_dynamics.finding import FailedChain, Finding
 from llc_dynamics.sampling.flat_model import SMALL, FlatModel
 from llc_dynamics.sampling.kernel import Target, wide_dtype, widened
 
 # In equilibrium nbeta (L(w) - L(w*)) averages at most d/2; a chain this far above d has left for good.
 EXPLOSION = 1e5
-
-
-@dataclass(frozen=True)
-class FailedChain:
-    """A chain that was stopped: which, after how many updates, and why.
-
-    The codes of a reason: `data_not_finite` (the loss at w* is not finite on a batch), `weights_not_finite` (they or
-    the gradient), `loss_not_finite`, `loss_exploded`.
-    """
-
-    chain: int
-    step: int
-    reason: Finding
-
-    def __str__(self) -> str:
-        return f"chain {self.chain} at step {self.step} ({self.reason})"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Developmental stages of a curve with errors, such as an LLC curve: boundaries with intervals and probabilities.
 
 Hoogland et al. 2024 (arXiv 2402.02364) call what lies between two critical points of lambda_hat over log t a stage, of
-type A where it rises and of type B where it falls while the loss falls. Here the critical points are read from a
-Gaussian process with the measured errors (`gaussian_process`, `boundaries`), and nothing is called a stage without the
-probability that it is one.
+type A where it rises while the loss falls, and of type B where both fall. Here the critical points of any curve are
+read from a Gaussian process with the measured errors (`gaussian_process`, `boundaries`), and nothing is called a stage
+without the probability that it is one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEAST_PROBABILITY = 0.05
 # A change is resolved from so many of its errors on.
 _RESOLVED = 2.0
 
-StageType = Literal["A", "B", "unresolved"]
+StageType = Literal["rise", "fall", "unresolved"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Boundary:
     step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time,
         at least from the checkpoint before the nearest one to the one after it.
     probability : that there is such a boundary: over the posterior of the curve, times the weight of a smooth curve
-        against a constant and a random walk as accounts of the same points.
+        or a staircase against a constant and a random walk as accounts of the same points.
     kind : "turn" (the curve's slope changes sign) or "plateau" (it nearly vanishes in between).
     resolved : whether the probability reaches the report's threshold.
     """
@@ -66,8 +66,7 @@ class Stage:
     ----------
     start, end : steps. change, change_error : of the curve from start to end, and its standard error.
     loss_change, loss_change_error : the same of the loss, None without one.
-    type : "A" if the curve rises, "B" if it falls; "unresolved" where the change is within two of its errors, or where
-        a loss was given and does not fall.
+    type : "rise", "fall", or "unresolved" where the change is within two of its errors.
     """
 
     start: float
@@ -88,8 +87,8 @@ class StageReport:
     boundaries : all candidates from a probability of .05 on, in order of time; those that count are `resolved`.
     stages : between the resolved boundaries and the ends of the curve.
     threshold, level : probability from which a boundary is resolved; of the intervals.
-    weight : of the smooth account of the data against a constant and random walks. noise : standard deviation of the
-        noise that was fitted on top of the measured errors.
+    weight : of a smooth curve or a staircase against a constant and random walks, given the points. noise : standard
+        deviation of the noise that was fitted on top of the measured errors.
     notes : what was left out, estimated, or speaks against the verdict.
     fit : the fitted curve and its slope, for `plot_stages`.
     """
@@ -125,7 +124,7 @@ class StageReport:
                 f"{each.probability:.2f}{mark}"
             )
         for stage in self.stages:
-            kind = "not resolved" if stage.type == "unresolved" else f"type {stage.type}"
+            kind = "not resolved" if stage.type == "unresolved" else stage.type
             loss = "" if stage.loss_change is None else f", loss {stage.loss_change:+.3g}"
             change = f"{stage.change:+.3g} ± {stage.change_error:.2g}{loss}"
             lines.append(f"  {stage.start:,.0f} to {stage.end:,.0f}: {change}: {kind}")
@@ -151,7 +150,7 @@ def detect_stages(
     Parameters
     ----------
     curve : at least 8 usable points, unevenly spaced in time as they are.
-    loss : of the same run, at the curve's steps or at more; for the types A and B of the stages.
+    loss : of the same run, at the curve's steps or at more: its change over every stage stands beside the curve's.
     component : k = 1, 2, ... if the curve is the k-th principal component of a trajectory. PCA of a random walk gives
         cosines of k half periods, which have turns that mean nothing; where the component is nearly one, no boundary
         is resolved.
@@ -222,8 +221,9 @@ def _notes_on_errors(fit: SmoothFit, curve: Curve) -> list[Finding]:
 
 
 def _explained_otherwise(fit: SmoothFit) -> Finding:
-    best = max((name for name in fit.log_evidence if name != "smooth"), key=lambda name: fit.log_evidence[name])
-    text = f"a {best} explains the points as well as a smooth curve (weight of the smooth {fit.weight:.2f})"
+    others = set(fit.log_evidence) - {"smooth", "staircase"}
+    best = max(sorted(others), key=lambda name: fit.log_evidence[name])
+    text = f"a {best} explains the points as well as a smooth curve or a staircase (weight of these {fit.weight:.2f})"
     return Finding("not_smooth", text)
 
 
@@ -268,13 +268,10 @@ def _stages(
 ) -> tuple[Stage, ...]:
     stages = []
     for place, (change, error) in enumerate(_changes(fit, values, edges)):
-        kind: StageType = "A" if change > 0 else "B"
-        loss_change = loss_error = None
-        if loss_changes is not None:
-            loss_change, loss_error = loss_changes[place]
-        rises = loss_change is not None and loss_error is not None and loss_change > -_RESOLVED * loss_error
+        kind: StageType = "rise" if change > 0 else "fall"
         # a random walk's changes are real, but of no stage
-        if abs(change) <= _RESOLVED * error or rises or fit.weight < 0.5:
+        if abs(change) <= _RESOLVED * error or fit.weight < 0.5:
             kind = "unresolved"
-        stages.append(Stage(edges[place], edges[place + 1], change, error, kind, loss_change, loss_error))
+        of_loss = (None, None) if loss_changes is None else loss_changes[place]
+        stages.append(Stage(edges[place], edges[place + 1], change, error, kind, *of_loss))
     return tuple(stages)

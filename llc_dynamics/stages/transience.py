@@ -41,10 +41,12 @@ def detect_transience(
        the jitter of the weights between checkpoints), and larger than a falling curve with these two noises shows with
        probability `max_false_alarm`;
     2. the model had been near the general predictor: at t_crit it is nearer to it than to the specialised one, and
+
        - with `reference_distance`: nearer than the specialised predictor is, and at least the share
          `min_nearness_beyond_line` nearer than any point of the straight way from the start to the specialised
          predictor. A model that goes straight there passes the general one at some distance, and its loss dips too;
        - without: its distance has fallen by at least the share `min_nearness` since the first checkpoint;
+
     3. from t_crit to the end it moves away from the general predictor, and along the line from there to the specialised
        one, each by 2 errors. The place on that line is (1 + (g - s) / r) / 2 for distances g, s and r between the two:
        a model that becomes unstable moves away from both, and does not count.

@@ -32,7 +32,7 @@ _ESTIMATE = EstimateSettings(batch_size=64)
 class LLCConfig:
     """How the LLC over a run is estimated: one setting for the whole curve.
 
-    In a file all of it is one table, `[llc]`: the settings of `estimate_llc` by their names, and the four below. The
+    In a file all of it is one table, `[llc]`: the settings of `estimate_llc` by their names, and the five below. The
     sampler is a table, `sampler = { kernel = "MALT", localization = 100.0 }`; without `kernel` it is SGLD. The seed is
     the sweep's.
 
@@ -41,6 +41,8 @@ class LLCConfig:
     num_points : checkpoints on the curve, spaced evenly in log(step) from `first_step` to the last stored one.
     first_step : where the curve begins. Before the loss has fallen, w* is far from any minimum and estimates by the
         given loss are negative.
+    fixed_samples : where batches are fresh samples, draw so many once and take batches from these; None: fresh ones.
+        The loss is then one function, which is worth it where a few samples rule the mean.
     estimate : the settings of each point. `num_samples`, the n of nbeta = n / log n, is by default the size of the
         system's training set; where batches are fresh samples it is a choice, by default 10,000.
     """
@@ -50,11 +52,14 @@ class LLCConfig:
     divergence: Literal["squared", "kl"] | None = None
     num_points: int = 12
     first_step: int = 0
+    fixed_samples: int | None = None
 
     def __post_init__(self) -> None:
         with_plain_numbers(self)
         if self.num_points < 1:
             raise ConfigError(f"llc.num_points must be 1 or more; got {self.num_points}")
+        if self.fixed_samples is not None and self.fixed_samples < 3:
+            raise ConfigError(f"llc.fixed_samples must be 3 or more; got {self.fixed_samples}")
         if self.estimate.batch_size is None:
             raise ConfigError("llc.batch_size must be 1 or more; got None")
 
@@ -62,7 +67,7 @@ class LLCConfig:
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> LLCConfig:
         """From the `[llc]` table of a file. Raises `ConfigError` for an unknown or mistyped setting."""
         hints = get_type_hints(cls)
-        own = ("loss", "divergence", "num_points", "first_step")
+        own = ("loss", "divergence", "num_points", "first_step", "fixed_samples")
         sampling = [each.name for each in fields(EstimateSettings) if each.name != "seed"]
         for name in mapping:
             if name not in (*own, *sampling):
@@ -77,7 +82,8 @@ class LLCConfig:
         estimate = {name: value for name, value in to_mapping(self.estimate).items() if value is not None}
         del estimate["seed"]
         own = {"loss": self.loss, "num_points": self.num_points, "first_step": self.first_step}
-        return own | ({} if self.divergence is None else {"divergence": self.divergence}) | estimate
+        unset = {name: getattr(self, name) for name in ("divergence", "fixed_samples")}
+        return own | {name: value for name, value in unset.items() if value is not None} | estimate
 
     def loss_of(self, system: System) -> LossFunction:
         """The loss of which the LLC of a system is estimated."""
@@ -89,7 +95,8 @@ class LLCConfig:
         """The settings of each point, with n and a batch that the system's training set can give."""
         data, chosen = system.data(), self.estimate
         size = _FRESH_SAMPLES if data is None else num_samples(data)
-        batch = chosen.batch_size if data is None else min(size, chosen.batch_size or size)
+        most = self.fixed_samples if data is None else size
+        batch = chosen.batch_size if most is None else min(most, chosen.batch_size or most)
         return replace(chosen, num_samples=chosen.num_samples or size, batch_size=batch)
 
     def choose_steps(self, stored: NDArray[np.int64]) -> list[int]:

@@ -6,13 +6,15 @@ from collections import Counter
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llc_dynamics.errors import ConfigError, TrajectoryError
-from llc_dynamics.settings import nearest
-from llc_dynamics.sweeps.config import SweepConfig, load_sweep
-from llc_dynamics.sweeps.folders import SWEEP_FILE, stored_sweep
-from llc_dynamics.systems.registry import system_class
+from llc_dynamics.settings import load_toml, nearest
+from llc_dynamics.sweeps.folders import SWEEP_FILE
 from llc_dynamics.trajectory.names import is_run
+
+if TYPE_CHECKING:
+    from llc_dynamics.sweeps.config import SweepConfig
 
 
 def preset_names() -> list[str]:
@@ -29,6 +31,8 @@ def load_preset(name: str) -> SweepConfig:
         long = [f"{folder}/{short}" for folder, short in presets if short == name]
         advice = f"it is one of {', '.join(long)}" if found else nearest(name, [*preset_names(), *long])
         raise ConfigError(f"preset '{name}' is {'not one' if found else 'unknown'}; {advice}")
+    from llc_dynamics.sweeps.config import load_sweep
+
     with resources.as_file(found[0]) as path:
         return load_sweep(path)
 
@@ -39,29 +43,40 @@ def resolve(config: Path, out: Path | None, seed: int | None, system: str | None
     config : a preset file or name, which needs `out`; or a sweep folder, or a run folder inside one, to go on with.
     system : "my_file.py:MySystem", needed to go on with a sweep of a system that is not part of this package.
     """
-    chosen = None if system is None else system_class(system)
     known = not config.suffix and config.as_posix() in {*preset_names(), *map("/".join, _presets())}
-    if config.is_dir() and not (known and out is not None):
+    goes_on = config.is_dir() and not (known and out is not None)
+    if goes_on:
         if out is not None or seed is not None:
             raise ConfigError(f"{config}: a folder goes on with its own settings; leave out --out and --seed")
-        if not is_run(config) or (config / SWEEP_FILE).exists():
-            if not (config / SWEEP_FILE).is_file():
-                raise TrajectoryError(f"{config}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
-            return stored_sweep(config, chosen), config
+        if not is_run(config) and not (config / SWEEP_FILE).is_file():
+            raise TrajectoryError(f"{config}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
+    else:
+        if not known and not config.exists() and config.suffix != ".toml":
+            raise ConfigError(f"{config}: neither a folder nor a preset; {nearest(str(config), preset_names())}")
+        if not known:
+            load_toml(config)
+        if out is None:
+            raise ConfigError(f"{config}: give the folder for the runs, for example --out runs/{config.stem}")
+        if known and system is not None:
+            raise ConfigError(f"--system: the preset {config} has a system; leave one of them out")
+    # All that can be said without torch is said; a system's settings are those of its class, which brings it in.
+    from llc_dynamics.sweeps.config import load_sweep
+    from llc_dynamics.sweeps.stored import stored_sweep
+    from llc_dynamics.systems.registry import system_class
+
+    chosen = None if system is None else system_class(system)
+    if goes_on:
         sweep = stored_sweep(config, chosen)
+        if (config / SWEEP_FILE).exists():
+            return sweep, config
         if config.name not in sweep.run_configs():
             raise TrajectoryError(
                 f"{config}: not a run of the sweep in {config.parent}; it was recorded by another training loop, "
                 "which has to go on with it itself (ld.TrajectoryWriter(..., resume=True))"
             )
         return sweep, config.parent
-    if not known and not config.exists() and config.suffix != ".toml":
-        raise ConfigError(f"{config}: neither a folder nor a preset; {nearest(str(config), preset_names())}")
-    if known and chosen is not None:
-        raise ConfigError(f"--system: the preset {config} has a system; leave one of them out")
+    assert out is not None
     sweep = load_preset(config.as_posix()) if known else load_sweep(config, chosen)
-    if out is None:
-        raise ConfigError(f"{config}: give the folder for the runs, for example --out runs/{sweep.name}")
     return (sweep if seed is None else sweep.with_seed(seed)), out
 
 

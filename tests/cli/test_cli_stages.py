@@ -42,7 +42,7 @@ def test_stages_of_llc_and_ood_loss_are_printed(runs: Path, capsys: pytest.Captu
     assert "stages of the loss on new tasks" in with_llc
     (place,) = re.findall(r"stages of the LLC: 1 boundaries resolved.*\n +turn at ([\d,]+) \(", with_llc)
     assert abs(np.log10((float(place.replace(",", "")) + 1) / (TURN + 1))) < 0.1
-    assert re.search(r": \+[\d.]+ ± [\d.]+, loss -[\d.]+: type A\n", with_llc)
+    assert re.search(r": \+[\d.]+ ± [\d.]+, loss -[\d.]+: rise\n", with_llc)
     assert "change points of LLC: " in with_llc
     assert "LLC: within 0.1 decades both find 1 of 1 boundaries" in with_llc
     assert "change points of LLC, loss on new tasks" in with_llc

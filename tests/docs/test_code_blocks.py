@@ -103,7 +103,7 @@ def check_stages(_, printed):
         (place, low, high) = re.findall(r"turn at ([\d,]+) \(([\d,]+) to ([\d,]+)\), probability 1.00\n", text)[0]
         assert abs(np.log10(float(place.replace(",", "")) / 3670)) < 0.02
         assert float(low.replace(",", "")) < 3000 < float(high.replace(",", ""))
-        assert re.findall(r"type ([AB])\n", text)[:2] == ["A", "B"]
+        assert re.findall(r": (rise|fall)\n", text) == ["rise", "fall"]
     assert "ridge yields to dMMSE at n* = 7,090" in printed
 
 
@@ -112,6 +112,7 @@ def check_recording(module, printed):
     assert run.complete
     assert run.steps.tolist() == ld.checkpoint_schedule(400, linear_interval=100, num_log=20).tolist()
     assert run.outputs().shape == (len(run), 32, 1)
+    assert "probes" in run.array_names  # what they were taken on
     assert float(printed.split()[0]) < 0.1
     # The same script again finds the run complete, and ends with the same loss.
     first = run.metrics("train_loss").tobytes()
@@ -145,3 +146,8 @@ CHECKS = {
 def test_every_verb_is_in_the_table() -> None:
     table = re.findall(r"^\| `([a-z]+)[ `]", (ROOT / "docs" / "command-line.md").read_text(), re.MULTILINE)
     assert sorted(table) == sorted(VERBS)
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    named = re.findall(r"`(?:ld\.)?(\w+)`", (ROOT / "docs" / "api" / "index.md").read_text())
+    assert {*ld.__all__} - {"__version__"} <= {*named}

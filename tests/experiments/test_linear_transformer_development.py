@@ -1,6 +1,5 @@
-"""How linear transformers develop: nearest references, onsets, and inputs of unequal variances."""
+"""How linear transformers develop: inputs of unequal variances, merged and separate keys."""
 
-import numpy as np
 import pytest
 import torch
 from scripts import load_together
@@ -10,35 +9,7 @@ from llc_dynamics.systems.linear_transformer import references as ref
 from llc_dynamics.systems.linear_transformer.task import Contexts, Noise, draw
 
 torch.set_num_threads(1)
-cells, development, keys = load_together("linear_transformers", "cells", "development", "keys")
-
-
-def test_the_nearest_reference_is_timed_with_an_interval() -> None:
-    """From `near` to `far` on a line: the mean passes the middle at step 50, in a share of the contexts later."""
-    steps, rng = np.arange(101), np.random.default_rng(0)
-    way = np.clip(steps / 100 + 0.1 * rng.standard_normal(400)[:, None], 0, 1).T  # [C, B]
-    found = development.nearest({"far": (1 - way) ** 2, "near": way**2, "never": np.full(way.shape, 9.0)}, steps)
-    assert list(found) == ["near", "far"]
-    step, low, high = found["far"]
-    assert low <= step <= high
-    assert (step, low, high) == pytest.approx((50, 49, 51), abs=2)
-    assert found["near"][0] == 0
-
-
-def test_a_reference_that_is_the_nearest_for_too_short_is_not_named() -> None:
-    steps = np.arange(10)
-    first = np.ones((10, 50))
-    second = np.full((10, 50), 2.0)
-    second[4:6] = 0.0
-    assert list(development.nearest({"first": first, "second": second}, steps)) == ["first"]
-
-
-def test_an_onset_is_where_a_value_stays_above_half_of_its_final_one() -> None:
-    steps = np.arange(0, 100, 10)
-    final = [-1.0] * development._FINAL
-    assert development.onset(steps, np.array([1.0, -0.8, -0.4, -0.6, -0.9, *final])) == 30
-    assert development.onset(steps, np.array([-1.0, -0.8, -0.9, -0.6, -0.9, *final])) == 0
-    assert development.onset(steps, np.array([-1.0, -0.8, -0.9, -0.6, 0.9, *final])) == 50
+cells, keys = load_together("linear_transformers", "cells", "keys")
 
 
 def test_inputs_of_unequal_variances_are_those_of_their_tokens() -> None:

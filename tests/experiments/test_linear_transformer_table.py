@@ -7,6 +7,7 @@ import pytest
 import torch
 from scripts import load_together
 
+from llc_dynamics.rows import stored_rows
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.systems.linear_transformer import references as ref
 from llc_dynamics.systems.linear_transformer.task import draw
@@ -38,15 +39,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_diverged_run_is_stored_and_flagged_and_never_chosen(tiny: None, tmp_path: Path) -> None:  # noqa: ARG001
     table.train_models("full", 2, [LABEL], str(tmp_path))
-    rows = cells.rows_of(tmp_path / "models.jsonl")
+    rows = stored_rows(tmp_path / "models.jsonl")
     assert [(row["seed"], row["diverged"]) for row in rows] == [(0, False), (1, True)]
     assert "training loss became" in rows[1]["message"]
     (chosen,) = cells.best(rows).values()
     assert chosen["seed"] == 0
     table.train_models("full", 2, [LABEL], str(tmp_path))
-    assert cells.rows_of(tmp_path / "models.jsonl") == rows  # nothing is trained again
+    assert stored_rows(tmp_path / "models.jsonl") == rows  # nothing is trained again
     table.write_table(tmp_path, [LABEL])
-    found = {(row["name"], row["layers"]): row for row in cells.rows_of(tmp_path / "table.jsonl")}
+    found = {(row["name"], row["layers"]): row for row in stored_rows(tmp_path / "table.jsonl")}
     model = cells.load(cells.Cell("full", 2, LABEL), tmp_path, 0)
     on = cells.contexts("report", 2000, cells.NOISES[LABEL])
     expected = cells.adjusted(model, on, cells.oracle_loss(on))
@@ -83,12 +84,6 @@ def test_the_recipe() -> None:
     assert cells.Cell("gdpp", 1, LABEL).published == 1.175
     assert cells.Cell("full", 2, LABEL).published == 0.188
     assert cells.Cell("full", 5, LABEL).published is None
-
-
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "models.jsonl"
-    path.write_text('{"a": 1}\n{"a": 2')
-    assert cells.rows_of(path) == [{"a": 1}]
 
 
 def test_models_that_train_together_move_as_they_would_alone() -> None:
@@ -142,7 +137,7 @@ def test_profiles_tell_the_noise_that_a_predictor_goes_by(tiny: None, tmp_path: 
     monkeypatch.setattr(profiles, "_COUNT", 200)
     monkeypatch.setattr(profiles, "weights_of", lambda _, on: ref.ridge(ref.Spectrum(on), 1.75**2))
     table.train_models("full", 2, [LABEL], str(tmp_path))
-    rows = profiles.profiles(LABEL, cells.best(cells.rows_of(tmp_path / "models.jsonl")), tmp_path)
+    rows = profiles.profiles(LABEL, cells.best(stored_rows(tmp_path / "models.jsonl")), tmp_path)
     levels = [row["sigma"] for row in rows if row["name"] == "FULL"]
     assert [row["implied_sigma"] for row in rows if row["name"] == "FULL"] == [1.75] * len(levels)
     assert [row["implied_sigma"] for row in rows if row["name"] == ref.LABELS["oracle"]] == levels

@@ -9,6 +9,7 @@ import torch
 from scripts import load_together
 
 from llc_dynamics.errors import DataError
+from llc_dynamics.rows import stored_rows
 from llc_dynamics.seeding import torch_generator
 from llc_dynamics.sweeps import load_sweep, run_sweep
 from llc_dynamics.systems.linear_transformer.model import LinearTransformer
@@ -28,7 +29,7 @@ def tiny_sweeps(attention: str) -> dict:
     training = replace(preset.training, num_steps=20, batch_size=32, warmup_steps=0, compile=False)
     checkpoints = replace(preset.checkpoints, linear_interval=10, num_log=0)
     small = replace(preset, system=system, training=training, checkpoints=checkpoints)
-    return models.cells(small, [1, 2], [0.5], [2], [attention], seeds=1)
+    return models.cells(small, [1, 2], [0.5], [2], [attention], [0])
 
 
 @pytest.mark.parametrize("attention", ["linear", "softmax"])
@@ -39,7 +40,7 @@ def test_models_are_measured_once_and_tables_made_of_them(attention: str, tmp_pa
     for _ in range(2):  # the second time everything is there
         for run in run_sweep(sweep, tmp_path / folder, workers=1):
             models.measure_run(str(run), str(rows), f"{folder}/{run.name}", 120)
-    found = measured.rows_of(rows)
+    found = stored_rows(rows)
     assert [row["run"] for row in found] == [f"{folder}/H-1", f"{folder}/H-2"]
     one, two = found
     assert len(one["probes"]) == len(two["pruned_probes"]) == 2
@@ -56,7 +57,7 @@ def test_models_are_measured_once_and_tables_made_of_them(attention: str, tmp_pa
 
 def test_which_cells_are_trained() -> None:
     preset = load_sweep(FOLDER / "full.toml")
-    found = models.cells(preset, None, [0.5, 1.0], [3, 2], ["linear"], 2)
+    found = models.cells(preset, None, [0.5, 1.0], [3, 2], ["linear"], [0, 1])
     assert set(found) == {
         f"linear-L{cell}-seed{seed}" for cell in ("3-sigma0.5", "3-sigma1", "2-sigma1") for seed in range(2)
     }

@@ -15,9 +15,9 @@ import llc_dynamics as ld
 from llc_dynamics import theory
 from llc_dynamics.errors import ConfigError, CorruptRunError
 from llc_dynamics.llc import Calibration, EstimateSettings, read_settings, write_settings
-from llc_dynamics.llc.calibrate import calibrate_problems
 from llc_dynamics.llc.calibration import CalibrationOptions
 from llc_dynamics.llc.problem import Problem
+from llc_dynamics.llc.trials import calibrate_problems
 from llc_dynamics.sampling import HMC, MALT, SGLD, RMSpropSGLD, Underdamped
 from llc_dynamics.theory import Quadratic, half_squared_error, potential_data
 

@@ -16,8 +16,7 @@ from torch import nn
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError, MissingPackageError
 from llc_dynamics.finding import Finding
-from llc_dynamics.llc.identity import Identity
-from llc_dynamics.llc.storage import read_point, write_point
+from llc_dynamics.llc.storage import Identity, read_point, write_point
 from llc_dynamics.sampling import FailedChain
 
 pd = pytest.importorskip("pandas", reason='needs pip install "llc-dynamics[frames]"')

@@ -42,7 +42,7 @@ def test_everything_of_the_report_is_drawn(found):
     assert solid.get_linestyle() == "-"
     assert [line.get_xdata()[0] for line in lines(ax, "unresolved")][-1] == 2000.0
     assert {line.get_linestyle() for line in lines(ax, "unresolved")} == {"--"}
-    assert texts(ax, "type") == ["A", "B"]
+    assert texts(ax, "type") == ["rise", "fall"]
     assert texts(ax, "probability") == [">.99" if turn.probability >= 0.995 else f"{turn.probability:.2f}"]
     spans = [patch.get_extents().transformed(ax.transData.inverted()) for patch in ax.patches]
     for boundary in shown.boundaries:

@@ -174,7 +174,7 @@ def test_units_do_not_matter(scale):
     report = detect_stages(ld.Curve(STEPS, scale * CURVE.values, scale * ERRORS))
     (turn,) = report.resolved
     assert abs(np.log10(turn.step / 300)) < 0.1
-    assert [stage.type for stage in report.stages] == ["A", "B"]
+    assert [stage.type for stage in report.stages] == ["rise", "fall"]
 
 
 def test_a_jump_is_cut_where_it_is():

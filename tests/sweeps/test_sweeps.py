@@ -1,18 +1,22 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from problems import tiny_in_context
 
 from llc_dynamics.errors import ConfigError, TrajectoryError
 from llc_dynamics.llc import EstimateSettings
+from llc_dynamics.llc.point import llc_point
 from llc_dynamics.sampling import MALT, SGLD
 from llc_dynamics.settings import from_mapping, to_mapping
 from llc_dynamics.sweeps import LLCConfig, SweepConfig, find_runs, load_preset, preset_names, resolve
-from llc_dynamics.training import TrainingConfig
+from llc_dynamics.sweeps.runner import problem_of
+from llc_dynamics.training import RunConfig, TrainingConfig, train
 from llc_dynamics.workers import Job, run_jobs
 
 
@@ -41,7 +45,7 @@ def test_paper_preset_is_the_papers() -> None:
 def test_preset_names() -> None:
     both = [f"{folder}/{name}" for name in ("demo", "paper") for folder in ("linear_transformers", "transient_ridge")]
     assert preset_names() == sorted(
-        ["crossover", "development", "full", "gpu", "small", "sparse_heads/demo", "table", *both]
+        ["crossover", "development", "full", "gpu", "small", "sparse_heads/demo", "specialisation", "table", *both]
     )
     with pytest.raises(ConfigError, match="did you mean 'small'"):
         load_preset("smal")
@@ -133,3 +137,19 @@ def test_pool_runs_follow_up_jobs_single_threaded_and_raises_the_error(tmp_path:
         run_jobs([Job(_touch_or_fail, (str(tmp_path / "first"),), "work", 3, advance=1)], workers=1, after=after)
     assert (tmp_path / "first").read_text() == "1"
     assert (tmp_path / "second").read_text() == "1"
+
+
+def test_fixed_samples_are_drawn_once_and_are_the_data(tmp_path: Path) -> None:
+    config = RunConfig(tiny_in_context(), TrainingConfig(num_steps=2, batch_size=4, warmup_steps=0))
+    run = train(config, tmp_path / "run")
+    llc = LLCConfig(EstimateSettings(batch_size=64), fixed_samples=40)
+    assert LLCConfig.from_mapping(llc.to_mapping(), "llc") == llc
+    problems = [problem_of(run, config.system, llc, "cpu") for _ in range(2)]
+    first, second = (each.data for each in problems)
+    assert {len(each) for each in first} == {40}
+    assert all(map(torch.equal, first, second))
+    settings = llc.estimate_of(config.system)
+    assert (settings.batch_size, settings.num_samples) == (40, 10_000)  # n of nbeta stays a choice
+    assert np.isfinite(llc_point(run, 2, problems[0], replace(settings, num_draws=4, num_burnin=1)).llc)
+    with pytest.raises(ConfigError, match="fixed_samples must be 3 or more"):
+        LLCConfig(fixed_samples=2)

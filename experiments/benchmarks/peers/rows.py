@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import append_row as append
-from common import stored_rows
+from llc_dynamics.rows import append_row as append
+from llc_dynamics.rows import stored_rows
 
 
 @dataclass(frozen=True)
