@@ -5,6 +5,7 @@ In Python any `concurrent.futures.Executor` goes: `distributed.Client(...).get_e
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -62,6 +63,8 @@ def _dask(address: str | None, workers: int | None) -> Iterator[Executor]:
         raise MissingPackageError(
             "a Dask cluster needs the package distributed: pip install 'llc-dynamics[dask]'"
         ) from None
+    # it prints a traceback where a scheduler goes away, which is said as an error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if address is None:
         with (
             distributed.LocalCluster(

@@ -200,7 +200,8 @@ def llc(
     given = None if system is None else system_class(system)
     systems_of(runs, given)  # the first message is about the runs
     chosen = load_llc(config) if config is not None else llc_config(folder, settings)
-    say_cost(runs, chosen, name, settings, workers)
+    if executor == "local":
+        say_cost(runs, chosen, name, settings, workers)
     own = Shard.parse(shard)
     with opened(executor, workers) as pool:
         estimate_curves(
