@@ -21,7 +21,12 @@ from llc_dynamics.stages import StageReport, agreement
 
 _MAX_PANELS = 8
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-_TYPES = {"A": (CATEGORICAL[5], "↗", "rises"), "B": (CATEGORICAL[4], "↘", "falls"), "unresolved": (GRID, "–", "–")}
+_TYPES = {
+    "rise": (CATEGORICAL[5], "↗", "rises"),
+    "fall": (CATEGORICAL[4], "↘", "falls"),
+    "flat": (CATEGORICAL[2], "→", "is flat"),
+    "unresolved": (GRID, "–", "–"),
+}
 _SYMBOLS = ("triangle-up", "diamond", "square")
 
 

@@ -357,12 +357,7 @@ def test_what_has_no_scale_has_no_onset():
     x = np.linspace(0, 10, 201)
     shapes = {"line": x, "t": np.exp(x - 10), "bend": np.clip(x - 6, 0, 4), "bent line": np.maximum(x, 3 * x - 12)}
     there, places = onsets(x, np.stack(list(shapes.values())), seen=x[::10])
-    assert dict(zip(shapes, there.tolist(), strict=True)) == {
-        "line": False,
-        "t": False,
-        "bend": True,
-        "bent line": False,
-    }
+    assert [name for name, found in zip(shapes, there, strict=True) if found] == ["bend"]
     assert x[places[2]] == pytest.approx(6)
     assert not onsets(x, shapes["bend"][None], seen=np.array([0.0, 5.0, 7.0, 10.0]))[0].any()  # two points are no flat
 
