@@ -1,40 +1,45 @@
-"""Jobs on worker processes: results as they come, progress between them, and no worker outlives the one that waits."""
+"""Independent units of work on any `concurrent.futures.Executor`; by default on processes of this machine."""
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
+import hashlib
+import importlib
+import math
 import os
 import pickle
-import signal
+import re
 import sys
 import threading
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from importlib import metadata
+from typing import Any, TypeVar
+
+import cloudpickle
 
 from llc_dynamics.errors import ConfigError, LLCDynamicsError
+from llc_dynamics.local_processes import LocalProcesses, tell
 from llc_dynamics.progress import progress_bars
 from llc_dynamics.settings import plain_number
-
-if TYPE_CHECKING:
-    import torch
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
-_parent: Connection | None = None  # in a worker: where results and progress go
+#: In a process: units of work take turns. They use torch's generators and number of threads, of which there is one set.
+_TURN = threading.Lock()
+_SMALL = 1 << 16  # bytes that are sent with each unit rather than once
+_kept: tuple[str, Any] = ("", None)  # the function that was sent last, by digest
 
 
 @dataclass(frozen=True)
 class Job:
-    """`function(*arguments)` in a worker.
+    """`function(*arguments)`, which is done again if its process is lost: what is finished, it must find and leave.
 
     bar, total : the progress bar of the job, which several jobs may share. The function moves it with `report`, or it
     advances by `advance` when the job ends.
@@ -47,10 +52,33 @@ class Job:
     advance: int = 0
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Every `number`th unit of work, from the `place`th (1, 2, ...) on."""
+
+    place: int = 1
+    number: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`2/3` is the second of three. Raises `ConfigError` for anything else than such a text."""
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        place, number = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= place <= number:
+            raise ConfigError(f"--shard {text!r}: give i/N, such as 2/3 for the second of three machines")
+        return cls(place, number)
+
+    def of(self, units: Sequence[Task]) -> list[Task]:
+        """Those of this shard, of units that are in the same order on all machines."""
+        return list(units[self.place - 1 :: self.number])
+
+
+ALL = Shard()
+
+
 def report(bar: str, done: int) -> None:
-    """Called in a worker: the bar of the job in hand has come to `done`."""
-    if _parent is not None:
-        _parent.send(("progress", (bar, done)))
+    """Called by a job: its bar has come to `done`. Shown where the job runs in a process of this machine."""
+    tell((bar, done))
 
 
 def require_workers(workers: int | None) -> int:
@@ -66,61 +94,80 @@ def require_workers(workers: int | None) -> int:
     return workers
 
 
+@contextmanager
+def executor_of(executor: Executor | None, workers: int | None, device: object = "cpu") -> Iterator[Executor]:
+    """`executor`, which stays open; without one, `workers` processes of this machine that end with the block.
+
+    They compute with one thread each, so that results do not depend on their number. For the device `cuda` each has
+    one GPU to itself, and `workers=None` is one for every GPU.
+    """
+    if executor is not None:
+        yield executor
+        return
+    gpus: list[str] = []
+    if str(device) == "cuda":
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = [str(each) for each in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    number = len(gpus) if gpus and workers is None else require_workers(workers)
+    with LocalProcesses(number, gpus) as own:
+        yield own
+
+
 def run_jobs(
     jobs: Sequence[Job],
     *,
-    workers: int,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
     after: Callable[[Job, Any], Sequence[Job]] | None = None,
 ) -> None:
-    """Run `jobs`, and the jobs that `after(job, result)` returns as each one ends, on spawned processes.
+    """Run `jobs`, and the jobs that `after(job, result)` returns as each one ends; `executor`, `workers`, `device` as
+    in `executor_of`.
 
-    A script that calls this needs `if __name__ == "__main__":`. Each worker computes with one thread, so that results
-    do not depend on the number of workers. After the first error no job is begun; when the running ones have ended, it
-    is raised. A worker that dies is an `LLCDynamicsError`. An interruption, also of this process alone, ends all
-    workers at once, and so does the end of this process, however it comes.
+    After the first error no job is begun; when the running ones have ended, it is raised. An interruption ends local
+    processes at once, and so does the end of this process, however it comes; of another executor what waits is
+    cancelled. A job whose process died is done again, here once; then it is an `LLCDynamicsError`.
     """
-    with progress_bars() as bars, _single_threaded():
+    with progress_bars() as bars, executor_of(executor, workers, device) as pool:
         tasks: dict[str, Any] = {}
-        waiting: deque[Job] = deque()
+        waiting: deque[tuple[Job, Callable[..., Any], tuple[Any, ...]]] = deque()
 
         def submit(new: Sequence[Job]) -> None:
             for job in new:
                 if job.bar not in tasks:
                     tasks[job.bar] = bars.add_task(job.bar, total=job.total)
-                waiting.append(job)
+                waiting.append((job, job.function, job.arguments))
 
         submit(jobs)
-
-        def progressed(bar: str, done: int) -> None:
-            bars.update(tasks[bar], completed=done)
-
-        with closing(_completed(_run, waiting, workers, "spawn", progressed)) as completed:
+        if isinstance(pool, LocalProcesses):
+            pool.on_report = lambda told: bars.update(tasks[told[0]], completed=told[1])
+        with closing(_completed(pool, waiting)) as completed:
             for job, result in completed:
-                bars.advance(tasks[job.bar], job.advance)
+                if job.advance:
+                    bars.advance(tasks[job.bar], job.advance)
+                elif pool is executor:  # which tells nothing in between
+                    bars.update(tasks[job.bar], completed=job.total)
                 if after is not None:
                     submit(after(job, result))
 
 
-def in_processes(
-    compute: Callable[[Task], Result],
+def mapped(
+    function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    workers: int,
+    executor: Executor | None,
     report: Callable[[int, Result], None] | None = None,
 ) -> list[Result]:
-    """`[compute(task) for task in tasks]` on forked processes; `report(place, result)` as each one ends, in any order.
+    """`[function(task) for task in tasks]`; `report(place, result)` as each one ends, in any order.
 
-    Workers inherit `compute` and `tasks`, closures included. Errors and interruptions are as in `run_jobs`. 0
-    workers stand for this process itself.
+    The function, closures included, is sent once and used for all tasks of a process. Errors and interruptions are as
+    in `run_jobs`. Without an executor it all happens in this process.
     """
     results: dict[int, Result] = {}
-    if not workers:
-        for place, task in enumerate(tasks):
-            results[place] = compute(task)
-            if report is not None:
-                report(place, results[place])
-        return list(results.values())
-    places = deque(range(len(tasks)))
-    with closing(_completed(lambda place: compute(tasks[place]), places, workers, "fork")) as completed:
+    waiting = deque((place, function, (task,)) for place, task in enumerate(tasks))
+    here = ((place, call(*arguments)) for place, call, arguments in waiting)
+    with closing(here if executor is None else _completed(executor, waiting)) as completed:
         for place, result in completed:
             results[place] = result
             if report is not None:
@@ -128,126 +175,116 @@ def in_processes(
     return [results[place] for place in range(len(tasks))]
 
 
-def can_fork(device: torch.device, threads: int | None, caller: str) -> bool:
-    """Whether this process may fork; if not, a warning in the name of `caller` says why it goes one by one."""
-    import torch
-
-    reason = None
-    if sys.platform != "linux":
-        reason = "forked processes are only safe on Linux"
-    elif device.type != "cpu" or torch.cuda.is_initialized():
-        reason = "this process uses a GPU, which forked processes cannot"
-    elif threads != 1:
-        reason = f"threads is {threads}, and a forked process cannot start threads after its parent has; use threads=1"
-    elif multiprocessing.current_process().daemon:
-        reason = "this process is itself a daemonic worker"
-    if reason is not None:
-        warnings.warn(f"{caller}: one point after the other, because {reason}", RuntimeWarning, stacklevel=3)
-    return reason is None
-
-
 def _completed(
-    call: Callable[[Task], Any],
-    waiting: deque[Task],
-    most: int,
-    method: Literal["spawn", "fork"],
-    progressed: Callable[[str, int], None] | None = None,
+    executor: Executor, waiting: deque[tuple[Task, Callable[..., Any], tuple[Any, ...]]]
 ) -> Generator[tuple[Task, Any], None, None]:
-    """Yield (task, `call(task)`) as tasks end, on `most` processes; more may be added to `waiting` meanwhile."""
-    context: Any = multiprocessing.get_context(method)
-    crew: dict[Connection, multiprocessing.Process] = {}
-    busy: dict[Connection, Task] = {}
+    """Yield (key, `function(*arguments)`) for the (key, function, arguments) in `waiting`, which may grow meanwhile."""
+    sent: dict[int, tuple[Callable[..., Any], str, Any]] = {}
+    running: dict[Future[Any], Task] = {}
     failure: Exception | None = None
-    if method == "spawn" and os.name == "posix":
-        # The first spawned process starts it, and that would let signals through again in `_undisturbed`.
-        resource_tracker.ensure_running()
+    # no more than can begin: after an error none is to
+    most = executor.workers if isinstance(executor, LocalProcesses) else math.inf
     try:
-        while waiting or busy:
-            while waiting and len(busy) < most:
-                if len(busy) == len(crew):
-                    with _undisturbed():
-                        ours, theirs = context.Pipe()
-                        process = context.Process(target=_serve, args=(call, theirs))
-                        process.start()
-                        crew[ours] = process
-                        theirs.close()
-                idle = next(each for each in crew if each not in busy)
-                busy[idle] = waiting.popleft()
-                with suppress(ConnectionError):  # of a dead worker; reading from it says so
-                    idle.send_bytes(pickle.dumps(busy[idle]))
-            ready = wait(busy)
-            for worker in [each for each in busy if each in ready]:
-                try:
-                    kind, content = worker.recv()
-                except (EOFError, OSError):
-                    raise _death(crew[worker], busy[worker]) from None
-                if kind == "progress":
-                    if progressed is not None:
-                        progressed(*content)
+        while waiting or running:
+            while waiting and len(running) < most:
+                key, function, arguments = waiting.popleft()
+                if id(function) not in sent:
+                    content = _pickled(function)
+                    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+                    sent[id(function)] = function, digest, _shared(executor, content, digest)
+                _, digest, shared = sent[id(function)]
+                running[executor.submit(_call, software(), digest, shared, _pickled(arguments))] = key
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if future not in running:
                     continue
-                task = busy.pop(worker)
-                if kind == "error":
-                    failure = failure or content
-                    waiting.clear()
+                key = running.pop(future)
+                error = _error_of(future, key)
+                if error is None and failure is None:
+                    yield key, future.result()
                 elif failure is None:
-                    yield task, content
+                    failure = error
+                    waiting.clear()
+                    running = {each: key for each, key in running.items() if not each.cancel()}
         if failure is not None:
             raise failure
     except BaseException:
-        for process in crew.values():
-            process.kill()
+        for future in running:
+            future.cancel()
+        if isinstance(executor, LocalProcesses):
+            executor.kill()
         raise
-    finally:
-        for worker, process in crew.items():
-            with suppress(ConnectionError):
-                worker.send(None)
-            process.join()
-            worker.close()
 
 
-def _death(process: multiprocessing.Process, task: object) -> LLCDynamicsError:
-    process.join()
-    code = process.exitcode or 0
-    how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}, often for lack of memory"
-    during = f" during '{task.bar}'" if isinstance(task, Job) else ""
-    return LLCDynamicsError(
-        f"a worker process died{during} ({how}); what is finished is stored: start it again, with fewer workers if "
-        "memory was short"
-    )
+def _pickled(what: Any) -> bytes:
+    try:
+        return cloudpickle.dumps(what)
+    except LLCDynamicsError:
+        raise
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigError(
+            f"model, loss function and data cannot be sent to another process: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. Functions and classes of scripts and notebooks can; open files, "
+            "generators, locks and parametrized modules cannot: make them inside the function, or do without workers "
+            "and executor"
+        ) from error
 
 
-def _serve(call: Callable[[Any], Any], connection: Connection) -> None:
-    """In a worker: answer tasks until there are no more."""
-    global _parent
-    _parent = connection
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # One thread from the first moment: a forked process must not touch the thread pool of its parent.
-    import torch
-
-    torch.set_num_threads(1)
-    with suppress(EOFError, ConnectionError):  # the parent is gone
-        while (task := connection.recv()) is not None:
-            try:
-                answer = pickle.dumps(("result", call(task)))
-            except Exception as error:
-                answer = pickle.dumps(("error", _portable(error)))
-            connection.send_bytes(answer)
+def _shared(executor: Executor, content: bytes, digest: str) -> Any:
+    """`content` as it is sent with each of many units: itself, or where it is large, what stands for it there."""
+    if len(content) < _SMALL:
+        return content
+    if hasattr(executor, "share"):
+        return executor.share(content, digest)
+    client = getattr(executor, "_client", None)  # of Dask: sent once, and again where the workers that had it are lost
+    if client is None:
+        return content
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        return client.submit(bytes, content, key=f"llc-dynamics-{digest}")
 
 
-def _end_with_parent() -> None:
-    """Between two jobs and in the middle of one: what is sealed stays, the rest is done again."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+def _call(sender: str, digest: str, function: Any, arguments: bytes) -> Any:
+    """Wherever the executor has it done: one unit of work."""
+    global _kept
+    if sender != software():
+        raise ConfigError(
+            f"a worker has other software: {software()} there, and {sender} here; install the same versions in both, "
+            "so that results are the same"
+        )
+    with _TURN:
+        try:
+            if _kept[0] != digest:
+                _kept = ("", None)  # before the next is there: both may be large
+                _kept = digest, pickle.loads(function() if callable(function) else function)
+            what = pickle.loads(arguments)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"a worker cannot import '{error.name}', which the model, loss function or data need; install it there "
+                "or put it on its PYTHONPATH"
+            ) from None
+        if "torch" in sys.modules:  # or nothing that was sent needs it
+            sys.modules["torch"].set_num_threads(1)
+        try:
+            return _kept[1](*what)
+        except Exception as error:
+            raise _portable(error) from None
 
 
-def _run(job: Job) -> Any:
-    return job.function(*job.arguments)
+def _error_of(future: Future[Any], key: object) -> Exception | None:
+    again = "what is finished is stored: start it again"
+    try:
+        error = future.exception()
+    except CancelledError:
+        return LLCDynamicsError(f"the executor dropped its work: was its scheduler stopped, or shut down? {again}")
+    if isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker":  # the latter of Dask
+        during = f" during '{key.bar}'" if isinstance(key, Job) else ""
+        return LLCDynamicsError(
+            f"a worker process died{during}, and another one, too, often for lack of memory "
+            f"({' '.join(str(error).split())[:300]}); {again}, with fewer workers on a machine if memory was short"
+        )
+    if error is not None and not isinstance(error, Exception):
+        return LLCDynamicsError(f"a worker was stopped ({error!r}); {again}")
+    return error
 
 
 def _portable(error: Exception) -> Exception:
@@ -262,41 +299,9 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep Ctrl-C and `kill` back until the end of the block, and from processes that start in it.
-
-    No process is lost before it is known, and none prints a traceback while it imports.
-    """
-    kept: list[int] = []
-    handlers: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # Python runs handlers there, whatever thread is hit
-        for number in _STOPS:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                handlers[number] = signal.signal(number, lambda number, _: kept.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS) if hasattr(signal, "pthread_sigmask") else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if kept:
-            signal.raise_signal(kept[0])
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Environment for the workers: one thread for every library that would start its own."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+@functools.cache
+def software() -> str:
+    """The versions that have to be the same for results to be so. Imports no torch."""
+    own = importlib.import_module("llc_dynamics").__version__
+    torch = metadata.version("torch").partition("+")[0]  # builds for other devices go together
+    return f"llc-dynamics {own}, torch {torch}, Python {sys.version_info.major}.{sys.version_info.minor}"

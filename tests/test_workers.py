@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
-from llc_dynamics.workers import Job, in_processes, require_workers, run_jobs
+from llc_dynamics.local_processes import LocalProcesses
+from llc_dynamics.workers import Job, mapped, require_workers, run_jobs
 
-_METHODS = ["spawn", "fork"]
+_METHODS = ["jobs", "mapped"]
 
 
 class OddError(Exception):
@@ -30,7 +32,7 @@ def work(kind: str, path: str = "") -> object:
     if kind == "odd":
         raise OddError(1, 2)
     if kind == "unpicklable":
-        return lambda: None
+        return threading.Lock()
     if kind == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "exit":
@@ -44,16 +46,18 @@ def work(kind: str, path: str = "") -> object:
 
 def run(method: str, *tasks: tuple[str, ...], workers: int = 1) -> None:
     """`work(*task)` for each task."""
-    if method == "fork":
-        in_processes(lambda task: work(*task), tasks, workers)
+    if method == "mapped":
+        with LocalProcesses(workers) as pool:
+            mapped(lambda task: work(*task), tasks, pool)
     else:
         run_jobs([Job(work, task, "work", len(tasks), advance=1) for task in tasks], workers=workers)
 
 
-def test_forked_results_are_in_order() -> None:
+def test_results_are_in_order() -> None:
     reported = {}
-    offset = 10  # closures are inherited
-    results = in_processes(lambda task: task + offset, range(7), 3, reported.__setitem__)
+    offset = 10  # closures are sent
+    with LocalProcesses(3) as pool:
+        results = mapped(lambda task: task + offset, range(7), pool, reported.__setitem__)
     assert results == list(range(10, 17)) == [reported[place] for place in range(7)]
 
 
@@ -64,9 +68,9 @@ def test_forked_results_are_in_order() -> None:
         ("advice", TrajectoryError, "cannot write"),
         ("fault", ZeroDivisionError, "a fault of the program"),
         ("odd", RuntimeError, "OddError: 1 and 2"),
-        ("unpicklable", Exception, "lambda"),
-        ("die", LLCDynamicsError, r"a worker process died.* \(signal SIGKILL, often for lack of memory\).*fewer"),
-        ("exit", LLCDynamicsError, r"a worker process died.* \(exit status 3\)"),
+        ("unpicklable", RuntimeError, r"cannot be sent back.*lock"),
+        ("die", LLCDynamicsError, r"a worker process died.*often for lack of memory \(signal SIGKILL\).*fewer"),
+        ("exit", LLCDynamicsError, r"a worker process died.*\(exit status 3\)"),
     ],
 )
 def test_errors(method: str, kind: str, error: type[Exception], message: str) -> None:
@@ -78,7 +82,7 @@ def test_errors(method: str, kind: str, error: type[Exception], message: str) ->
 
 def test_a_death_names_its_job() -> None:
     with pytest.raises(LLCDynamicsError, match="died during 'work'"):
-        run("spawn", ("die",))
+        run("jobs", ("die",))
 
 
 @pytest.mark.parametrize("method", _METHODS)
@@ -98,24 +102,26 @@ def test_number_of_workers(workers: object) -> None:
     assert require_workers(None) >= 1
 
 
-_FORKED = """
+_SCRIPT = """
 import os, sys, time
-from llc_dynamics.workers import in_processes
+from llc_dynamics.local_processes import LocalProcesses
+from llc_dynamics.workers import mapped
 def compute(task):
-    print(os.getpid(), flush=True)
+    os.write(2, b"at work\\n")
     time.sleep(60)
-in_processes(compute, range(3), 3)
+with LocalProcesses(3) as pool:
+    mapped(compute, range(3), pool)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_forked_workers_end_with_their_parent(number: signal.Signals) -> None:
+def test_workers_end_with_their_parent(number: signal.Signals) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", _FORKED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with parent:
         for _ in range(3):
-            parent.stdout.readline()  # all of them are at work
+            parent.stderr.readline()  # all of them are at work
         parent.send_signal(number)
         began = time.monotonic()
         rest, errors = parent.communicate(timeout=20)  # ends when the last one that can write has ended

@@ -94,8 +94,8 @@ def _run(arguments: list[str]) -> int:
             called, prog="llc-dynamics", description=_DESCRIPTION, args=arguments
         )
         return status or 0
-    except SystemExit as end:  # after --help, or for arguments that cannot be read
-        return end.code if isinstance(end.code, int) else 2
+    except SystemExit as end:  # after --help or a completion script, or for arguments that cannot be read
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
 
 
 class _PlainStream:

@@ -21,6 +21,8 @@ def export(
 
     The HDF5 file holds rows, fixed arrays, configuration, provenance, resume state and LLC curves; `import` makes the
     run of it again, and any HDF5 tool can read it. It appears whole or not at all.
+
+    Example: `llc-dynamics export runs/small/M-8 --out M-8.h5`
     """
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.errors import ConfigError
@@ -58,6 +60,8 @@ def import_(
     A folder may hold one file a step (step_1000.pt, model-1000.safetensors) or one subfolder a step
     (step1000/model.safetensors, checkpoint-500/pytorch_model.bin, or an index of several files). Opening the files runs
     no code. An import that was stopped goes on.
+
+    Example: `llc-dynamics import checkpoints --out runs/mine --pattern 'model_{step}.pt'`
     """
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.errors import ConfigError
@@ -81,7 +85,10 @@ def import_(
 
 
 def view(run: Run) -> None:
-    """Write view.h5 into a run: all shards as one HDF5 file, without a copy, for h5py and other HDF5 tools."""
+    """Write view.h5 into a run: all shards as one HDF5 file, without a copy, for h5py and other HDF5 tools.
+
+    Example: `llc-dynamics view runs/small/M-8`
+    """
     from llc_dynamics.cli.show_runs import show_view
 
     show_view(run)
@@ -91,7 +98,10 @@ def info(
     folder: Annotated[Positional[Path], arg(help="A run folder, or a folder of runs.", metavar="FOLDER")],
     json: Annotated[bool, arg(help="Print all of it as JSON.")] = False,
 ) -> None:
-    """What is in a run: steps, number formats, metrics, sizes, settings, provenance, curves; whether it is finished."""
+    """What is in a run: steps, number formats, metrics, sizes, settings, provenance, curves; whether it is finished.
+
+    Example: `llc-dynamics info runs/small`
+    """
     from llc_dynamics.cli.show_runs import show_info
 
     show_info(folder, json)
@@ -111,6 +121,8 @@ def thin(
 
     In place, the old run is removed only after the thinned one is sealed whole and has taken its name; until then both
     take room on the disk. LLC points of checkpoints that are left out are kept.
+
+    Example: `llc-dynamics thin runs/small/M-8 --out thinned --num-log 50`
     """
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.runs import thin_run
@@ -130,6 +142,8 @@ def merge(
 
     The same run in several places is taken once, a longer continuation replaces a shorter one if their common rows are
     the same bit for bit, and everything that contradicts each other is listed before anything is written.
+
+    Example: `llc-dynamics merge from-one from-two --out runs/all`
     """
     from llc_dynamics.cli.show_runs import progress_of
     from llc_dynamics.runs import merge_runs

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,22 +18,26 @@ from llc_dynamics.cli.show_runs import progress_of
 from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
+from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.plots import plot_calibration
+from llc_dynamics.progress import duration
 from llc_dynamics.report import RunAnalysis, analyse
-from llc_dynamics.report.canvas import save_figure
 from llc_dynamics.report.developmental import StageFindings
+from llc_dynamics.report.figure import save_figure
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
 from llc_dynamics.report.reading import read_description
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
-from llc_dynamics.settings import to_mapping
+from llc_dynamics.settings import load_toml, to_mapping
 from llc_dynamics.stages import null_rates
 from llc_dynamics.stages.verdicts import json_ready
-from llc_dynamics.sweeps import find_runs
+from llc_dynamics.sweeps import LLCConfig, find_runs
 from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import require_workers
 
+_WORTH_SAYING = 60.0  # seconds
 _NOTHING = {
     "constant": "constant curves with this noise",
     "monotone": "smooth monotone curves with this noise",
@@ -154,6 +160,23 @@ def show_curves(runs: Sequence[Trajectory], name: str, as_json: bool = False) ->
         for result, step, reasons in zip(curve.results, curve.steps, curve.reasons, strict=True):
             verdict = "yes" if result.converged else f"no: {sentences(reasons)}"
             print(f"  {step:>9,}  {result.llc:>10.3f}  {result.standard_error:>8.3f}  {result.virial:>7.3f}  {verdict}")
+
+
+def say_cost(
+    runs: Sequence[Trajectory], config: LLCConfig, name: str, settings_file: Path | None, workers: int | None
+) -> None:
+    """On standard error, where it is minutes: the points to estimate, and how long they take by the calibration."""
+    seconds = 0.0 if settings_file is None else load_toml(settings_file).get("calibration", {}).get("seconds", 0.0)
+    points = sum(
+        len({*config.choose_steps(run.weight_steps)} - {*stored_points(curve_folder(run.path, name))}) for run in runs
+    )
+    workers = min(require_workers(workers), max(points, 1))
+    if points * seconds / workers >= _WORTH_SAYING:
+        print(
+            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} workers: "
+            f"{duration(seconds)} a point by the trials of the calibration",
+            file=sys.stderr,
+        )
 
 
 def draw_calibration(found: Calibration, path: Path) -> None:

@@ -23,10 +23,10 @@ from llc_dynamics.trajectory.names import curve_folders
 
 
 @contextmanager
-def progress_of(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing in a pipe; yields `progress(done, total)`."""
+def progress_of(title: str, limit: float | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar or lines; yields `progress(done, total)`. `limit` as in `Bars.add_task`."""
     with progress_bars() as bars:
-        bar = bars.add_task(title, total=None)
+        bar = bars.add_task(title, total=None, limit=limit)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 

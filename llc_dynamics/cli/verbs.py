@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,17 @@ from tyro.conf import Positional, arg
 
 Folder = Annotated[Positional[Path], arg(help="A run folder, or a folder of runs.", metavar="FOLDER")]
 Workers = Annotated[int | None, arg(help="Worker processes, one thread each; by default one for every core.")]
+Executor = Annotated[
+    str,
+    arg(
+        help="Where the work is done: local; dask (a cluster on this machine); tcp://HOST:PORT (a Dask scheduler); "
+        "submitit (SLURM), or submitit:slurm_partition=NAME,timeout_min=600,...",
+        metavar="local|dask|tcp://HOST:PORT|submitit",
+    ),
+]
+ShardOf = Annotated[
+    str, arg(help="Do the i-th of N shares of the work only, on a copy of FOLDER; then `merge`.", metavar="i/N")
+]
 System = Annotated[
     str | None,
     arg(
@@ -35,14 +47,20 @@ def demo(
     out: Annotated[Path, arg(help="Folder for runs and report.")] = Path("runs/demo"),
     seed: Annotated[int, arg(help="Seed of everything.")] = 0,
     workers: Workers = None,
+    executor: Executor = "local",
 ) -> None:
-    """The worked example: train, LLC curves, joint PCA, detection, report. About five minutes on two cores."""
+    """The worked example: train, LLC curves, joint PCA, detection, report. About five minutes on two cores.
+
+    Example: `llc-dynamics demo --out runs/demo`
+    """
     from llc_dynamics.cli.show import show_findings
+    from llc_dynamics.executors import opened
     from llc_dynamics.report import write_report
     from llc_dynamics.sweeps import load_preset, run_sweep
 
     sweep = load_preset("transient_ridge/demo").with_seed(seed)
-    run_sweep(sweep, out, workers=workers, estimate=True)
+    with opened(executor, workers) as pool:
+        run_sweep(sweep, out, workers=workers, executor=pool, estimate=True)
     page = write_report(out, out / "report.html")
     show_findings(out)
     print(f"\nreport: {page}")
@@ -57,15 +75,24 @@ def train(
     system: System = None,
     seed: Annotated[int | None, arg(help="Another seed than the preset's.")] = None,
     workers: Workers = None,
+    executor: Executor = "local",
+    shard: ShardOf = "1/1",
     device: Annotated[str, arg(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Train every run of a preset and store dense trajectories; go on where a stopped training was."""
+    """Train every run of a preset and store dense trajectories; go on where a stopped training was.
+
+    Example: `llc-dynamics train small --out runs/small`
+    """
     from llc_dynamics.sweeps import resolve
 
     sweep, folder = resolve(config, out, seed, system)
+    from llc_dynamics.executors import opened
     from llc_dynamics.sweeps import run_sweep
+    from llc_dynamics.workers import Shard
 
-    run_sweep(sweep, folder, workers=workers, estimate=False, device=device)
+    own = Shard.parse(shard)
+    with opened(executor, workers) as pool:
+        run_sweep(sweep, folder, workers=workers, executor=pool, shard=own, estimate=False, device=device)
     print(f"trained: {folder}")
 
 
@@ -92,6 +119,7 @@ def calibrate(
     seed: Annotated[int, arg(help="Seed of the trials.")] = 0,
     max_seconds: Annotated[float, arg(help="No trial is begun that would end later than this.")] = 300.0,
     workers: Workers = None,
+    executor: Executor = "local",
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
@@ -99,18 +127,25 @@ def calibrate(
 
     Writes settings.toml, which `llc-dynamics llc FOLDER --settings` takes, evidence.csv and calibration.png. Finished
     trials are kept: the same command goes on where it was stopped.
+
+    Example: `llc-dynamics calibrate runs/small`
     """
     from llc_dynamics.sweeps import find_runs
 
     runs = find_runs(folder)  # what is wrong with the folder is said before torch is imported
     from llc_dynamics.cli.show import draw_calibration, show_calibration
     from llc_dynamics.cli.show_runs import progress_of
+    from llc_dynamics.executors import opened
+    from llc_dynamics.progress import duration
     from llc_dynamics.sweeps import calibrate_runs, to_calibrate
     from llc_dynamics.systems.registry import system_class
 
     config = to_calibrate(folder, loss, batch_size, num_samples)
     out = folder / "calibration" if out is None else out
-    with progress_of(f"calibrate {folder.name or folder}, trials") as progress:
+    if max_seconds >= 60:
+        print(f"calibration: about {duration(max_seconds)} at most (--max-seconds)", file=sys.stderr)
+    progress_bar = progress_of(f"calibrate {folder.name or folder}, trials", limit=max_seconds)
+    with progress_bar as progress, opened(executor, workers) as pool:
         found = calibrate_runs(
             runs,
             config,
@@ -121,6 +156,7 @@ def calibrate(
             seed=seed,
             max_seconds=max_seconds,
             workers=workers,
+            executor=pool,
             device=device,
             progress=progress,
         )
@@ -138,17 +174,24 @@ def llc(
     name: LLCName = "llc",
     overwrite: Annotated[bool, arg(help="Replace a stored curve that was made with other settings.")] = False,
     workers: Workers = None,
+    executor: Executor = "local",
+    shard: ShardOf = "1/1",
     device: Annotated[str, arg(help="Where to sample: cpu, cuda, ...")] = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Estimate the LLC over training, with one setting for the whole curve; finished points are kept."""
+    """Estimate the LLC over training, with one setting for the whole curve; finished points are kept.
+
+    Example: `llc-dynamics llc runs/small --settings runs/small/calibration/settings.toml`
+    """
     from llc_dynamics.errors import ConfigError
+    from llc_dynamics.executors import opened
     from llc_dynamics.sweeps import find_runs
+    from llc_dynamics.workers import Shard
 
     if config is not None and settings is not None:
         raise ConfigError("--config and --settings both say how to estimate; give one of them")
     runs = find_runs(folder)
-    from llc_dynamics.cli.show import show_curves
+    from llc_dynamics.cli.show import say_cost, show_curves
     from llc_dynamics.sweeps import estimate_curves, llc_config
     from llc_dynamics.sweeps.config import load_llc
     from llc_dynamics.sweeps.runner import systems_of
@@ -157,7 +200,21 @@ def llc(
     given = None if system is None else system_class(system)
     systems_of(runs, given)  # the first message is about the runs
     chosen = load_llc(config) if config is not None else llc_config(folder, settings)
-    estimate_curves(runs, chosen, system=given, name=name, overwrite=overwrite, workers=workers, device=device)
+    if executor == "local":
+        say_cost(runs, chosen, name, settings, workers)
+    own = Shard.parse(shard)
+    with opened(executor, workers) as pool:
+        estimate_curves(
+            runs,
+            chosen,
+            system=given,
+            name=name,
+            overwrite=overwrite,
+            workers=workers,
+            executor=pool,
+            shard=own,
+            device=device,
+        )
     show_curves(runs, name, json)
 
 
@@ -167,7 +224,10 @@ def pca(
     system: Describing = None,
     json: AsJson = False,
 ) -> None:
-    """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them)."""
+    """Joint trajectory PCA of the runs, with their references projected in; prints scores (`report` draws them).
+
+    Example: `llc-dynamics pca runs/small`
+    """
     _require_runs(folder)
     from llc_dynamics.cli.show import show_pca
 
@@ -192,6 +252,8 @@ def stages(
     Stages of the LLC and of the losses on which transitions are judged, each boundary with an interval and a
     probability; change points as a second opinion; a verdict on each transition that the runs declare; where the
     trajectory in the first two components of the joint PCA turns.
+
+    Example: `llc-dynamics stages runs/small --null-check`
     """
     from llc_dynamics.errors import ConfigError
     from llc_dynamics.seeding import derive_seed
@@ -213,7 +275,10 @@ def report(
     figures: Annotated[Path | None, arg(help="Also write every figure as a PNG into this folder.")] = None,
     system: Describing = None,
 ) -> None:
-    """Write one self-contained HTML page that says in words and figures what was found."""
+    """Write one self-contained HTML page that says in words and figures what was found.
+
+    Example: `llc-dynamics report runs/small --figures figures`
+    """
     _require_runs(folder)
     from llc_dynamics.cli.show import describer
     from llc_dynamics.report import write_report
@@ -231,6 +296,8 @@ def verify(
     """Check every stored row and LLC point against its checksum; exit status 1 if anything is wrong.
 
     Shards that are missing and files that do not belong to a run are listed, too.
+
+    Example: `llc-dynamics verify runs/small`
     """
     from llc_dynamics.cli.show_runs import show_verification
 

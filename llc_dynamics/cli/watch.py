@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from llc_dynamics.errors import printable
+from llc_dynamics.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,6 +28,8 @@ def watch(
 
     Ends when the run is complete. Reading does not hinder the writer, and only what is new is read. In a pipe a frame
     is printed whenever there are new checkpoints.
+
+    Example: `llc-dynamics watch runs/small/M-8`
     """
     from llc_dynamics.errors import ConfigError
     from llc_dynamics.trajectory import Trajectory
@@ -113,19 +116,9 @@ def _head(seen: Snapshot) -> list[str]:
     if seen.num_weights < len(seen.steps):
         count += f", {seen.num_weights:,} with weights"
     lines = [f"{where}, {count}"]
-    about = [] if seen.age is None else [f"last one sealed {_duration(seen.age)} ago"]
+    about = [] if seen.age is None else [f"last one sealed {duration(seen.age)} ago"]
     if seen.state == "being written" and seen.rows_per_second is not None and seen.steps_per_second is not None:
         about.append(f"{60 * seen.rows_per_second:.3g} checkpoints and {60 * seen.steps_per_second:.3g} steps a minute")
         if seen.seconds_left is not None:
-            about.append(f"{_duration(seen.seconds_left)} left")
+            about.append(f"{duration(seen.seconds_left)} left")
     return [*lines, "; ".join(about)] if about else lines
-
-
-def _duration(seconds: float) -> str:
-    """In the two largest units: 45 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
-    whole = round(seconds)
-    for size, unit, small, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // small
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"

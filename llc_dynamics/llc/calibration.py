@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ class Calibration:
         `given_loss`, `cost`.
     plateau : whether the estimate stopped depending on gamma within the budget, at every checkpoint that was tried.
     num_gradients : gradients of all chains of all trials.
+    seconds : of one estimate with these settings on one core, by the trials; NaN where none was made with its kernel.
     """
 
     settings: EstimateSettings
@@ -138,6 +140,7 @@ class Calibration:
     findings: tuple[Finding, ...]
     plateau: bool
     num_gradients: int
+    seconds: float = math.nan
 
     def table(self) -> str:
         """The evidence as text, one line for each trial."""
@@ -168,6 +171,7 @@ class Calibration:
             "findings": [finding.to_dict() for finding in self.findings],
             "plateau": self.plateau,
             "num_gradients": self.num_gradients,
+            **({} if math.isnan(self.seconds) else {"seconds": self.seconds}),
         }
         path = write_settings(folder / _SETTINGS, self.settings, self.loss, found)
         with storage_errors(folder):
@@ -193,6 +197,7 @@ class Calibration:
                 tuple(map(Finding.from_dict, found.get("findings", ()))),
                 bool(found.get("plateau", False)),
                 int(found.get("num_gradients", 0)),
+                float(found.get("seconds", math.nan)),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{folder}: not the evidence of a calibration ({error}); calibrate again") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -24,6 +26,7 @@ from llc_dynamics.llc.pairing import paired_covariance, paired_error
 from llc_dynamics.llc.point import llc_point, require_same_curve
 from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.sending import Sent
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
 from llc_dynamics.llc.thresholds import Thresholds
@@ -34,7 +37,7 @@ from llc_dynamics.sampling.batches import Data
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.workers import can_fork, in_processes, require_workers
+from llc_dynamics.workers import executor_of, mapped, require_workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,6 +181,7 @@ def llc_curve(
     steps: Iterable[int] | None = None,
     name: str = "llc",
     workers: int = 1,
+    executor: Executor | None = None,
     threads: int | None = 1,
     data_id: str | None = None,
     overwrite: bool = False,
@@ -191,11 +195,10 @@ def llc_curve(
     """Estimate the LLC at checkpoints of a run, all with one setting; stored beside the run as they finish.
 
     Call it again to go on where it stopped: points that are stored and are the same computation (see `llc_point`) are
-    read, the others computed. Results do not depend on `workers`, nor on stopping and going on.
+    read, the others computed. Results do not depend on `workers` and `executor`, nor on stopping and going on.
 
-    Workers are forked processes with one torch thread each: a forked process has the caller's loss function and data
-    as they are, closures included, and needs no import. Forking is safe only on Linux, before a GPU is used in this
-    process, and with `threads=1`; otherwise the points are computed one after the other, with a warning that says why.
+    Model, loss function and data are sent to the processes, functions of notebooks included, the weights that the run
+    stores not; what cannot be sent is named in an error. See docs/scaling.md for executors on clusters.
 
     Parameters
     ----------
@@ -204,7 +207,10 @@ def llc_curve(
     loss_fn, data, parameters, device, thresholds : as in `estimate_llc`.
     steps : checkpoints of the run; None stands for all that have weights.
     name : the curve lives in `<run>/llc/<name>/`.
-    workers : processes; as many as there are cores, at most.
+    workers : processes of this machine, one thread each; for the device `cuda`, each has one GPU. 1 stands for this
+        process itself.
+    executor : where the points are computed instead, any `concurrent.futures.Executor`; its processes see the run at
+        the same path.
     data_id : a name for the data; worth giving for a function that draws samples.
     threads : as in `llc_point`.
     overwrite : replace what is stored under `name` with other settings, instead of raising.
@@ -227,17 +233,21 @@ def llc_curve(
     else:
         require_same_curve(folder, name, curve)
 
-    def compute(step: int) -> None:
-        llc_point(
-            run.path, step, problem, chosen, name=name, overwrite=overwrite, threads=threads, thresholds=thresholds
-        )
-
-    with _reporting(progress, len(wanted), name) as report:
-        several = min(workers, len(wanted)) > 1 and can_fork(problem.computed_on, threads, "llc_curve")
-        in_processes(compute, wanted, workers if several else 0, lambda place, _: report(wanted[place]))
+    compute = Sent(
+        partial(_point, run, problem, chosen, name=name, overwrite=overwrite, threads=threads, thresholds=thresholds),
+        [problem.at(run, wanted[0])],
+    )
+    with _reporting(progress, len(wanted), name) as report, ExitStack() as stack:
+        if executor is None and min(workers, len(wanted)) > 1:
+            executor = stack.enter_context(executor_of(None, workers, problem.computed_on))
+        mapped(compute, wanted, executor, lambda place, _: report(wanted[place]))
     stored = LLCCurve.load(run, name, wanted)
     results = zip(wanted, stored.results, strict=True)
     return LLCCurve({step: judged(result, thresholds) for step, result in results}, name)
+
+
+def _point(run: Trajectory, problem: Problem, settings: EstimateSettings, step: int, **others: Any) -> None:
+    llc_point(run, step, problem, settings, **others)
 
 
 def _remove_others(folder: Path, curve: Mapping[str, Any]) -> None:

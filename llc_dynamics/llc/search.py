@@ -386,6 +386,7 @@ class Search:
             findings=tuple(self._findings),
             plateau=plateau,
             num_gradients=self._gradients + self._curvature.num_gradients * self._num_problems,
+            seconds=seconds,
         )
 
     def _gradients_of(self, settings: EstimateSettings) -> int:

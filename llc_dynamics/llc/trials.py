@@ -7,6 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from llc_dynamics.llc.point import torch_threads
 from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
 from llc_dynamics.llc.search import Search
+from llc_dynamics.llc.sending import Sent
 from llc_dynamics.llc.settings import EstimateSettings
 from llc_dynamics.llc.storage import read_point, write_point
 from llc_dynamics.llc.verdict import judged
@@ -31,7 +34,7 @@ from llc_dynamics.sampling.batches import Batches, Data
 from llc_dynamics.sampling.flat_model import FlatModel, LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.workers import can_fork, in_processes, require_workers
+from llc_dynamics.workers import executor_of, mapped, require_workers
 
 Progress = Callable[[int, int], None]
 # Below so many operations a batch is a gradient's overhead, and a larger one is free.
@@ -62,6 +65,7 @@ def calibrate(
     device: str | torch.device | None = None,
     store: str | Path | None = None,
     workers: int = 1,
+    executor: Executor | None = None,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -97,7 +101,8 @@ def calibrate(
     trials : False chooses by the curvature and the budget alone, without trying anything out.
     seed : of everything.
     store : a folder in which finished trials are kept; the same call then goes on where it was stopped.
-    workers, threads : processes for trials that do not wait for one another, and torch threads, as in `llc_curve`.
+    workers, executor, threads : where trials that do not wait for one another are made, and torch threads, as in
+        `llc_curve`.
     progress : called with (estimates made, most estimates in all).
 
     Raises `ConfigError` for a setting out of its range or a budget that is too small for any exploration, and what
@@ -114,6 +119,7 @@ def calibrate(
         points=all_of_them,
         store=store,
         workers=workers,
+        executor=executor,
         threads=threads,
         progress=progress,
     )
@@ -126,6 +132,7 @@ def calibrate_problems(
     points: Sequence[Problem] | None = None,
     store: str | Path | None = None,
     workers: int = 1,
+    executor: Executor | None = None,
     threads: int | None = 1,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -134,6 +141,7 @@ def calibrate_problems(
     All have the same kind of loss, and one n. `points` are those that the settings are for (None: `problems`).
     """
     workers = require_workers(workers)
+    store = None if store is None else Path(store).absolute()
     start = options.start
     points = problems if points is None else points
     looked_at = [*problems, *(points[place] for place in np.linspace(0, len(points) - 1, _LOOKS).astype(int))]
@@ -146,19 +154,21 @@ def calibrate_problems(
         if progress is not None:
             progress(min(done, most), most)
 
-    with torch_threads(threads):
+    with torch_threads(threads), ExitStack() as stack:
         with problems[0].opened(start) as (flat, batches):
             device, cheap = flat.device, batches.batch_size
             if options.batch_size is None:
                 cheap = min(cheap, _affordable_batch(flat, batches))
-        workers = workers if workers > 1 and can_fork(device, threads, "calibrate") else 0
+        pool = executor if workers == 1 or executor else stack.enter_context(executor_of(None, workers, device))
 
         def largest(measure: Callable[[Problem], float]) -> float:
-            found = in_processes(measure, looked_at, min(workers, len(looked_at)))
+            called = Sent(partial(_measured, measure, looked_at, threads), looked_at)
+            found = mapped(called, range(len(looked_at)), pool)
             return max((each for each in found if not math.isnan(each)), default=math.nan)
 
         def estimates(jobs: Sequence[tuple[Problem, EstimateSettings]]) -> list[tuple[LLCResult, float]]:
-            return in_processes(partial(_estimated, store=store), jobs, workers, count)
+            called = Sent(partial(_estimated, jobs, store, threads), [problem for problem, _ in jobs])
+            return mapped(called, range(len(jobs)), pool, count)
 
         search = Search(estimates, largest, problems, batches, options, cheap, len(points))
         found = search.run() if options.trials else search.by_rule()
@@ -176,14 +186,27 @@ def _affordable_batch(flat: FlatModel, batches: Batches) -> int:
     return max(2 ** math.floor(math.log2(max(_OPERATIONS / of_a_sample, 1.0))), _SMALLEST_BATCH)
 
 
-def _estimated(job: tuple[Problem, EstimateSettings], store: str | Path | None) -> tuple[LLCResult, float]:
+def _measured(
+    measure: Callable[[Problem], float], problems: Sequence[Problem], threads: int | None, place: int
+) -> float:
+    with torch_threads(threads):
+        return measure(problems[place])
+
+
+def _estimated(
+    jobs: Sequence[tuple[Problem, EstimateSettings]], store: Path | None, threads: int | None, place: int
+) -> tuple[LLCResult, float]:
     """The estimate and its seconds; with `store`, kept in that folder and read from there the next time."""
-    problem, settings = job
+    with torch_threads(threads):
+        return _estimate(*jobs[place], store)
+
+
+def _estimate(problem: Problem, settings: EstimateSettings, store: Path | None) -> tuple[LLCResult, float]:
     path = None
     if store is not None:
         identity = identity_of(problem, settings)
         key = json.dumps([problem.name, identity.weights, identity.curve], sort_keys=True, default=str)
-        path = Path(store) / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
+        path = store / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.h5"
         if path.exists():
             result, stored = read_point(path)
             if not differences(stored, identity):

@@ -8,8 +8,8 @@ taken out, smallest first, and their neighbours meet. What lies between two phas
 - a *plateau*, where they have the same sign. Its probability is that of the slope at its flattest place being below
   `PLATEAU_SHARE` of the smaller of the two peaks, and it lies anywhere where the slope is.
 
-Probabilities and places are shares and quantiles over joint samples of curve and slope, times the weight that the
-smooth account of the data has against a constant and random walks.
+Probabilities and places are shares and quantiles over joint samples of curve and slope, times the weight of a smooth
+curve or a staircase against a constant and random walks.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Boundary:
     step : the median of its place, in steps. interval : (low, high) in steps at the report's `level`, made in log time,
         at least from the checkpoint before the nearest one to the one after it.
     probability : that there is such a boundary: over the posterior of the curve, times the weight of a smooth curve
-        against a constant and a random walk as accounts of the same points.
+        or a staircase against a constant and a random walk as accounts of the same points.
     kind : "turn" (the curve's slope changes sign) or "plateau" (it nearly vanishes in between).
     resolved : whether the probability reaches the report's threshold.
     """
@@ -87,8 +87,8 @@ class StageReport:
     boundaries : all candidates from a probability of .05 on, in order of time; those that count are `resolved`.
     stages : between the resolved boundaries and the ends of the curve.
     threshold, level : probability from which a boundary is resolved; of the intervals.
-    weight : of the smooth account of the data against a constant and random walks. noise : standard deviation of the
-        noise that was fitted on top of the measured errors.
+    weight : of a smooth curve or a staircase against a constant and random walks, given the points. noise : standard
+        deviation of the noise that was fitted on top of the measured errors.
     notes : what was left out, estimated, or speaks against the verdict.
     fit : the fitted curve and its slope, for `plot_stages`.
     """
@@ -221,8 +221,9 @@ def _notes_on_errors(fit: SmoothFit, curve: Curve) -> list[Finding]:
 
 
 def _explained_otherwise(fit: SmoothFit) -> Finding:
-    best = max((name for name in fit.log_evidence if name != "smooth"), key=lambda name: fit.log_evidence[name])
-    text = f"a {best} explains the points as well as a smooth curve (weight of the smooth {fit.weight:.2f})"
+    others = set(fit.log_evidence) - {"smooth", "staircase"}
+    best = max(sorted(others), key=lambda name: fit.log_evidence[name])
+    text = f"a {best} explains the points as well as a smooth curve or a staircase (weight of these {fit.weight:.2f})"
     return Finding("not_smooth", text)
 
 

@@ -7,8 +7,9 @@ In x = log(t + 1) the curve is a constant plus a process with the Matern 5/2 ker
 (Rasmussen & Williams 2006, 4.2), which has a slope that is itself continuous, and no more: a smoother kernel (Hoogland
 et al. 2024 use the squared exponential) rings where a curve turns sharply. Noise is the measured standard error of each
 point, or the covariance of the points' errors, plus one fitted for all points, without which errors that are too small
-would be read as structure. With it stand two other accounts of the same points: a constant, and a random walk. `weight`
-is what is left for the smooth process when the three are compared by the Bayesian information criterion.
+would be read as structure. Beside it stand other accounts of the same points (`accounts`), compared by the Bayesian
+information criterion: a constant and random walks, which have no stages, and a staircase, which has. `weight` is what
+the smooth process and the staircase have together: jumps are no stationary process, but its mean shows their places.
 
 Points of common noise share an error of their level. It says nothing of the curve's shape, would favour accounts that
 leave the level open, and is taken out of the covariance before they are compared (`without_level`).
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from llc_dynamics.curve import Curve
+from llc_dynamics.stages.accounts import JITTER, constant_evidence, matrix_of, staircase_evidence, walk_evidence
 
 Array = NDArray[np.float64]
 
@@ -35,7 +37,6 @@ MOST_CELLS = 160
 _GRID = 240
 # Length scales, in units of the range of x.
 _SHORTEST, _LONGEST = 0.03, 3.0
-_JITTER = 1e-9
 # A covariance comes from a few draws, fewer than there are points, and is too small in some directions: it is shrunk
 # towards its diagonal (Ledoit & Wolf 2004). Of smooth rises at 24 points, with the covariance of 12 draws, 7 of 40 had
 # a boundary without this, and none with it, nor with half of it.
@@ -52,7 +53,7 @@ class SmoothFit:
     mean_error, slope_error : their posterior standard deviations, [G]. level_error : of the level that all points
         share, which is in `mean_error` and in no difference; 0 without a covariance.
     noise : standard deviation of the fitted noise that comes on top of the measured errors.
-    length_scale : l, in units of x. weight : of the smooth process against a constant and random walks, 0 to 1.
+    length_scale : l, in units of x. weight : of a smooth curve or a staircase against a constant and random walks.
     log_evidence : by name of the account, the log marginal likelihood less k/2 log n for k fitted numbers.
     """
 
@@ -131,11 +132,12 @@ def fit_smooth(x: Array, values: Array, errors: Array | None, covariance: Array 
     known = np.zeros_like(y) if variances is None or spread is None else spread / scale**2
     assert share is not None
     amplitude, length, noise, evidence = _accounts(centres, y, known, share)
-    others = [value - evidence["smooth"] for name, value in evidence.items() if name != "smooth"]
-    weight = 1 / (1 + sum(math.exp(min(other, 700.0)) for other in others))
+    highest = max(evidence.values())
+    chance = {name: math.exp(value - highest) for name, value in evidence.items()}
+    weight = (chance["smooth"] + chance["staircase"]) / sum(chance.values())
 
     grid = np.linspace(centres[0], centres[-1], _GRID)
-    noise_of_y = _matrix(known) + np.diag(noise * share) + _JITTER * amplitude * np.eye(len(y))
+    noise_of_y = matrix_of(known) + np.diag(noise * share) + JITTER * amplitude * np.eye(len(y))
     mean, posterior = _posterior(grid, centres, y, noise_of_y, amplitude, length)
     posterior[:_GRID, :_GRID] += level / scale**2
     variance = np.clip(np.diag(posterior), 0, None)
@@ -174,17 +176,14 @@ def without_level(covariance: Array) -> tuple[Array, float]:
     return (1 - _OWN) * shape + _OWN * np.diag(np.diag(shape)), level
 
 
-def _matrix(known: Array) -> Array:
-    return np.diag(known) if known.ndim == 1 else known
-
-
 def _accounts(x: Array, y: Array, known: Array, share: Array) -> tuple[float, float, float, dict[str, float]]:
     """s^2, l and noise variance of the smooth process, and the log evidence of every account of the points."""
     amplitude, length, noise, log_likelihood = _fit_matern(x, y, known, share)
     evidence = {
-        "constant": _constant_evidence(y, known, share),
-        "random walk in log time": _walk_evidence(x, y, known, share),
-        "random walk over checkpoints": _walk_evidence(np.linspace(x[0], x[-1], len(x)), y, known, share),
+        "constant": constant_evidence(y, known, share),
+        "random walk in log time": walk_evidence(x, y, known, share),
+        "random walk over checkpoints": walk_evidence(np.linspace(x[0], x[-1], len(x)), y, known, share),
+        "staircase": staircase_evidence(y, known, share),
         "smooth": log_likelihood - 1.5 * math.log(len(y)),
     }
     return amplitude, length, noise, evidence
@@ -237,8 +236,8 @@ def _fit_matern(x: Array, y: Array, known: Array, share: Array) -> tuple[float, 
     for start in (0.15, 0.6):
         kernel = ConstantKernel(1.0, (1e-4, 1e3)) * Matern(
             start * width, (_SHORTEST * width, _LONGEST * width), nu=2.5
-        ) + _shared_noise(share, _matrix(known) - np.diag(own))
-        model = GaussianProcessRegressor(kernel, alpha=own + _JITTER)
+        ) + _shared_noise(share, matrix_of(known) - np.diag(own))
+        model = GaussianProcessRegressor(kernel, alpha=own + JITTER)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x[:, None], y)
@@ -265,63 +264,3 @@ def _shared_noise(share: Array, correlated: Array) -> Any:
             return self.noise_level * (share if len(X) == len(share) else np.ones(len(X)))
 
     return _SharedNoise(1e-2, (1e-8, 1e1))
-
-
-def _constant_evidence(y: Array, known: Array, share: Array) -> float:
-    known, y, ones = _principal(known, y)
-
-    def log_likelihood(noise: float) -> float:
-        variance = known + noise * share
-        residual = y - ones * float((ones * y / variance).sum() / (ones**2 / variance).sum())
-        return float(-0.5 * (np.log(2 * math.pi * variance) + residual**2 / variance).sum())
-
-    return max(log_likelihood(level) for level in np.geomspace(1e-6, 10, 60)) - math.log(len(y))
-
-
-def _principal(known: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Variances along axes in which the noise is independent, and y and a constant 1 there."""
-    if known.ndim == 1:
-        return known, y, np.ones_like(y)
-    values, vectors = np.linalg.eigh(known)
-    return np.clip(values, 0.0, None), vectors.T @ y, vectors.sum(axis=0)
-
-
-def _walk_evidence(clock: Array, y: Array, known: Array, share: Array) -> float:
-    """A random walk with Gaussian steps of variance q times the clock, seen with noise, over a grid of both."""
-    steps = np.geomspace(1e-4, 1e2, 25)[:, None] / (clock[-1] - clock[0])
-    noises = np.geomspace(1e-7, 1.0, 22)[None, :]
-    total = (_filtered if known.ndim == 1 else _restricted)(clock, y, known, share, steps, noises)
-    # the level is open, as if the first point were given; the other accounts have it to explain, at about the spread
-    first = -0.5 * math.log(2 * math.pi) - 0.5 * y[0] ** 2
-    return float(total.max()) + first - math.log(len(y))
-
-
-def _filtered(clock: Array, y: Array, known: Array, share: Array, steps: Array, noises: Array) -> Array:
-    """Log likelihood of the points after the first, given it, by a Kalman filter."""
-    gaps = np.diff(clock)
-    level = np.zeros(np.broadcast_shapes(steps.shape, noises.shape)) + y[0]
-    variance = known[0] + noises * share[0] + _JITTER + 0 * steps
-    total = np.zeros_like(level)
-    for k in range(1, len(y)):
-        variance = variance + steps * gaps[k - 1]
-        seen = variance + known[k] + noises * share[k] + _JITTER
-        error = y[k] - level
-        total -= 0.5 * (np.log(2 * math.pi * seen) + error**2 / seen)
-        gain = variance / seen
-        level = level + gain * error
-        variance = (1 - gain) * variance
-    return total
-
-
-def _restricted(clock: Array, y: Array, known: Array, share: Array, steps: Array, noises: Array) -> Array:
-    """The same for noise of any covariance: the density of the differences of the points (restricted likelihood)."""
-    walk = np.minimum(clock[:, None], clock[None, :]) - clock[0]
-    found = []
-    for step in steps[:, 0]:
-        values, rotated, ones = _principal(known + step * walk, y)
-        variance = values + noises.T * share + _JITTER
-        precision, total = (ones**2 / variance).sum(axis=1), (ones * rotated / variance).sum(axis=1)
-        distance = (rotated**2 / variance).sum(axis=1) - total**2 / precision
-        logs = (len(y) - 1) * math.log(2 * math.pi) + np.log(variance).sum(axis=1) + np.log(precision)
-        found.append(-0.5 * (logs + distance))
-    return np.stack(found)

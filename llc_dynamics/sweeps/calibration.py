@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llc_dynamics.sweeps.runner import problem_of, require_device, systems_of
 from llc_dynamics.sweeps.stored import stored_llc
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.workers import require_workers
+from llc_dynamics.workers import executor_of
 
 #: What `calibrate_runs` writes into a folder, beside the settings and the evidence of `Calibration.save`.
 TRIALS = "trials"
@@ -33,6 +34,7 @@ def calibrate_runs(
     seed: int = 0,
     max_seconds: float | None = 300.0,
     workers: int | None = None,
+    executor: Executor | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Calibration:
@@ -49,8 +51,8 @@ def calibrate_runs(
 
     Raises what `ld.calibrate` raises, and `TrajectoryError` for runs whose system nobody named.
     """
-    workers = require_workers(workers)
-    require_device(device)
+    if executor is None:
+        require_device(device)
     systems = systems_of(runs, system)
     estimate = config.estimate_of(systems[0])
     problems, points = [], []
@@ -69,14 +71,10 @@ def calibrate_runs(
         seed=seed,
         max_seconds=max_seconds,
     )
-    found = calibrate_problems(
-        problems,
-        options,
-        points=points,
-        store=folder / TRIALS,
-        workers=workers if device == "cpu" else 1,
-        progress=progress,
-    )
+    with executor_of(executor, workers, device) as pool:
+        found = calibrate_problems(
+            problems, options, points=points, store=folder / TRIALS, executor=pool, progress=progress
+        )
     found.save(folder)
     return found
 

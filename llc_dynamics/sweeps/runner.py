@@ -1,8 +1,9 @@
-"""All runs of a sweep, and all points of their LLC curves, on a pool of single-threaded worker processes."""
+"""All runs of a sweep, and all points of their LLC curves, as units of work on an executor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from llc_dynamics.systems.registry import calling, spec_of, system_class, system
 from llc_dynamics.systems.system import System
 from llc_dynamics.training import RunConfig, train
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.workers import Job, report, require_workers, run_jobs
+from llc_dynamics.workers import ALL, Job, Shard, report, run_jobs
 
 
 def run_sweep(
@@ -29,18 +30,21 @@ def run_sweep(
     folder: str | Path,
     *,
     workers: int | None = None,
+    executor: Executor | None = None,
+    shard: Shard = ALL,
     estimate: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
     """Train the runs of `sweep` into folders inside `folder`; with `estimate`, their LLC curves too, as each run ends.
 
-    What is finished is left as it is, what was stopped goes on. `workers=None` is one for every core. Results do not
-    depend on the number of workers. Returns the run folders in the order of the sweep.
+    What is finished is left as it is, what was stopped goes on. `workers=None` is one process for every core, or for
+    the device `cuda` one for every GPU; `executor`, any `concurrent.futures.Executor`, takes their place. Results do
+    not depend on either. Returns the run folders in the order of the sweep; of a `shard`, only its own.
     """
-    workers = require_workers(workers)
-    require_device(device)
+    if executor is None:
+        require_device(device)
     folder = Path(folder)
-    configs = sweep.run_configs()
+    configs = dict(shard.of(list(sweep.run_configs().items())))
     if not folder.exists():
         first = next(iter(configs.values()))
         check_system(first.system, first.seed)  # before anything is written
@@ -51,7 +55,7 @@ def run_sweep(
     jobs = [
         Job(
             _train_run,
-            (configs[label].to_mapping(), spec, str(folder / label), device),
+            (configs[label].to_mapping(), spec, str((folder / label).absolute()), device),
             bar=f"train {label}",
             total=configs[label].training.num_steps,
         )
@@ -63,7 +67,7 @@ def run_sweep(
             return []
         return _point_jobs(Trajectory(result), sweep.llc, type(sweep.system), "llc", device)
 
-    run_jobs(jobs, workers=workers, after=after)
+    run_jobs(jobs, workers=workers, executor=executor, device=device, after=after)
     return [folder / label for label in configs]
 
 
@@ -75,23 +79,26 @@ def estimate_curves(
     name: str = "llc",
     overwrite: bool = False,
     workers: int | None = None,
+    executor: Executor | None = None,
+    shard: Shard = ALL,
     device: str = "cpu",
 ) -> None:
     """Estimate the LLC curves of runs, stored beside each run; points that are there already are kept.
 
     system : the runs' system where it is not part of this package, or they were recorded in another loop.
     overwrite : compute points again that were made with other settings, and drop those at steps that are not wanted.
+    workers, executor, shard : as in `run_sweep`; a shard has its share of all points.
     """
-    workers = require_workers(workers)
-    require_device(device)
-    jobs = [job for run in runs for job in _point_jobs(run, settings, system, name, device, overwrite)]
+    if executor is None:
+        require_device(device)
+    jobs = shard.of([job for run in runs for job in _point_jobs(run, settings, system, name, device, overwrite)])
     # Only now, when every run is known to be one that the curve can be computed for.
     for run in runs if overwrite else ():
         wanted = settings.choose_steps(run.weight_steps)
         for step, path in stored_points(curve_folder(run.path, name)).items():
             if step not in wanted:
                 path.unlink()
-    run_jobs(jobs, workers=workers)
+    run_jobs(jobs, workers=workers, executor=executor, device=device)
 
 
 def _point_jobs(
@@ -108,7 +115,7 @@ def _point_jobs(
     return [
         Job(
             _estimate_point,
-            (str(run.path), step, spec_of(own), to_mapping(settings), name, device, overwrite),
+            (str(run.path.absolute()), step, spec_of(own), to_mapping(settings), name, device, overwrite),
             bar=f"LLC {run.path.name}",
             total=len(steps),
             advance=1,
@@ -141,6 +148,7 @@ def require_device(device: str) -> None:
 
 def _train_run(config: dict[str, Any], spec: str, path: str, device: str) -> str:
     """In a worker: train one run."""
+    require_device(device)
     bar = f"train {Path(path).name}"
     chosen = RunConfig.from_mapping(config, path, system_class(spec))
     run = train(chosen, path, device=device, progress=lambda step, _: report(bar, step))
@@ -152,6 +160,7 @@ def _estimate_point(
     path: str, step: int, spec: str, mapping: dict[str, Any], name: str, device: str, overwrite: bool
 ) -> None:
     """In a worker: one point of one curve."""
+    require_device(device)
     llc = LLCConfig.from_mapping(mapping, "llc")
     run = Trajectory(path)
     (system,) = systems_of([run], system_class(spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -67,6 +68,9 @@ class Trajectory:
         self._skip_damaged = skip_damaged
         self._shards = ShardList(self.path, self.manifest)
         self._shards.refresh()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(Trajectory, skip_damaged=self._skip_damaged), (self.path.absolute(),)
 
     def __repr__(self) -> str:
         return f"Trajectory({str(self.path)!r}, {self._shards.num_rows} checkpoints)"

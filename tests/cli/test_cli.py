@@ -369,7 +369,7 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert "explored" in captured.out
     assert found.findings[0].text in captured.out
     assert f"llc-dynamics llc {calibrated} --settings {folder / 'settings.toml'}" in captured.out
-    assert captured.err == ""
+    assert captured.err == "calibration: about 5 min at most (--max-seconds)\n"
     assert main(["calibrate", str(calibrated), *CALIBRATE, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["findings"] == [finding.to_dict() for finding in found.findings]

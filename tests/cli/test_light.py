@@ -1,6 +1,9 @@
 """What looks at runs, and what refuses its arguments, answers without torch."""
 
+import functools
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -9,6 +12,7 @@ import torch
 from stored_llc import store_point
 
 import llc_dynamics as ld
+from llc_dynamics.cli.main import VERBS, main
 
 PROGRAM = """
 import json, sys
@@ -67,3 +71,31 @@ def test_refusals(runs, tmp_path):
     ]
     done = without_torch([(arguments, 1) for arguments in refused])
     assert len(done.stderr.splitlines()) == len(refused)  # one line each
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_an_example_that_can_be_read(verb, monkeypatch, capsys):
+    assert main([verb, "--help"]) == 0
+    (example,) = re.findall(r"^Example: `(.+)`$", capsys.readouterr().out, re.MULTILINE)
+    called = []
+
+    @functools.wraps(VERBS[verb])
+    def read(*given, **settings):
+        called.append((given, settings))
+
+    monkeypatch.setitem(VERBS, verb, read)
+    program, *arguments = shlex.split(example)
+    assert (program, arguments[0], main(arguments), len(called)) == ("llc-dynamics", verb, 0, 1)
+
+
+def test_completion_of_the_shell_as_documented(tmp_path):
+    """The script that the documentation has people source completes verbs and options."""
+    script = tmp_path / "completion.bash"
+    assert main(["--tyro-write-completion", "bash", str(script)]) == 0
+    ask = (
+        f"source {script}; complete_with=$(complete -p llc-dynamics | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n"
+        "COMP_WORDS=(llc-dynamics cal); COMP_CWORD=1; $complete_with; echo ${COMPREPLY[@]}\n"
+        "COMP_WORDS=(llc-dynamics llc --set); COMP_CWORD=2; $complete_with; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["calibrate", "--settings"]

@@ -11,8 +11,8 @@ from sweep_runs import describe
 
 import llc_dynamics as ld
 from llc_dynamics.cli.main import main
-from llc_dynamics.cli.watch import _duration
 from llc_dynamics.errors import CorruptRunError
+from llc_dynamics.progress import duration
 from llc_dynamics.report import live
 from llc_dynamics.report.live import LiveRun, sparkline
 from llc_dynamics.report.transitions import state_in_words
@@ -265,7 +265,7 @@ def test_sparkline_and_durations():
     assert sparkline([2, 2], 2) == "▁▁"
     assert sparkline([np.nan], 3) == "   "
     assert len(sparkline(np.arange(1000.0), 24)) == 24
-    assert [_duration(x) for x in (0.2, 59, 61, 120, 3661, 90_000)] == [
+    assert [duration(x) for x in (0.2, 59, 61, 120, 3661, 90_000)] == [
         "0 s",
         "59 s",
         "1 min 1 s",

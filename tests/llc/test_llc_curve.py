@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import h5py
 import numpy as np
@@ -172,10 +173,11 @@ def test_workers_do_not_matter(run):
         torch.set_num_threads(1)
 
 
-def test_without_fork_it_goes_on_in_one_process(run, monkeypatch):
-    monkeypatch.setattr("llc_dynamics.workers.sys.platform", "darwin")
-    with pytest.warns(RuntimeWarning, match="one point after the other, because forked processes are only safe"):
-        curve(run, workers=2, steps=[0, 10])
+def test_what_cannot_be_sent_is_said(run):
+    lock = threading.Lock()
+    loss = lambda model, batch: squared_error(model, batch) if lock else None  # noqa: E731
+    with pytest.raises(ConfigError, match=r"cannot be sent to another process: TypeError: cannot pickle.*lock"):
+        curve(run, workers=2, loss_fn=loss)
 
 
 def test_an_error_in_a_worker_is_the_callers(run):

@@ -9,6 +9,7 @@ import pytest
 import llc_dynamics as ld
 from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.stages import detect_stages, null_curve, null_rates
+from llc_dynamics.stages.accounts import staircase_evidence, walk_evidence
 from llc_dynamics.stages.gaussian_process import fit_smooth, in_cells
 
 # Hoogland et al. 2024, regression transformer, seed 1: ends of the stages, changes of the LLC and of the loss.
@@ -303,3 +304,28 @@ def test_the_same_seed_gives_the_same_report_as_json():
     curve, loss = published(seed=0, points=60)
     first, second = (json.dumps(detect_stages(curve, loss, seed=3).to_dict()) for _ in range(2))
     assert first == second
+
+
+def staircase(seed, count=120):
+    """Three abrupt drops of a loss, and treads that only the batch moves."""
+    steps = np.unique(np.geomspace(1, 20_000, count).astype(int))
+    drops = [size / (1 + np.exp(-50 * (steps / place - 1))) for size, place in ((1.8, 250), (0.9, 900), (0.4, 3000))]
+    scatter = 1e-3 * np.random.default_rng(seed).standard_normal(len(steps))
+    return ld.Curve(steps, np.log(3.7 - sum(drops)) + scatter, name="log loss")
+
+
+def test_a_staircase_of_abrupt_drops_is_no_random_walk():
+    report = detect_stages(staircase(0))
+    assert report.weight > 0.99
+    evidence = report.fit.log_evidence
+    assert evidence["staircase"] > evidence["random walk in log time"] + 20 > evidence["smooth"]
+    for low, high in ((250, 900), (900, 3000)):
+        assert any(low < each.step < high for each in report.resolved)
+
+
+def test_a_random_walk_is_no_staircase():
+    clock, ones = np.linspace(0, 10, 60), np.ones(60)
+    for seed in range(40):
+        walk = np.random.default_rng(seed).standard_normal(60).cumsum()
+        points = ((walk - walk.mean()) / walk.std(), 0 * ones, ones)
+        assert staircase_evidence(*points) < walk_evidence(clock, *points)
