@@ -29,7 +29,7 @@ from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-_TYPES = {
+STAGE_TYPES = {
     "rise": (CATEGORICAL[5], "rise"),
     "fall": (CATEGORICAL[4], "fall"),
     "flat": (CATEGORICAL[2], "flat"),
@@ -199,7 +199,7 @@ def _row(taken: list[tuple[float, int]], place: float) -> int:
 def _strip(ax: Axes, report: StageReport) -> None:
     transform = ax.get_xaxis_transform()
     for stage in report.stages:
-        color, word = _TYPES[stage.type]
+        color, word = STAGE_TYPES[stage.type]
         ax.axvspan(stage.start, stage.end, ymin=1 - _STRIP, color=color, alpha=0.75, linewidth=0, gid="stage")
         left, right = _across(ax, stage.start), _across(ax, stage.end)
         if right - left < _NARROW:
