@@ -29,7 +29,7 @@ from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-_TYPES = {"rise": (CATEGORICAL[5], "rise"), "fall": (CATEGORICAL[4], "fall"), "unresolved": (GRID, "–")}
+STAGE_TYPES = {"rise": (CATEGORICAL[5], "rise"), "fall": (CATEGORICAL[4], "fall"), "unresolved": (GRID, "–")}
 _MARKERS = ("^", "D", "s")
 # Height of the strip of stages, and of a row of probabilities, in heights of the axes.
 _STRIP, _ROW = 0.055, 0.075
@@ -194,7 +194,7 @@ def _row(taken: list[tuple[float, int]], place: float) -> int:
 def _strip(ax: Axes, report: StageReport) -> None:
     transform = ax.get_xaxis_transform()
     for stage in report.stages:
-        color, word = _TYPES[stage.type]
+        color, word = STAGE_TYPES[stage.type]
         ax.axvspan(stage.start, stage.end, ymin=1 - _STRIP, color=color, alpha=0.75, linewidth=0, gid="stage")
         left, right = _across(ax, stage.start), _across(ax, stage.end)
         if right - left < _NARROW:

@@ -45,9 +45,13 @@ class StepAxis:
         self.first, self.last = float(first), max(float(last), 1.0)
         self.width = default_width(self.last) if width is None else width
 
-    def at(self, steps: ArrayLike) -> list[float | None]:
+    def place(self, steps: ArrayLike) -> NDArray[np.float64]:
         """Places of steps on the axis."""
-        return numbers(np.log1p(np.asarray(steps, dtype=np.float64).clip(0) / self.width))
+        return np.asarray(np.log1p(np.asarray(steps, dtype=np.float64).clip(0) / self.width))
+
+    def at(self, steps: ArrayLike) -> list[float | None]:
+        """The same, for a trace."""
+        return numbers(self.place(steps))
 
     def axis(self) -> Trace:
         """The layout of the axis."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from llc_dynamics import plots
 from llc_dynamics.plots.bands import Z95
-from llc_dynamics.plots.stages import first_scale, stage_scale
-from llc_dynamics.plots.style import CATEGORICAL, GRID, INK, MUTED, Key, SeriesStyle
+from llc_dynamics.plots.stages import STAGE_TYPES, first_scale, stage_scale
+from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, Key, SeriesStyle
 from llc_dynamics.report.analysis import Analysis
 from llc_dynamics.report.developmental import LLC, StageFindings
 from llc_dynamics.report.figure import Panel, ReportFigure
@@ -21,7 +21,6 @@ from llc_dynamics.stages import StageReport, agreement
 
 _MAX_PANELS = 8
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-_TYPES = {"A": (CATEGORICAL[5], "↗", "rises"), "B": (CATEGORICAL[4], "↘", "falls"), "unresolved": (GRID, "–", "–")}
 _SYMBOLS = ("triangle-up", "diamond", "square")
 
 
@@ -37,12 +36,12 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
     caption = (
         "Points: the estimates with 95% of their errors, hollow where they did not converge and were left out. Blue: "
         "the fitted curve with its 95% band, darker that of its shape. Orange lines: boundaries between stages that "
-        "are resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are "
-        "not. The strip says whether the curve rises or falls in a stage; a dash means not resolved, or a "
-        "loss that does not fall. Marks on the lower edge: change points of the LLC alone (triangles) and of the "
-        "joint signal with losses and components (diamonds), filled where they lie within 0.1 decades of a resolved "
-        "boundary, so that both methods agree. Straight lines cut a round turn at its two shoulders, so what is not "
-        "found again is not thereby refuted. `llc-dynamics stages --null-check` gives the false-positive rate at "
+        "are resolved, with their interval shaded; dashed grey lines: candidates that are not. The strip says whether "
+        "the curve rises or falls in a stage; a dash means not resolved. Marks on the lower edge: change points of the "
+        "LLC alone (triangles) and of the joint signal with losses and components (diamonds), filled where they lie "
+        "within 0.1 decades of a resolved boundary, so that both methods agree. Straight lines cut a round turn at "
+        "its two shoulders, so what is not found again is not thereby refuted. `llc-dynamics stages --null-check` "
+        "gives the false-positive rate at "
         "these points and errors."
     )
     if len(shown_ones) < len(found):
@@ -83,6 +82,7 @@ def _bands(report: StageReport, axis: StepAxis) -> tuple[list[Trace], list[Trace
     """Boundaries with their intervals (shapes), and the strip of the stages with its signs (annotations)."""
     shapes: list[Trace] = []
     annotations: list[Trace] = []
+    first, last = axis.place([axis.first, axis.last])
     flat = {"type": "rect", "yref": "y domain", "line": {"width": 0}, "layer": "below"}
     for each in report.boundaries:
         color = _RESOLVED if each.resolved else MUTED
@@ -91,12 +91,12 @@ def _bands(report: StageReport, axis: StepAxis) -> tuple[list[Trace], list[Trace
         shapes.append({**flat, **area, "fillcolor": color, "opacity": 0.2 if each.resolved else 0.08})
         shapes.append(vertical(axis.at([each.step])[0], color, "solid" if each.resolved else "dash"))
     for stage in report.stages:
-        color, sign, _ = _TYPES[stage.type]
-        start, end = axis.at([stage.start, stage.end])
+        color, word = STAGE_TYPES[stage.type]
+        start, end = axis.place([stage.start, stage.end])
         shapes.append({**flat, "x0": start, "x1": end, "y0": 0.945, "y1": 1, "fillcolor": color, "opacity": 0.75})
-        middle = {"x": (start + end) / 2, "y": 0.9725} if start is not None and end is not None else {}
         place = {"yref": "y domain", "showarrow": False, "font": {"size": 11, "color": INK}}
-        annotations.append({**middle, **place, "text": sign})
+        if end - start > 0.08 * (last - first):  # narrower ones have no room for a word
+            annotations.append({"x": (start + end) / 2, "y": 0.9725, **place, "text": word})
     return shapes, annotations
 
 
