@@ -1,5 +1,8 @@
 """What a reader of an HTML page sees."""
 
+import base64
+import gzip
+import json
 import re
 from html.parser import HTMLParser
 
@@ -16,7 +19,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -31,4 +34,11 @@ class Reader(HTMLParser):
 
 
 def visible(page):
-    return re.sub(r"\s+", " ", " ".join(Reader(re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).text))
+    page = re.sub(r"<(style|script|noscript)\b.*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", " ".join(Reader(page).text))
+
+
+def data_of(page):
+    """What the script of a report draws: {"panels": {id: {"traces", "layout"}}, "chains", "dark"}."""
+    (packed,) = re.findall(r'<script type="text/plain" id="data">(.*?)</script>', page)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from llc_dynamics.adapters.probes import ModelFunction, loop_probes
+from llc_dynamics.adapters.processes import require_whole, writes_here
+from llc_dynamics.adapters.trackers import Tracker, Trackers
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
 from llc_dynamics.ranges import finite_number
 from llc_dynamics.runs import rewind_run
@@ -24,8 +26,7 @@ from llc_dynamics.systems.measure import PROBES, Observer
 from llc_dynamics.systems.registry import calling
 from llc_dynamics.systems.system import System
 from llc_dynamics.trajectory import Trajectory, TrajectoryWriter, WeightStorage
-from llc_dynamics.trajectory.pending import step_number
-from llc_dynamics.trajectory.state import bare
+from llc_dynamics.trajectory.pending import metric_values, step_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +87,8 @@ class Recorder:
         out this time, or "replace" them (they are dropped when the recorder is made).
     start : the step from which the training goes on; None for the one of `restored`. With "replace", the weights stored
         at a `start` that was given must be those that the model has now.
+    trackers : objects with `log(step, values)`, see `adapters.trackers`. They are given the metrics of every row that
+        is recorded, those of the probes too. Where one raises, a warning says so once, and the recording goes on.
     seal_seconds : rows wait at most this long (and until the next recorded step) before they are sealed on the disk.
 
     Raises
@@ -118,12 +121,14 @@ class Recorder:
         seal_seconds: float = _SEAL_SECONDS,
         rerun: Literal["compare", "replace"] = "compare",
         start: int | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.path = Path(path)
         self._model = model
         self._outputs = outputs
         self._observe = Observer()
         self._state = state
+        self._trackers = Trackers(trackers)
         self._seal_seconds = finite_number("seal_seconds", seal_seconds, zero=True)
         if not isinstance(steps, Iterable):
             raise ConfigError(f"steps: give the steps to record, such as ld.checkpoint_schedule(1000); got {steps!r}")
@@ -143,7 +148,7 @@ class Recorder:
         self._writer: TrajectoryWriter | None = None
         if not writes_here():
             return
-        _require_whole(model)
+        require_whole(model)
 
         self._probes, described = loop_probes(
             model,
@@ -276,10 +281,14 @@ class Recorder:
             weights = step in self._held_weights
         else:
             weights = self._with_weights is None or step in self._with_weights
+        if self._trackers:
+            values = metric_values(values)  # now, so that they come from a device once
         writer.record(step, values, outputs, samples, weights=weights)
         self._recorded = self._seen = step
         if self._state is not None and (late or writer.full or step == self._schedule[-1]):
             self.seal()
+        if step not in self._held:
+            self._trackers.log(step, values)
 
     def seal(self) -> None:
         """Write what is recorded to the disk now, and `state()` with it."""
@@ -346,19 +355,3 @@ class Recorder:
                 "or record into another folder"
             )
         self._restored = restored
-
-
-def writes_here() -> bool:
-    """Whether this process is the one that writes: the only one, or that of rank 0."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0)
-
-
-def _require_whole(model: nn.Module) -> None:
-    """Raise `DataError` for a model of which this process holds only a part."""
-    for name, parameter in bare(model).named_parameters():
-        if type(parameter.data).__name__ == "DTensor" or "_flat_param" in name:
-            raise DataError(
-                f"parameter '{name}' is spread over several processes (FSDP or tensor parallelism), and each would "
-                "record only its part; train with data parallelism (DDP), or write whole state dicts and import them"
-            )

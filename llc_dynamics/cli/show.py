@@ -22,8 +22,8 @@ from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.plots import plot_calibration
 from llc_dynamics.progress import duration
 from llc_dynamics.report import RunAnalysis, analyse
-from llc_dynamics.report.canvas import save_figure
 from llc_dynamics.report.developmental import StageFindings
+from llc_dynamics.report.figure import save_figure
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
 from llc_dynamics.report.reading import read_description

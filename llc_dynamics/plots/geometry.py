@@ -69,7 +69,7 @@ def plot_osculating_circles(
         dots = table[:, list(geometry.components)]
         ax.plot(*dots.T, linestyle="none", marker=".", markersize=3, color=MUTED, alpha=0.5, gid="checkpoints")
     extent = float(np.hypot(*np.ptp(path, axis=0)))
-    for place in _evenly(path, num_circles):
+    for place in evenly_along(path, num_circles):
         if geometry.radius[place] < extent:
             _circle(ax, geometry.center[place], geometry.radius[place], color=MUTED, linewidth=0.5, alpha=0.4)
     ax.plot(*path.T, color=color, gid="trajectory")
@@ -85,7 +85,9 @@ def plot_osculating_circles(
             _circle(ax, point.center, point.radius, color=INK, linewidth=1.0, alpha=0.8)
             ax.plot(*point.center, color=INK, linestyle="none", marker="+", markersize=7, gid="center")
     _label_vertices(ax, [point for point in drawn if point.kind == "vertex"], extent)
-    _frame(ax, path, [(point.center, point.radius) for point in drawn if point.kind == "vertex"], extent)
+    low, high = frame_of(path, [(point.center, point.radius) for point in drawn if point.kind == "vertex"], extent)
+    ax.set_aspect("equal", adjustable="box")
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     for number, axis in zip(geometry.components, (ax.xaxis, ax.yaxis), strict=True):
         label = f"PC{number + 1}"
         if explained_variance_ratio is not None:
@@ -95,7 +97,7 @@ def plot_osculating_circles(
     return ax
 
 
-def _evenly(path: np.ndarray, count: int) -> list[int]:
+def evenly_along(path: np.ndarray, count: int) -> list[int]:
     """Grid points nearest to `count` places equally spaced along the length of `path`, ends left out."""
     length = np.concatenate([[0.0], np.hypot(*np.diff(path, axis=0).T).cumsum()])
     return [int(np.searchsorted(length, (k + 1) / (count + 1) * length[-1])) for k in range(count)]
@@ -137,16 +139,16 @@ def _label(ax: Axes, position: np.ndarray, away: np.ndarray, steps: list[float])
     )
 
 
-def _frame(ax: Axes, path: np.ndarray, circles: list[tuple[tuple[float, float], float]], extent: float) -> None:
+def frame_of(
+    path: np.ndarray, circles: list[tuple[tuple[float, float], float]], extent: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Limits that hold the path and the vertices' circles, up to a margin; faint circles may leave the frame."""
     corners = [path.min(axis=0), path.max(axis=0)]
     for center, radius in circles:
         corners += [np.subtract(center, radius), np.add(center, radius)]
     low = np.maximum(np.min(corners, axis=0), path.min(axis=0) - 0.5 * extent) - 0.1 * extent
     high = np.minimum(np.max(corners, axis=0), path.max(axis=0) + 0.5 * extent) + 0.1 * extent
-    ax.set_aspect("equal", adjustable="box")
-    ax.set_xlim(low[0], high[0])
-    ax.set_ylim(low[1], high[1])
+    return low, high
 
 
 def _legend(ax: Axes, kinds: set[str]) -> None:

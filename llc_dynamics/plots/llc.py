@@ -58,7 +58,7 @@ def plot_llc_curve(
     found = as_mapping(curves, "plot_llc_curve")
     ax = axes_or_new(ax)
     drawn_hollow = drawn_off = drawn_failed = False
-    low, high = _scale(found.values())
+    low, high = llc_scale(found.values())
     for key, style in series_styles(found, styles).items():
         curve = found[key]
         finite = np.isfinite(curve.values)
@@ -226,7 +226,7 @@ def plot_trace(result: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _scale(curves: Iterable[Curve]) -> tuple[float, float]:
+def llc_scale(curves: Iterable[Curve]) -> tuple[float, float]:
     """The range in which points are drawn where they are: that of the converged ones and half of it on either side."""
     bounds = []
     for curve in curves:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def plot_trajectory_pca(
     pca: Any,
     runs: Any = None,
     *,
-    components: tuple[int, int] = (0, 1),
+    components: Sequence[int] = (0, 1),
     references: Mapping[str, ArrayLike] | None = None,
     reference_of: Mapping[str, Key] | None = None,
     explained_variance_ratio: ArrayLike | None = None,
@@ -48,7 +48,7 @@ def plot_trajectory_pca(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Two principal components of the runs' function vectors against one another, with reference solutions.
+    """Two or three principal components of the runs' function vectors, with reference solutions.
 
     A hollow circle is a run's first checkpoint, a filled one its last, a diamond the checkpoint at t_crit. A reference
     is a star, or a square in the colour of the run that it belongs to. References are projected, never fitted.
@@ -57,7 +57,7 @@ def plot_trajectory_pca(
     ----------
     pca, runs : a fitted `ld.JointTrajectoryPCA`, and what its `fit` took: a list of trajectories or of arrays
         [checkpoint, ...], or one of them. Or scores, `{key: float [checkpoint, component]}`, and no runs.
-    components : which two, counted from 0.
+    components : which two or three, counted from 0; three are drawn on an `ax` with projection "3d".
     references : `{name: float [component]}`; with a fitted PCA, function vectors as its `transform` takes them.
     reference_of : `{reference name: key of the run whose colour it takes}`; others are drawn in ink.
     explained_variance_ratio : float [component], for the axis labels; with a fitted PCA its own.
@@ -80,25 +80,25 @@ def plot_trajectory_pca(
         pca = {key: pca.transform(run) for key, run in named.items()}
     if not pca:
         raise DataError("plot_trajectory_pca: no scores were given")
-    i, j = components
-    points = {key: _with_components(value, key, max(i, j)) for key, value in pca.items()}
-    ax = axes_or_new(ax, 4.8, 4.2)
+    axes = list(components)
+    points = {key: _with_components(value, key, max(axes))[:, axes] for key, value in pca.items()}
+    ax = _axes_of_space(ax, len(axes))
     found = series_styles(points, styles)
     for key, style in found.items():
-        x, y = points[key][:, i], points[key][:, j]
-        ax.plot(x, y, color=style.color, linewidth=1.4, alpha=0.9, linestyle=style.linestyle, label=style.label)
-        draw_ends(ax, points[key][:, [i, j]], style.color)
+        path = points[key]
+        ax.plot(*path.T, color=style.color, linewidth=1.4, alpha=0.9, linestyle=style.linestyle, label=style.label)
+        draw_ends(ax, path, style.color)
         step = None if t_crit is None else t_crit.get(key)
         if step is not None:
             if steps is None or key not in steps:
                 raise DataError(f"plot_trajectory_pca: t_crit of {key!r} was given without its steps={{...}}")
             row = int(np.abs(np.asarray(steps[key]) - step).argmin())
-            draw_mark(ax, (x[row], y[row]), color=style.color, marker="D", size=6.5, gid="t_crit", zorder=4)
+            draw_mark(ax, path[row], color=style.color, marker="D", size=6.5, gid="t_crit", zorder=4)
     owned: dict[str, Key] = {}
     places: list[NDArray[np.float64]] = []
     for name, value in (references or {}).items():
         owner = (reference_of or {}).get(name)
-        place = np.asarray(value, dtype=np.float64)[[i, j]]
+        place = np.asarray(value, dtype=np.float64)[axes]
         if owner is not None and owner in found:
             owned[name] = owner
         marker, size, color = ("s", 7, found[owned[name]].color) if name in owned else ("*", 12, INK)
@@ -106,11 +106,23 @@ def plot_trajectory_pca(
         if name not in owned:
             _name_reference(ax, name, place, below=len(places) % 2 == 0)
             places.append(place)
-    ax.set_xlabel(_component_label(i, explained_variance_ratio))
-    ax.set_ylabel(_component_label(j, explained_variance_ratio))
+    for name, component in zip("xyz", axes, strict=False):
+        getattr(ax, f"set_{name}label")(_component_label(component, explained_variance_ratio))
     ax.margins(0.07)
     if legend:
         _legend(ax, list(owned), any(step is not None for step in (t_crit or {}).values()))
+    return ax
+
+
+def _axes_of_space(ax: Axes | None, dimensions: int) -> Axes:
+    if dimensions == 2:
+        return axes_or_new(ax, 4.8, 4.2)
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=(5.6, 4.6), layout="constrained").add_subplot(projection="3d")
+    if getattr(ax, "name", "") != "3d":
+        raise DataError('plot_trajectory_pca: three components need an ax with projection="3d"')
     return ax
 
 
@@ -231,7 +243,10 @@ def _component_label(component: int, ratio: ArrayLike | None) -> str:
     return f"PC{component + 1} ({100 * float(np.asarray(ratio)[component]):.1f}% of the variance)"
 
 
-def _name_reference(ax: Axes, name: str, place: NDArray[np.float64], below: bool) -> None:
+def _name_reference(ax: Any, name: str, place: NDArray[np.float64], below: bool) -> None:
+    if len(place) == 3:
+        ax.text(*place, f"  {name}", fontsize=small_size(ax), color=INK)
+        return
     ax.annotate(
         name,
         (float(place[0]), float(place[1])),

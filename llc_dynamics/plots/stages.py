@@ -29,7 +29,7 @@ from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-_TYPES = {"rise": (CATEGORICAL[5], "rise"), "fall": (CATEGORICAL[4], "fall"), "unresolved": (GRID, "–")}
+STAGE_TYPES = {"rise": (CATEGORICAL[5], "rise"), "fall": (CATEGORICAL[4], "fall"), "unresolved": (GRID, "–")}
 _MARKERS = ("^", "D", "s")
 # Height of the strip of stages, and of a row of probabilities, in heights of the axes.
 _STRIP, _ROW = 0.055, 0.075
@@ -78,8 +78,8 @@ def plot_stages(
         ax.fill_between(steps, fit.mean - Z95 * error, fit.mean + Z95 * error, color=_FIT, alpha=0.18, linewidth=0)
     ax.plot(steps, fit.mean, color=_FIT, zorder=3, gid="fit", label="_fit")
     last = float(steps[-1]) if curve is None else float(max(steps[-1], curve.steps[-1]))
-    set_step_axis(ax, last, _first_scale(steps, curve))
-    low, high = _scale(report, curve)
+    set_step_axis(ax, last, first_scale(steps, curve))
+    low, high = stage_scale(report, curve)
     taken: list[tuple[float, int]] = []
     # a margin above the curve for the strip and the probabilities
     places = [_across(ax, boundary.step) for boundary in report.resolved]
@@ -159,7 +159,7 @@ def _points(ax: Axes, curve: Curve) -> None:
         )
 
 
-def _scale(report: StageReport, curve: Curve | None) -> tuple[float, float]:
+def stage_scale(report: StageReport, curve: Curve | None) -> tuple[float, float]:
     """The range of the fit and of the points that were used; unconverged ones may lie beyond."""
     fit = report.fit
     values = [fit.mean - Z95 * fit.mean_error, fit.mean + Z95 * fit.mean_error]
@@ -171,7 +171,7 @@ def _scale(report: StageReport, curve: Curve | None) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _first_scale(steps: NDArray[np.float64], curve: Curve | None) -> float | None:
+def first_scale(steps: NDArray[np.float64], curve: Curve | None) -> float | None:
     known = steps if curve is None else curve.steps[curve.steps > 0]
     return max(1.0, float(known[known >= 1][0])) if (known >= 1).any() else None
 
@@ -194,7 +194,7 @@ def _row(taken: list[tuple[float, int]], place: float) -> int:
 def _strip(ax: Axes, report: StageReport) -> None:
     transform = ax.get_xaxis_transform()
     for stage in report.stages:
-        color, word = _TYPES[stage.type]
+        color, word = STAGE_TYPES[stage.type]
         ax.axvspan(stage.start, stage.end, ymin=1 - _STRIP, color=color, alpha=0.75, linewidth=0, gid="stage")
         left, right = _across(ax, stage.start), _across(ax, stage.end)
         if right - left < _NARROW:

@@ -117,12 +117,11 @@ def axes_or_new(ax: Axes | None, width: float = 5.2, height: float = 3.3) -> Axe
 def draw_mark(ax: Axes, place: ArrayLike, *, color: str, marker: str, size: float, **look: Any) -> None:
     """One point with a rim of paper, which stands out from the lines that it lies on."""
     rim: dict[str, Any] = {"markeredgecolor": PAPER, "markeredgewidth": 0.9, "linestyle": "none"}
-    x, y = np.asarray(place)
-    ax.plot([x], [y], color=color, marker=marker, markersize=size, **rim, **look)
+    ax.plot(*np.asarray(place)[:, None], color=color, marker=marker, markersize=size, **rim, **look)
 
 
 def draw_ends(ax: Axes, path: NDArray[np.float64], color: str) -> None:
-    """A hollow circle where a trajectory [point, 2] starts, and a filled one where it ends."""
+    """A hollow circle where a trajectory [point, 2 or 3] starts, and a filled one where it ends."""
     dot: dict[str, Any] = {"color": color, "marker": "o", "linestyle": "none", "zorder": 3}
     ax.plot(*path[:1].T, markersize=4.5, markerfacecolor=PAPER, gid="start", **dot)
     ax.plot(*path[-1:].T, markersize=6.0, markeredgecolor=PAPER, markeredgewidth=0.8, gid="end", **dot)

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from llc_dynamics.plots.style import CATEGORICAL, LINES, Key, SeriesStyle, axis_colors, shown_text
-from llc_dynamics.report import llc_figures, metric_figures, pca_figures
+from llc_dynamics.report import llc_figures, metric_figures, pca_figures, stage_figures
 from llc_dynamics.report.analysis import Analysis
-from llc_dynamics.report.canvas import ReportFigure
+from llc_dynamics.report.chains import chains
+from llc_dynamics.report.figure import ReportFigure
 
 
 def report_figures(analysis: Analysis) -> list[ReportFigure]:
@@ -21,7 +22,8 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
         pca_figures.components,
         pca_figures.geometry,
         llc_figures.llc_curves,
-        llc_figures.stages,
+        chains,
+        stage_figures.stages,
         llc_figures.llc_against_axis,
         llc_figures.calibration,
         metric_figures.losses,

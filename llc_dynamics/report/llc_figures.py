@@ -1,24 +1,41 @@
-"""Figures of the LLC: over training, with its stages, at the end against the axis of the runs, and its calibration."""
+"""Figures of the LLC: over training, at the end against the axis of the runs, and its calibration."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TypeGuard
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from llc_dynamics import plots
 from llc_dynamics.curve import Curve
-from llc_dynamics.plots.style import Key, SeriesStyle, axis_colors, shown_text
+from llc_dynamics.finding import sentences
+from llc_dynamics.llc import Calibration
+from llc_dynamics.plots.bands import Z95, curve_errors, last_step
+from llc_dynamics.plots.llc import llc_scale
+from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, WARNING_COLOR, Key, SeriesStyle, axis_colors, shown_text
 from llc_dynamics.report.analysis import Analysis
-from llc_dynamics.report.canvas import ReportFigure, finish, new_figure, new_panels
-from llc_dynamics.report.developmental import LLC, StageFindings
-from llc_dynamics.report.numbers import listed, plain, step
+from llc_dynamics.report.figure import Panel, ReportFigure, of_runs
+from llc_dynamics.report.interactive import (
+    StepAxis,
+    Trace,
+    axis,
+    band_traces,
+    layout,
+    line,
+    llc_symbols,
+    numbers,
+    shown,
+    still,
+    vertical,
+)
+from llc_dynamics.report.numbers import listed, plain, step, with_error
 from llc_dynamics.report.words import reaches_the_end, resolution
 from llc_dynamics.systems.description import Axis
 
-_MAX_PANELS = 8
+LLC_LABEL = "Local learning coefficient"
 
 
 def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
@@ -26,12 +43,21 @@ def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
     curves: dict[Key, Curve] = {run.label: run.llc for run in analysis.runs if run.llc is not None}
     if not curves:
         return
-    figure, ax = new_figure(7.0, 3.9)
-    crit = {run.label: float(run.t_crit) for run in analysis.runs if run.t_crit is not None}
-    plots.plot_llc_curve(curves, t_crit=crit, styles=styles, ax=ax)
+    crit = {run.label: float(run.t_crit) for run in analysis.runs if run.t_crit is not None and run.label in curves}
+    draw = partial(plots.plot_llc_curve, curves, t_crit=crit, styles=styles)
+    axis_of = StepAxis(last_step(curves))
+    low, high = llc_scale(curves.values())
+    traces = [
+        trace for key, curve in curves.items() for trace in llc_traces(str(key), curve, axis_of, styles[key], low, high)
+    ]
+    shapes = [vertical(axis_of.at([at])[0], styles[label].color) for label, at in crit.items()]
+    beyond = any(np.any((curve.values < low) | (curve.values > high)) for curve in curves.values())
+    more: Trace = {"yaxis": {"range": numbers([low, high])}} if beyond else {}
+    panel = Panel(traces, axis_of.layout(LLC_LABEL, shapes=shapes, **more), draw)
     caption = f"Estimated with {resolution(analysis)}. " + (
         "Bars and bands are 95% of the standard error. Hollow points did not pass the convergence checks and should "
-        "not be believed; crosses on the axis are checkpoints without an estimate."
+        "not be believed (triangles: beyond the scale); crosses are checkpoints without an estimate. A click on a "
+        "point shows its chains."
     )
     if any(curve.covariance is not None for curve in curves.values()):
         caption += (
@@ -47,48 +73,40 @@ def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
         span = f"from {plain(known[0])} to {plain(known[-1])}" if len(known) else "without any estimate"
         rows.append(f"{label} {span} up to step {step(curve.steps[-1])}, {bad} of {len(curve)} points unconverged")
     alt = f"Line plot of the LLC over training: {'; '.join(rows)}."
-    yield finish(figure, "llc", "LLC over training", caption, alt)
+    yield ReportFigure("llc", "LLC over training", caption, alt, [panel], of_runs(styles, list(curves)))
 
 
-def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
-    """The LLC with its boundaries, and the change points below."""
-    found: dict[str, StageFindings] = {
-        run.label: run.stages for run in analysis.runs if run.stages is not None and LLC in run.stages.reports
-    }
-    if not found:
-        return
-    labels = list(found)
-    shown = labels[:_MAX_PANELS]
-    columns = min(len(shown), 2)
-    rows = -(-len(shown) // columns)
-    figure, panels = new_panels(rows, columns, 7.0 if columns == 1 else 9.0, 3.0 * rows + 0.3)
-    for number, ax in enumerate(panels.ravel()):
-        if number >= len(shown):
-            ax.set_visible(False)
-            continue
-        each = found[shown[number]]
-        title = shown_text(shown[number])
-        plots.plot_stages(each.reports[LLC], each.curves[LLC], changes=each.changes, title=title, ax=ax)
-    caption = (
-        "Points: the estimates with 95% of their errors, hollow where they did not converge and were left out. Blue: "
-        "the fitted curve with its 95% band, darker that of its shape. Orange lines: boundaries between stages that "
-        "are resolved, with their probability and, shaded, their interval; dashed grey lines: candidates that are "
-        "not. The strip says whether the curve rises (A) or falls (B) in a stage; a dash means not resolved, or a "
-        "loss that does not fall. Marks on the lower edge: change points of the LLC alone (triangles) and of the "
-        "joint signal with losses and components (diamonds), filled where they lie within 0.1 decades of a resolved "
-        "boundary, so that both methods agree. Straight lines cut a round turn at its two shoulders, so what is not "
-        "found again is not thereby refuted. `llc-dynamics stages --null-check` gives the false-positive rate at "
-        "these points and errors."
-    )
-    if len(shown) < len(labels):
-        caption += f" {len(shown)} of {len(labels)} runs are shown."
-    rows_of_text = []
-    for label in shown:
-        report = found[label].reports[LLC]
-        where = listed([step(each.step) for each in report.resolved]) if report.resolved else "none"
-        rows_of_text.append(f"{label}: {where}")
-    alt = f"Line plots of the LLC with boundaries between stages, at steps: {'; '.join(rows_of_text)}."
-    yield finish(figure, "stages", "Developmental stages of the LLC", caption, alt)
+def llc_traces(
+    run: str, curve: Curve, axis_of: StepAxis, style: SeriesStyle, low: float = -math.inf, high: float = math.inf
+) -> list[Trace]:
+    """Bands, and points with their errors and what speaks against them; those beyond the scale stand at its edge."""
+    finite = np.isfinite(curve.values)
+    made = band_traces(curve, axis_of, style.color, run)
+    if not finite.all():
+        floor = low if math.isfinite(low) else float(np.nanmin(curve.values)) if finite.any() else 0.0
+        cross = {"symbol": "x", "size": 8, "color": WARNING_COLOR}
+        steps = curve.steps[~finite]
+        texts = [f"{shown(run)}, step {step(at)}: no estimate" for at in steps]
+        made.append(still(axis_of.at(steps), [floor] * len(steps), marker=cross, text=texts, legendgroup=run))
+    points = curve.at(finite)
+    if not len(points):
+        return made
+    errors = curve_errors(points)
+    within = (points.values >= low) & (points.values <= high)
+    more: Trace = {}
+    if errors is not None:
+        bars = numbers(np.where(within, Z95 * errors, 0.0))
+        more["error_y"] = {"array": bars, "color": style.color, "thickness": 1, "width": 0}
+    reasons = getattr(curve, "reasons", None) or ((),) * len(curve)
+    kept = [why for why, ok in zip(reasons, finite, strict=True) if ok]
+    texts = [
+        with_error(value, None if errors is None else error) + (f"<br>{shown(sentences(why), 60)}" if why else "")
+        for value, error, why in zip(points.values, points.values if errors is None else errors, kept, strict=True)
+    ]
+    marker = {"symbol": llc_symbols(points, low, high), "size": 8, "color": style.color, "line": {"width": 1.5}}
+    more |= {"mode": "lines+markers", "marker": marker, "text": texts, "line": {"color": style.color, "width": 1.1}}
+    heights = numbers(points.values.clip(low, high))
+    return [*made, line(run, points.steps, axis_of.at(points.steps), heights, style, **more)]
 
 
 def llc_against_axis(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
@@ -107,8 +125,8 @@ def llc_against_axis(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[
     colors = axis_colors(float(run.axis.value) for run in analysis.runs if _is_numeric(run.axis))
     styles: dict[Key, SeriesStyle] = {place: SeriesStyle(axis.label, colors[place]) for axis, place, _ in rows}
     name = rows[0][0].name
-    figure, ax = new_figure(5.4, 3.4)
-    plots.plot_llc_against(places, values, errors, good, name=shown_text(name), styles=styles, ax=ax)
+    draw = partial(plots.plot_llc_against, places, values, errors, good, name=shown_text(name), styles=styles)
+    panel = Panel(*_against(places, values, errors, good, styles, name), draw)
     caption = "LLC of the last checkpoint of each run, with 95% Monte Carlo error"
     caption += f"; {name} = ∞ stands apart at the right" if any(map(math.isinf, places)) else ""
     caption += ". Hollow points did not converge. Runs may have been trained for different numbers of steps."
@@ -117,7 +135,32 @@ def llc_against_axis(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[
         for (axis, *_), value, ok in zip(rows, values, good, strict=True)
     ]
     alt = f"Plot of the final LLC: {'; '.join(points)}."
-    yield finish(figure, "llc-axis", f"LLC at the end against {name}", caption, alt)
+    yield ReportFigure("llc-axis", f"LLC at the end against {name}", caption, alt, [panel])
+
+
+def _against(
+    places: list[float],
+    values: list[float],
+    errors: list[float],
+    good: list[bool],
+    styles: Mapping[Any, SeriesStyle],
+    name: str,
+) -> tuple[list[Trace], Trace]:
+    """The places evenly in their order: they are few, and infinity is among them."""
+    order = {place: number for number, place in enumerate(sorted(set(places)))}
+    marker = {
+        "symbol": ["circle" if ok else "circle-open" for ok in good],
+        "color": [styles[place].color for place in places],
+        "size": 9,
+    }
+    texts = [
+        f"{shown(styles[place].label)}<br>{with_error(value, error)}{'' if ok else '<br>did not converge'}"
+        for place, value, error, ok in zip(places, values, errors, good, strict=True)
+    ]
+    bars = {"array": numbers(Z95 * np.array(errors)), "color": MUTED, "thickness": 1.2, "width": 4}
+    trace = still([order[place] for place in places], numbers(values), marker=marker, text=texts, error_y=bars)
+    ticks = {"tickvals": [*order.values()], "ticktext": [plain(place) for place in order]}
+    return [trace], layout(axis(shown(name), **ticks), axis(f"{LLC_LABEL}<br>at the last checkpoint"))
 
 
 def _is_numeric(axis: Axis | None) -> TypeGuard[Axis]:
@@ -129,8 +172,6 @@ def calibration(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[Repor
     found = analysis.calibration
     if found is None or not found.trials:
         return
-    figure, ax = new_figure(7.0, 3.9)
-    plots.plot_calibration(found, ax=ax)
     chosen = found.settings.sampler.localization
     said = [str(each) for each in found.findings]
     caption = (
@@ -142,4 +183,41 @@ def calibration(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[Repor
         f"Line plot of the LLC against the localisation gamma at {listed(places)}; "
         f"{'a plateau was' if found.plateau else 'no plateau was'} seen."
     )
-    yield finish(figure, "calibration", "Calibration of the LLC", caption, alt)
+    panel = Panel(*_ladder(found), partial(plots.plot_calibration, found))
+    legend = {name: SeriesStyle(name, color) for name, color in _places(found).values()}
+    yield ReportFigure(
+        "calibration", "Calibration of the LLC", caption, alt, [panel], legend if len(legend) > 1 else {}
+    )
+
+
+def _places(found: Calibration) -> dict[str, tuple[str, str]]:
+    """{place: (name, colour)} of the checkpoints that were tried."""
+    places = dict.fromkeys(trial.place for trial in found.trials)
+    return {
+        place: (f"step {int(place):,}" if place.isdigit() else place, CATEGORICAL[number % len(CATEGORICAL)])
+        for number, place in enumerate(places)
+    }
+
+
+def _ladder(found: Calibration) -> tuple[list[Trace], Trace]:
+    """The last trial at each gamma, a line for each checkpoint; hollow where chains had not explored."""
+    kept = {(trial.place, trial.localization): trial for trial in found.trials}
+    traces = []
+    for place, (name, color) in _places(found).items():
+        rungs = sorted((trial for at, trial in kept.items() if at[0] == place), key=lambda each: each.localization)
+        texts = [
+            f"{shown(name)}, gamma {each.localization:.4g}: {with_error(each.llc, each.standard_error)}<br>"
+            f"virial {each.virial:.3f}, {each.draws:,} draws"
+            + (f"<br>{shown(sentences(each.reasons), 60)}" if each.reasons else "")
+            for each in rungs
+        ]
+        marker = {"symbol": ["circle" if each.explored else "circle-open" for each in rungs], "size": 8, "color": color}
+        bars = {"array": numbers([Z95 * each.standard_error for each in rungs]), "color": color, "thickness": 1.1}
+        look = {"line": {"color": color, "width": 1.3}, "marker": marker, "error_y": bars, "legendgroup": name}
+        x, y = [each.localization for each in rungs], numbers([each.llc for each in rungs])
+        traces.append(still(x, y, "lines+markers", text=texts, **look))
+    chosen = found.settings.sampler.localization
+    gammas = sorted({chosen, *(trial.localization for trial in kept.values())})
+    ticks = {"type": "log", "tickvals": gammas, "ticktext": [f"{gamma:.3g}" for gamma in gammas]}
+    title = "Localisation gamma (finer resolution to the left)"
+    return traces, layout(axis(title, **ticks), axis(LLC_LABEL), shapes=[vertical(chosen, INK)])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from llc_dynamics import plots
 from llc_dynamics.curve import Curve
-from llc_dynamics.plots.bands import suits_log_scale
-from llc_dynamics.plots.style import Key, SeriesStyle, panel_title, shown_text
+from llc_dynamics.plots.bands import last_step, suits_log_scale, value_at
+from llc_dynamics.plots.losses import since_minimum
+from llc_dynamics.plots.style import CATEGORICAL, INK, LINES, PAPER, Key, SeriesStyle, shown_text
 from llc_dynamics.report.analysis import Analysis, RunAnalysis
-from llc_dynamics.report.canvas import ReportFigure, curves_of, finish, new_figure, new_panels, one_y_label, spread
-from llc_dynamics.report.numbers import listed, plain, step
+from llc_dynamics.report.figure import Panel, ReportFigure, curves_of, of_runs, spread
+from llc_dynamics.report.interactive import StepAxis, Trace, curve_traces, level, log_range, numbers, still, vertical
+from llc_dynamics.report.numbers import listed, plain, step, steps_between
 from llc_dynamics.report.reading import last_value
 from llc_dynamics.report.transitions import TransitionFindings
 from llc_dynamics.systems.description import loss_metric
@@ -52,10 +56,17 @@ def _judged_loss(
     metric = loss_metric(probe)
     curves = curves_of(runs, metric)
     levels, apart = _general_levels(runs, probe)
-    figure, ax = new_figure(7.0, 3.9)
     verdicts = {label: found.transience for label, found in judged.items()}
     shown = {shown_text(name): value for name, value in levels.items()}
-    plots.plot_loss(curves, ylabel=loss_label(runs, words), levels=shown, verdicts=verdicts, styles=styles, ax=ax)
+    label = loss_label(runs, words)
+    draw = partial(plots.plot_loss, curves, ylabel=shown_text(label), levels=shown, verdicts=verdicts, styles=styles)
+    marks = [
+        mark
+        for key, verdict in verdicts.items()
+        if verdict is not None and verdict.transient
+        for mark in _crit_marks(curves[key], verdict, StepAxis(last_step(curves)), styles[key])
+    ]
+    panel = _panel(curves, label, styles, draw=draw, levels=levels, marks=marks)
     crit = [f"{label} at step {step(found.t_crit)}" for label, found in judged.items() if found.t_crit is not None]
     caption = (
         "Diamonds mark the least loss of runs that were judged transient, with the interval of that step as a bar. "
@@ -69,7 +80,7 @@ def _judged_loss(
         alt += f" Least loss marked for {listed(crit)}."
     for name, value in levels.items():
         alt += f" The loss of {name} is {plain(value)}."
-    return finish(figure, f"{slug(probe)}-loss", f"Loss on {words}", caption, alt)
+    return ReportFigure(f"{slug(probe)}-loss", f"Loss on {words}", caption, alt, [panel], of_runs(styles, list(curves)))
 
 
 def _general_levels(runs: Sequence[RunAnalysis], probe: str) -> tuple[dict[str, float], list[str]]:
@@ -103,8 +114,10 @@ def _rebound(
     curves = {label: curve for label, curve in curves_of(runs, loss_metric(probe)).items() if label in since}
     if not curves:
         return
-    figure, ax = new_figure(7.0, 3.2)
-    plots.plot_rebound(curves, since=since, styles=styles, ax=ax)
+    risen: dict[Key, Curve] = {label: since_minimum(curve, since[label]) for label, curve in curves.items()}
+    draw = partial(plots.plot_rebound, curves, since=since, styles=styles)
+    label = "Rise above the least loss (%)"
+    panel = _panel(risen, label, styles, log=False, draw=draw, first=min(since.values()))
     caption = (
         f"Change of the loss on {words} since the step of its least value, in percent, taken sample by sample; bands "
         "are 95% of the standard error of these paired differences. Points are single checkpoints, while the verdict "
@@ -114,7 +127,46 @@ def _rebound(
         caption += " Only runs judged transient are shown."
     changes = [f"{label} from step {step(first)}" for label, first in since.items()]
     alt = f"Line plot of the rise of the loss on {words} above its least value: {listed(changes)}."
-    yield finish(figure, f"{slug(probe)}-rebound", "Rebound after the least loss", caption, alt)
+    title = "Rebound after the least loss"
+    yield ReportFigure(f"{slug(probe)}-rebound", title, caption, alt, [panel], of_runs(styles, list(curves)))
+
+
+def _panel(
+    curves: Mapping[Any, Curve],
+    label: str,
+    styles: Mapping[Any, SeriesStyle],
+    *,
+    draw: Any,
+    log: bool | None = None,
+    levels: Mapping[str, float] | None = None,
+    marks: Sequence[Trace] = (),
+    title: str = "",
+    first: float = 0.0,
+    among: Sequence[Curve] = (),
+) -> Panel:
+    """Curves over training, one for each run; `among` are those that share the scale, if more than these."""
+    log = suits_log_scale(curves.values()) if log is None else log
+    axis = StepAxis(last_step(curves), first)
+    traces = [trace for run in curves for trace in curve_traces(run, curves[run], axis, styles[run], log=log)]
+    across = [level(value, name, log) for name, value in (levels or {}).items()]
+    shapes, annotations = [line for line, _ in across], [text for _, text in across]
+    side = {"yaxis": log_range(among or curves.values(), (levels or {}).values())} if log else {}
+    layout = axis.layout(label, log, shapes=shapes, annotations=annotations, **side)
+    return Panel([*traces, *marks], layout, draw, title)
+
+
+def _crit_marks(curve: Curve, verdict: Any, axis: StepAxis, style: SeriesStyle) -> list[Trace]:
+    """The step of least loss, with its interval."""
+    height = value_at(curve, verdict.t_crit)
+    within = f"{verdict.level:.0%} interval {steps_between(verdict.t_crit_interval)}"
+    text = f"least loss at step {step(verdict.t_crit)}<br>{within}"
+    interval = verdict.t_crit_interval or (verdict.t_crit, verdict.t_crit)
+    bar = {"color": style.color, "width": 6}
+    look = {"symbol": "diamond", "size": 11, "color": style.color, "line": {"color": PAPER, "width": 1}}
+    return [
+        still(axis.at(interval), numbers([height, height]), "lines", line=bar, opacity=0.45),
+        still(axis.at([verdict.t_crit]), numbers([height]), marker=look, text=[text]),
+    ]
 
 
 def distances(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
@@ -125,41 +177,20 @@ def distances(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportF
         return
     shown: list[RunAnalysis] = spread(runs, _MAX_PANELS)
     probes = list(dict.fromkeys(probe for run in shown for probe in tables[run.label]))[:4]
-    columns = min(len(shown), 4)
-    blocks = -(-len(shown) // columns)
-    # A single run has its panels side by side; several stand in columns, one probe below the other.
-    rows = (1, len(probes)) if len(shown) == 1 else (len(probes) * blocks, columns)
-    width = min(2.45 * rows[1] + 0.8, 10.5) if rows[1] > 2 else 7.0
-    figure, panels = new_panels(*rows, width, 2.45 * rows[0] + 0.3, sharex=True, sharey=True)
-    log = suits_log_scale(curve for run in shown for table in tables[run.label].values() for curve in table.values())
-    used: set[Axes] = set()
-    for number, run in enumerate(shown):
-        block, column = divmod(number, columns)
-        for row, probe in enumerate(probes):
-            ax = panels[0, row] if len(shown) == 1 else panels[len(probes) * block + row, column]
-            curves = tables[run.label].get(probe)
-            if not curves:
-                continue
-            plots.plot_distances(
-                {shown_text(name): curve for name, curve in curves.items()},
-                t_crit=run.t_crit,
-                title=shown_text(f"{run.label}, {probe_words([run], probe)}"),
-                log=log,
-                legend=not used,
-                ax=ax,
-            )
-            used.add(ax)
-    # The panels share their x axis, and each has just set it to its own last step.
-    plots.set_step_axis(panels[-1, 0], max(float(run.steps[-1]) for run in shown))
-    for (row, column), ax in np.ndenumerate(panels):
-        if ax not in used:
-            ax.set_visible(False)
-        if column:
-            ax.set_ylabel("")
-        if row < len(panels) - 1:
-            ax.set_xlabel("")
-    if len(panels) > 1:
-        one_y_label(figure, panels, "Mean squared difference of outputs")
+    among = [curve for run in shown for table in tables[run.label].values() for curve in table.values()]
+    side = {"yaxis": log_range(among)} if suits_log_scale(among) else {}
+    names = dict.fromkeys(name for run in shown for table in tables[run.label].values() for name in table)
+    styles = {
+        name: SeriesStyle(f"to {shown_text(name)}", color, line)
+        for name, color, line in zip(names, cycle(CATEGORICAL), cycle(LINES))
+    }
+    axis = StepAxis(max(float(run.steps[-1]) for run in shown))
+    panels = [
+        _distance_panel(run, probe, tables[run.label][probe], axis, styles, side)
+        for probe in probes
+        for run in shown
+        if tables[run.label].get(probe)
+    ]
     caption = (
         "Mean squared difference of the model's outputs from those of a reference, over samples and positions: one "
         "line for each reference, one panel for each run and set of samples."
@@ -176,7 +207,28 @@ def distances(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportF
         for name, curve in curves.items()
     ]
     alt = f"Line plots of distances to the references over training: {'; '.join(ends[:24])}."
-    yield finish(figure, "distances", "Distances to the references", caption, alt)
+    legend = {f"to {name}": style for name, style in styles.items()}
+    yield ReportFigure("distances", "Distances to the references", caption, alt, panels, legend)
+
+
+def _distance_panel(
+    run: RunAnalysis,
+    probe: str,
+    curves: Mapping[str, Curve],
+    axis: StepAxis,
+    styles: Mapping[str, SeriesStyle],
+    side: Trace,
+) -> Panel:
+    log = bool(side)
+    traces = [
+        trace
+        for name, curve in curves.items()
+        for trace in curve_traces(run.label, curve, axis, styles[name], name=f"to {name}", log=log)
+    ]
+    draw = partial(plots.plot_distances, curves, t_crit=run.t_crit, styles=styles, log=log)
+    shapes = [] if run.t_crit is None else [vertical(axis.at([run.t_crit])[0], INK)]
+    layout = axis.layout("Mean squared difference", log, shapes=shapes, **side)
+    return Panel(traces, layout, draw, f"{run.label}, {probe_words([run], probe)}")
 
 
 def _distance_curves(run: RunAnalysis) -> dict[str, dict[str, Curve]]:
@@ -201,31 +253,25 @@ def losses(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[Repor
     names = [name for name in names if name not in judged]
     if not names:
         return
-    columns = min(len(names), 3)
-    rows = -(-len(names) // columns)
-    width = {1: 6.2, 2: 7.0, 3: 9.0}[columns]
-    figure, grid = new_panels(rows, columns, width, 2.9 * rows, sharex=True, sharey=True)
-    log = suits_log_scale(curve for name in names for curve in curves_of(runs, name).values())
-    for place, (name, ax) in enumerate(zip(names, grid.ravel(), strict=False)):
-        plots.plot_loss(curves_of(runs, name), ylabel=loss_label(runs), log=log, styles=styles, ax=ax)
-        probe = name.partition("/")[2]
+    among = [curve for name in names for curve in curves_of(runs, name).values()]
+    log = suits_log_scale(among)
+    panels = []
+    for name in names:
+        curves, probe = curves_of(runs, name), name.partition("/")[2]
         title = "Training batches" if name == TRAIN_LOSS else probe_words(runs, probe) if probe else name
-        panel_title(ax, shown_text(title[:1].upper() + title[1:]))
-        if place % columns:
-            ax.set_ylabel("")
-        if place + columns < len(names):
-            ax.set_xlabel("")
-        if place and (legend := ax.get_legend()) is not None:
-            legend.remove()
-    for ax in grid.ravel()[len(names) :]:
-        ax.set_visible(False)
+        label = loss_label(runs)
+        draw = partial(plots.plot_loss, curves, ylabel=shown_text(label), log=log, styles=styles)
+        title = title[:1].upper() + title[1:]
+        panels.append(_panel(curves, label, styles, log=log, draw=draw, title=title, among=among))
     caption = ""
     if TRAIN_LOSS in names:
         caption = "On training batches: the mean since the checkpoint before, which is noisy. "
     if any("/" in name for name in names):
         caption += "On a fixed set of samples: the same samples at every checkpoint."
     alt = f"Line plots of the loss. {ends_of(curves_of(runs, names[-1]))}."
-    yield finish(figure, "losses", "Losses", caption.strip() or "As recorded with the run.", alt)
+    shown = [run.label for run in runs if any(name in run.curves for name in names)]
+    caption = caption.strip() or "As recorded with the run."
+    yield ReportFigure("losses", "Losses", caption, alt, panels, of_runs(styles, shown))
 
 
 def other_metrics(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
@@ -234,16 +280,17 @@ def other_metrics(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterato
     names = [name for name in metric_names(runs) if not is_plain_loss(name) and not name.startswith("distance/")]
     for number, name in enumerate(names[:_MAX_OTHERS]):
         curves = curves_of(runs, name)
-        figure, ax = new_figure(6.2, 3.0)
         # an accuracy, a norm or a rate is read on a linear axis
         log = None if "loss" in re.split(r"[^a-z]+", name.lower()) else False
-        plots.plot_loss(curves, ylabel=shown_text(_cut(name, 40)), log=log, styles=styles, ax=ax)
+        draw = partial(plots.plot_loss, curves, ylabel=shown_text(_cut(name, 40)), log=log, styles=styles)
+        panel = _panel(curves, _cut(name, 40), styles, log=log, draw=draw)
         more = len(names) - _MAX_OTHERS
         caption = "A metric that was recorded with the run, as it is."
         if number == _MAX_OTHERS - 1 and more > 0:
             caption += f" {more} more of the recorded metrics are not shown."
         alt = f"Line plot of the metric {_cut(name)} over training. {ends_of(curves)}."
-        yield finish(figure, f"metric-{number}", f"Metric: {_cut(name)}", caption, alt)
+        legend = of_runs(styles, list(curves))
+        yield ReportFigure(f"metric-{number}", f"Metric: {_cut(name)}", caption, alt, [panel], legend)
 
 
 def is_plain_loss(name: str) -> bool:
@@ -268,7 +315,7 @@ def loss_label(runs: Sequence[RunAnalysis], where: str = "") -> str:
     kinds = {run.description.loss for run in runs}
     kind = kinds.pop() if len(kinds) == 1 else "loss"
     place = f" on {where}" if where else ""
-    return shown_text(_cut(f"Loss{place}" if kind == "loss" else f"Loss{place} ({kind})", 70))
+    return _cut(f"Loss{place}" if kind == "loss" else f"Loss{place} ({kind})", 70)
 
 
 def slug(name: str) -> str:

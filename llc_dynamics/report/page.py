@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import colorsys
+import functools
+import gzip
+import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.finding import Finding
+from llc_dynamics.plots.style import GRID, INK, MUTED, PAPER, SeriesStyle
 from llc_dynamics.report import words
 from llc_dynamics.report.analysis import Analysis, analyse, stored_calibration
-from llc_dynamics.report.canvas import ReportFigure, color_rules
 from llc_dynamics.report.developmental import stage_sentences
+from llc_dynamics.report.figure import ReportFigure
 from llc_dynamics.report.figures import report_figures
 from llc_dynamics.report.joint_pca import pca_sentences
 from llc_dynamics.report.reproduce import provenance_markup, reproduce_markup
@@ -23,6 +31,11 @@ from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.systems.description import Description
 from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.trajectory.files import storage_errors, write_whole
+
+_HEX = re.compile(r"#[0-9a-f]{6}\b")
+# What the neutral colours become on a dark page. Others are made light enough to be seen on it.
+_DARK = {INK: "#e6e9ec", MUTED: "#98a2ad", GRID: "#2f353b", PAPER: "#16191d"}
+_DARK_LIGHTNESS = 0.62
 
 
 def write_report(
@@ -41,7 +54,7 @@ def write_report(
     runs : opened runs, one run, or a run folder or folder of runs.
     path : the page to write; folders on the way are made.
     llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
-    figures : a folder to write every figure of the page into as well, as PNG.
+    figures : a folder to write every figure of the page into as well, as PNG and as SVG.
     describe : what describes a run that stores no description.
 
     Raises `TrajectoryError` if there is no run, none can be read, or something cannot be written.
@@ -68,7 +81,7 @@ def write_report(
         with storage_errors(Path(figures)):
             Path(figures).mkdir(parents=True, exist_ok=True)
             for figure in drawn:
-                figure.save(Path(figures) / f"{figure.identifier}.png")
+                figure.save(Path(figures))
     text = render(analysis, folder, drawn)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,17 +93,20 @@ def write_report(
 def render(analysis: Analysis, folder: Path | None = None, figures: Sequence[ReportFigure] | None = None) -> str:
     """The page as text. `folder` is where the runs are, for the title and the commands."""
     figures = report_figures(analysis) if figures is None else figures
-    colors: set[str] = set().union(*(figure.colors for figure in figures))
     name = (folder.resolve().name if folder is not None else "") or analysis.runs[0].name
-    style = Template(_text("page.css")).safe_substitute(colors=color_rules(colors))
+    data = json.dumps(_data(figures), allow_nan=False, separators=(",", ":"))
+    dark = {color: dark_variant(color) for color in sorted(set(_HEX.findall(data)))}
+    data = f'{{"dark":{json.dumps(dark)},{data[1:]}'
+    variables = "".join(f"--c{color[1:]}:{variant};" for color, variant in dark.items())
     now = datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
     runs = len(analysis.runs)
     return Template(_text("page.html")).substitute(
         title=escape(f"How the runs in {name} developed" if runs > 1 else f"How {name} developed"),
-        style=style,
+        style=_text("page.css").replace("$colors", variables),
         meta=escape(f"{runs} run{'' if runs == 1 else 's'}; written by llc-dynamics on {now}."),
         introduction="\n".join(f'<p class="note">{_prose(text)}</p>' for text in words.introduction(analysis)),
         verdict=_verdict(analysis),
+        contents=_contents(figures),
         notes=_notes(analysis),
         table=run_table(analysis),
         evidence=_evidence(analysis),
@@ -99,7 +115,51 @@ def render(analysis: Analysis, folder: Path | None = None, figures: Sequence[Rep
         unconverged=_unconverged(analysis),
         provenance=provenance_markup(analysis),
         reproduce=reproduce_markup(folder, analysis),
+        data=_packed(data),
+        plotly=_plotly(),
+        script=_text("page.js"),
     )
+
+
+def _data(figures: Sequence[ReportFigure]) -> dict[str, Any]:
+    """What the script of the page draws."""
+    panels = {
+        f"panel-{figure.identifier}-{number}": {"traces": panel.traces, "layout": panel.layout}
+        for figure in figures
+        for number, panel in enumerate(figure.panels)
+    }
+    return {"panels": panels, "chains": next((figure.data for figure in figures if figure.data is not None), [])}
+
+
+@functools.cache
+def _plotly() -> str:
+    return _packed((resources.files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8"))
+
+
+def _packed(text: str) -> str:
+    """Compressed, in letters that no reader of HTML takes for anything else."""
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0)).decode("ascii")
+
+
+def dark_variant(color: str) -> str:
+    """The colour to use on a dark page: the same hue, at least `_DARK_LIGHTNESS` light."""
+    if color in _DARK:
+        return _DARK[color]
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
+    rgb = colorsys.hls_to_rgb(hue, max(lightness, _DARK_LIGHTNESS), saturation)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def _contents(figures: Sequence[ReportFigure]) -> str:
+    """Links to all parts of the page."""
+    parts = [("runs", "Runs"), *((f"figure-{figure.identifier}", figure.title) for figure in figures)]
+    parts += [("limits", "What this page does not show"), ("settings", "Settings and provenance")]
+    rows = "".join(
+        f'<li><a href="#{place}">{escape(title)}</a></li>'
+        for place, title in [*parts, ("reproduce", "To reproduce this")]
+    )
+    return f'<nav aria-label="Contents"><ul>{rows}</ul></nav>'
 
 
 def _verdict(analysis: Analysis) -> str:
@@ -141,10 +201,30 @@ def _notes(analysis: Analysis) -> str:
 
 
 def _figure(figure: ReportFigure) -> str:
-    return (
-        f'<figure id="figure-{figure.identifier}">\n<h3>{escape(figure.title)}</h3>\n'
-        f'<div class="scroll">{figure.markup}</div>\n<figcaption>{_prose(figure.caption)}</figcaption>\n</figure>'
+    panels = "".join(
+        f"<div>{f'<h4>{escape(panel.title)}</h4>' if panel.title else ''}"
+        f'<div class="panel" data-panel id="panel-{figure.identifier}-{number}" tabindex="0" role="group" '
+        f'aria-label="{escape(panel.title or figure.alt)}"></div></div>'
+        for number, panel in enumerate(figure.panels)
     )
+    keys = "".join(
+        f'<button type="button" data-line="{escape(name)}" aria-pressed="true">{_swatch(style)}{escape(name)}</button>'
+        for name, style in figure.legend.items()
+    )
+    kind = f"panels of{min(len(figure.panels), 3)}"
+    return (
+        f'<figure id="figure-{figure.identifier}" aria-label="{escape(figure.alt)}">\n<h3>{escape(figure.title)}</h3>\n'
+        f'<div class="legend">{keys}</div>{figure.controls}<div class="{kind}">{panels}</div>'
+        f"<figcaption>{_prose(figure.caption)}</figcaption>\n</figure>"
+    )
+
+
+def _swatch(style: SeriesStyle) -> str:
+    """A piece of the line, in the colour that it has on the page."""
+    dashes = {"--": "6 3", "-.": "6 2 2 2", ":": "2 2"}.get(style.linestyle, "none")
+    color = f"var(--c{style.color[1:]},{style.color})"
+    look = f"stroke:{color};stroke-width:3;stroke-dasharray:{dashes}"
+    return f'<svg width="22" height="8" aria-hidden="true"><path d="M0 4H22" style="{look}"/></svg>'
 
 
 def _unconverged(analysis: Analysis) -> str:

@@ -60,6 +60,7 @@ def execute(code: str, page: str, module: types.ModuleType) -> None:
 def module(tmp_path, monkeypatch):
     """An empty folder to work in, and the module that a reader's script would be."""
     monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -82,6 +83,9 @@ def test_the_blocks_of(page, module, capsys):
         execute(code, page, module)
         for expression, value in VALUE.findall(code):
             np.testing.assert_allclose(eval(expression, module.__dict__), eval(value), rtol=1e-5, err_msg=expression)
+    for name in re.findall(r'savefig\("([^"]+)"', PAGES[page]):
+        assert Path(name).stat().st_size > 1000, name
+        assert f"]({name})" in PAGES[page]  # docs/figures.py makes the ones that are shown
     printed = capsys.readouterr().out
     if page in CHECKS:
         CHECKS[page](module, printed)
