@@ -41,6 +41,7 @@ _WORTH_SAYING = 60.0  # seconds
 _NOTHING = {
     "constant": "constant curves with this noise",
     "monotone": "smooth monotone curves with this noise",
+    "power_law": "power laws with this noise",
     "random_walk": "random walks with this noise",
     "permuted": "random orders of these points",
     "component": "second principal components of random walks",
