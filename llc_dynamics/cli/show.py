@@ -41,6 +41,7 @@ _WORTH_SAYING = 60.0  # seconds
 _NOTHING = {
     "constant": "constant curves with this noise",
     "monotone": "smooth monotone curves with this noise",
+    "power_law": "power laws with this noise",
     "random_walk": "random walks with this noise",
     "permuted": "random orders of these points",
     "component": "second principal components of random walks",
@@ -106,7 +107,8 @@ def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed:
         print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
         print(f"  {found.changes[name]}")
-        print(f"    {both}")
+        if both.boundaries:
+            print(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:

@@ -242,7 +242,7 @@ def stages(
         bool, arg(help="Also give the false-positive rate of a boundary, at your points and errors.")
     ] = False,
     repetitions: Annotated[
-        int, arg(help="Curves of each of five kinds without stages in the null check; a third of a second each.")
+        int, arg(help="Curves of each of six kinds without stages in the null check; a third of a second each.")
     ] = 200,
     system: Describing = None,
     json: AsJson = False,

@@ -55,8 +55,8 @@ def test_null_check(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
     assert "null check of the LLC: at the points and errors of this curve" in captured.out
     rates = re.findall(r"is found in ([\d.]+)% of 4 (.+) \(95% interval ([\d.]+) to ([\d.]+)%\)", captured.out)
-    assert len(rates) == 5
-    assert len({what for _, what, _, _ in rates}) == 5
+    assert len(rates) == 6
+    assert len({what for _, what, _, _ in rates}) == 6
     assert all(float(low) <= float(rate) <= float(high) for rate, _, low, high in rates)
 
 
