@@ -3,8 +3,8 @@
     python experiments/benchmarks/onsets.py [--repetitions 40] [--rows ROWS.jsonl] [--out FILE]
 
 A curve that is flat until step 1,000 and then rises straight in log t by the strength, and one that rises until then
-and stays there, with independent errors of 1 and with common noise of that size. False positives: `stages.py`, nulls and
-common.
+and stays there, with independent errors of 1 and with common noise of that size. False positives: `stages.py`, nulls
+and common.
 """
 
 from __future__ import annotations
