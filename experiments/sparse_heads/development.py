@@ -57,9 +57,8 @@ from over_seeds import (
 _CONTEXTS, _MASKED = 1024, 512
 #: Heads are small: a few draws tell them apart, at a finer resolution than the whole model can be sampled at.
 _OF_HEADS = {
-    "num_draws": 20,
-    "num_burnin": 8,
-    "batch_size": 128,
+    "num_draws": 30,
+    "num_burnin": 10,
     "sampler": MALT(nbeta=1e5, localization=1200.0, num_steps=4, updates_per_batch=5),
 }
 _COMPARED = ("zero", "flow", "preprocessed", "ridge", "ols", "lasso")
@@ -106,8 +105,8 @@ def heads_of(run: ld.Trajectory, config: LLCConfig, points: int, workers: int | 
     batch = tuple(each.double() for each in system.sample(torch_generator(0, "heads"), _MASKED))
     history = importance_over_training(run, system.build(0).double(), heads, system.loss, batch)
     steps = [int(step) for step in np.asarray(run.weight_steps)]
-    chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(100, steps[-1], points)}
-    data = system.sample(torch_generator(0, "LLC of heads"), 128)
+    chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(400, steps[-1], points)}
+    data = system.sample(torch_generator(0, "LLC of heads"), config.fixed_samples)
     curves = head_llc_curves(
         run, model, heads, config.loss_of(system), data, chosen=heads.masks, steps=sorted(chosen),
         settings=replace(config.estimate, **_OF_HEADS), workers=workers,
