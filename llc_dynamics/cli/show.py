@@ -174,7 +174,7 @@ def say_cost(
     workers = min(require_workers(workers), max(points, 1))
     if points * seconds / workers >= _WORTH_SAYING:
         print(
-            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} workers: "
+            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} worker{'s' * (workers > 1)}: "
             f"{duration(seconds)} a point by the trials of the calibration",
             file=sys.stderr,
         )
