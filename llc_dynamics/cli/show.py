@@ -107,7 +107,8 @@ def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed:
         print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
         print(f"  {found.changes[name]}")
-        print(f"    {both}")
+        if both.boundaries:
+            print(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:
@@ -173,8 +174,9 @@ def say_cost(
     )
     workers = min(require_workers(workers), max(points, 1))
     if points * seconds / workers >= _WORTH_SAYING:
+        crew = "1 worker" if workers == 1 else f"{workers} workers"
         print(
-            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} worker{'s' * (workers > 1)}: "
+            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {crew}: "
             f"{duration(seconds)} a point by the trials of the calibration",
             file=sys.stderr,
         )
