@@ -82,6 +82,18 @@ def test_bad_repetitions(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--repetitions must be 1 or more, got 0" in capsys.readouterr().err
 
 
+def test_the_report_shows_false_positive_rates(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, figures = tmp_path / "page.html", tmp_path / "figures"
+    options = ["--out", str(page), "--null-check", "2", "--figures", str(figures)]
+    assert main(["report", str(runs / "M-8"), *options]) == 0
+    text = visible(page.read_text(encoding="utf-8"))
+    assert "Of 2 curves of each of 5 kinds that have no stages, at the points and errors of the LLC" in text
+    assert "False-positive rates of the stages" in text
+    assert (figures / "null-rates.svg").exists()
+    assert main(["report", str(runs / "M-8"), "--null-check", "-1"]) == 1
+    assert "--null-check must be 0 or more" in capsys.readouterr().err
+
+
 def test_the_report_shows_the_stages(runs: Path, tmp_path: Path) -> None:
     page = write_report(runs, tmp_path / "page.html", figures=tmp_path / "png").read_text(encoding="utf-8")
     assert "figure-stages" in [attributes.get("id") for _, attributes in Reader(page).tags]
