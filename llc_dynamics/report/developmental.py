@@ -138,9 +138,9 @@ def null_sentences(found: StageFindings | None, rates: Sequence[NullRate]) -> li
     worst = max(rates, key=lambda each: each.rate)
     low, high = worst.interval
     return [
-        f"Of {worst.repetitions:,} curves of each of {len(rates)} kinds that have no stages, at the points and errors of "
-        f"the {next(iter(found.curves))}, a boundary is found in {worst.rate:.1%} at most ({NOTHING[worst.kind]}; 95% "
-        f"interval {low:.1%} to {high:.1%})."
+        f"Of {worst.repetitions:,} curves of each of {len(rates)} kinds that have no stages, at the points and errors "
+        f"of the {next(iter(found.curves))}, a boundary is found in {worst.rate:.1%} at most ({NOTHING[worst.kind]}; "
+        f"95% interval {low:.1%} to {high:.1%})."
     ]
 
 
