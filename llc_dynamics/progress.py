@@ -123,7 +123,7 @@ class Lines:
         self._next = now + max(_BETWEEN, _SHARE * (now - self._started))
         works: dict[str, list[_Task]] = {}
         for task in self._tasks:
-            works.setdefault(task.title.partition(" ")[0], []).append(task)
+            works.setdefault(task.title.rpartition(" ")[0], []).append(task)
         parts = [text for work, tasks in works.items() if (text := _part(work, tasks, now))]
         if parts:
             with suppress(OSError):

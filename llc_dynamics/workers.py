@@ -42,13 +42,13 @@ class Job:
     """`function(*arguments)`, which is done again if its process is lost: what is finished, it must find and leave.
 
     bar, total : the progress bar of the job, which several jobs may share. The function moves it with `report`, or it
-    advances by `advance` when the job ends.
+    advances by `advance` when the job ends; 0 stands for all that the jobs of the bar advance.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     bar: str
-    total: int
+    total: int = 0
     advance: int = 0
 
 
@@ -137,7 +137,8 @@ def run_jobs(
         def submit(new: Sequence[Job]) -> None:
             for job in new:
                 if job.bar not in tasks:
-                    tasks[job.bar] = bars.add_task(job.bar, total=job.total)
+                    total = job.total or sum(each.advance for each in new if each.bar == job.bar)
+                    tasks[job.bar] = bars.add_task(job.bar, total=total)
                 waiting.append((job, job.function, job.arguments))
 
         submit(jobs)

@@ -1,9 +1,10 @@
 """How heads specialise: three seeds, what they compute at every checkpoint, each head's importance and LLC, and stages.
 
-    python experiments/sparse_heads/development.py --out RUNS/development [--seeds 3 4 5] [--workers 2]
+    python experiments/sparse_heads/development.py --out RUNS/heads [--seeds 3 4 5] [--workers 2]
 
-Trains `specialisation.toml` with every seed and estimates the LLC over each run; a call that was stopped goes on. Then
-prints, and writes to `development.md` and `development.png`, of the runs with several heads:
+Takes the runs that `models.py --preset demo --sigmas 1 --layers 3` has left in the folder, or trains them, and
+estimates the LLC over each; a call that was stopped goes on. Then prints, and writes to `development.md` and
+`development.png`, of the runs with the most heads:
 
 - the reference that w^L is nearest to, on the same 1,024 contexts for all seeds;
 - when w^L comes near preprocessed gradient descent, by `detect_specialisation`, also for the control with one head;
@@ -19,19 +20,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from models import cells
 from scipy.stats import spearmanr
 
 import llc_dynamics as ld
 from llc_dynamics.heads import Heads, ImportanceHistory, head_llc_curves, importance_over_training
 from llc_dynamics.heads.importance import log_ratios
+from llc_dynamics.sampling import MALT
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.sweeps import SweepConfig, find_runs, load_sweep, run_sweep
+from llc_dynamics.sweeps import LLCConfig, load_sweep, run_sweep
 from llc_dynamics.systems.sparse_heads import references as ref
 from llc_dynamics.systems.sparse_heads.system import SparseRegression
 from llc_dynamics.training import load_config
@@ -52,6 +55,12 @@ from over_seeds import (
 )
 
 _CONTEXTS, _MASKED = 1024, 512
+#: Heads are small: a few draws tell them apart, at a finer resolution than the whole model can be sampled at.
+_OF_HEADS = {
+    "num_draws": 30,
+    "num_burnin": 10,
+    "sampler": MALT(nbeta=1e5, localization=1200.0, num_steps=4, updates_per_batch=5),
+}
 _COMPARED = ("zero", "flow", "preprocessed", "ridge", "ols", "lasso")
 
 
@@ -88,7 +97,7 @@ def develop(run: ld.Trajectory, count: int) -> tuple[Development, dict[str, Arra
     return Development(run, ld.LLCCurve.load(run), steps, outputs, distances), references
 
 
-def heads_of(run: ld.Trajectory, sweep: SweepConfig, points: int, workers: int | None) -> OfHeads:
+def heads_of(run: ld.Trajectory, config: LLCConfig, points: int, workers: int | None) -> OfHeads:
     """Importance at every checkpoint, and the LLC of every head at some."""
     system = system_of(run)
     model = system.build(0)
@@ -97,11 +106,10 @@ def heads_of(run: ld.Trajectory, sweep: SweepConfig, points: int, workers: int |
     history = importance_over_training(run, system.build(0).double(), heads, system.loss, batch)
     steps = [int(step) for step in np.asarray(run.weight_steps)]
     chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(100, steps[-1], points)}
-    config = sweep.llc
     data = system.sample(torch_generator(0, "LLC of heads"), config.fixed_samples)
     curves = head_llc_curves(
         run, model, heads, config.loss_of(system), data, chosen=heads.masks, steps=sorted(chosen),
-        settings=config.estimate, workers=workers,
+        settings=replace(config.estimate, **_OF_HEADS), workers=workers,
     )  # fmt: skip
     return OfHeads(history, curves)
 
@@ -214,21 +222,25 @@ def draw_figure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of what is found")
-    parser.add_argument("--preset", type=Path, default=Path(__file__).with_name("specialisation.toml"))
+    parser.add_argument("--preset", type=Path, default=Path(__file__).with_name("demo.toml"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5])
     parser.add_argument("--workers", type=int, help="processes; by default one for every core")
     parser.add_argument("--contexts", type=int, default=_CONTEXTS)
     parser.add_argument("--head-points", type=int, default=4, help="checkpoints at which heads have an LLC")
     parser.add_argument("--null", type=int, default=100, help="curves without stages of every kind; 0: none")
     chosen = parser.parse_args()
-    sweep = load_sweep(chosen.preset)
-    folders = [chosen.out / f"seed-{seed}" for seed in chosen.seeds]
-    for seed, folder in zip(chosen.seeds, folders, strict=True):
-        run_sweep(sweep.with_seed(seed), folder, workers=chosen.workers, estimate=True)
-    pairs = [develop(run, chosen.contexts) for folder in folders for run in find_runs(folder)]
+    preset = load_sweep(chosen.preset)
+    sweeps = cells(preset, None, [preset.system.sigma], [preset.system.num_layers], ["linear"], chosen.seeds)  # type: ignore[attr-defined]
+    runs = [
+        ld.Trajectory(path)
+        for folder, sweep in sweeps.items()
+        for path in run_sweep(sweep, chosen.out / folder, workers=chosen.workers, estimate=True)
+    ]
+    pairs = [develop(run, chosen.contexts) for run in runs]
     every, references = [each for each, _ in pairs], pairs[0][1]
-    found = [each for each in every if system_of(each.run).num_heads > 1]
-    of_heads = [heads_of(each.run, sweep, chosen.head_points, chosen.workers) for each in found]
+    most = max(system_of(run).num_heads for run in runs)
+    found = [each for each in every if system_of(each.run).num_heads == most]
+    of_heads = [heads_of(each.run, preset.llc, chosen.head_points, chosen.workers) for each in found]
     of_pca, scores, projected = pca_lines(found, references, ref.LABELS)
     lines = [*nearest_lines(found, ref.LABELS), *specialisation_lines(every, references), *onset_lines(of_heads)]
     lines += [*of_pca, *llc_lines(found), *head_llc_lines(of_heads, seeds_of(found))]

@@ -99,7 +99,8 @@ def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed:
         print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
         print(f"  {found.changes[name]}")
-        print(f"    {both}")
+        if both.boundaries:
+            print(f"    {both}")
     if repetitions and not found.curves:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:

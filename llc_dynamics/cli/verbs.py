@@ -242,7 +242,7 @@ def stages(
         bool, arg(help="Also give the false-positive rate of a boundary, at your points and errors.")
     ] = False,
     repetitions: Annotated[
-        int, arg(help="Curves of each of five kinds without stages in the null check; a third of a second each.")
+        int, arg(help="Curves of each of six kinds without stages in the null check; a third of a second each.")
     ] = 200,
     system: Describing = None,
     json: AsJson = False,
@@ -274,7 +274,7 @@ def report(
     name: LLCName = "llc",
     figures: Annotated[Path | None, arg(help="Also write every figure as PNG and SVG into this folder.")] = None,
     null_check: Annotated[
-        int, arg(help="False-positive rates of the stages, from so many curves of five kinds, .3 s each; 0: none.")
+        int, arg(help="False-positive rates of the stages, from so many curves of each kind, .3 s each; 0: none.")
     ] = 0,
     system: Describing = None,
 ) -> None:

@@ -33,7 +33,12 @@ from llc_dynamics.stages.developmental import StageReport
 from llc_dynamics.stages.null_curves import NullRate
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
-STAGE_TYPES = {"rise": (CATEGORICAL[5], "rise"), "fall": (CATEGORICAL[4], "fall"), "unresolved": (GRID, "–")}
+STAGE_TYPES = {
+    "rise": (CATEGORICAL[5], "rise"),
+    "fall": (CATEGORICAL[4], "fall"),
+    "flat": (CATEGORICAL[2], "flat"),
+    "unresolved": (GRID, "–"),
+}
 _MARKERS = ("^", "D", "s")
 # Height of the strip of stages, and of a row of probabilities, in heights of the axes.
 _STRIP, _ROW = 0.055, 0.075
@@ -55,7 +60,7 @@ def plot_stages(
     all points share.
 
     Resolved boundaries are solid lines with their probability, the others dashed and faint; shaded is each boundary's
-    interval. The strip along the top says what lies between: a rise, a fall, or a dash where the change is not
+    interval. The strip along the top says what lies between: a rise, a fall, flat, or a dash where the change is not
     resolved.
 
     Parameters

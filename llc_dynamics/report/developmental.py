@@ -24,6 +24,7 @@ ALONE, JOINT = "LLC alone", "joint signal"
 NOTHING = {
     "constant": "constant curves with this noise",
     "monotone": "smooth monotone curves with this noise",
+    "power_law": "power laws with this noise",
     "random_walk": "random walks with this noise",
     "permuted": "random orders of these points",
     "component": "second principal components of random walks",
@@ -117,8 +118,8 @@ def stage_sentences(found: StageFindings | None) -> list[str]:
         sentences = [f"No boundary between stages of the LLC is resolved{more}."]
     else:
         rows = [
-            f"a {each.kind} at step {step_text(each.step)} ({report.level:.0%} interval "
-            f"{steps_between(each.interval)}, probability {each.probability:.2f})"
+            f"{'an' if each.kind in ('onset', 'end') else 'a'} {each.kind} at step {step_text(each.step)} "
+            f"({report.level:.0%} interval {steps_between(each.interval)}, probability {each.probability:.2f})"
             for each in report.resolved
         ]
         sentences = [f"Between stages of the LLC lie {listed(rows)}{more}."]

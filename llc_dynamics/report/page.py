@@ -57,7 +57,7 @@ def write_report(
     llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
     figures : a folder to write every figure of the page into as well, as PNG and as SVG.
     describe : what describes a run that stores no description.
-    null_check : curves of each of five kinds without stages, for the false-positive rates of each run; 0 for none.
+    null_check : curves of each kind without stages, for the false-positive rates of each run; 0 for none.
 
     Raises `TrajectoryError` if there is no run, none can be read, or something cannot be written.
     """

@@ -12,7 +12,7 @@ from sweep_runs import record
 import llc_dynamics as ld
 from llc_dynamics.cli import main
 from llc_dynamics.report import analyse, write_report
-from llc_dynamics.report.developmental import ALONE, LLC, stage_sentences
+from llc_dynamics.report.developmental import ALONE, LLC, NOTHING, stage_sentences
 
 TURN = 400
 
@@ -55,8 +55,8 @@ def test_null_check(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
     assert "null check of the LLC: at the points and errors of this curve" in captured.out
     rates = re.findall(r"is found in ([\d.]+)% of 4 (.+) \(95% interval ([\d.]+) to ([\d.]+)%\)", captured.out)
-    assert len(rates) == 5
-    assert len({what for _, what, _, _ in rates}) == 5
+    assert len(rates) == 6
+    assert len({what for _, what, _, _ in rates}) == 6
     assert all(float(low) <= float(rate) <= float(high) for rate, _, low, high in rates)
 
 
@@ -87,7 +87,9 @@ def test_the_report_shows_false_positive_rates(runs: Path, tmp_path: Path, capsy
     options = ["--out", str(page), "--null-check", "2", "--figures", str(figures)]
     assert main(["report", str(runs / "M-8"), *options]) == 0
     text = visible(page.read_text(encoding="utf-8"))
-    assert "Of 2 curves of each of 5 kinds that have no stages, at the points and errors of the LLC" in text
+    assert (
+        f"Of 2 curves of each of {len(NOTHING)} kinds that have no stages, at the points and errors of the LLC" in text
+    )
     assert "False-positive rates of the stages" in text
     assert (figures / "null-rates.svg").exists()
     assert main(["report", str(runs / "M-8"), "--null-check", "-1"]) == 1

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import load_script
+from scripts import load_together
 
+import llc_dynamics as ld
 from llc_dynamics.training import load_config
 
-development = load_script("sparse_heads/development.py")
+models, development = load_together("sparse_heads", "models", "development")
 PRESET = """
 name = "tiny"
 [system]
@@ -44,13 +45,13 @@ num_heads = 2
 def test_heads_of_a_run_and_their_lines(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(PRESET)
     sweep = development.load_sweep(tmp_path / "tiny.toml")
-    development.run_sweep(sweep, tmp_path / "runs", workers=1, estimate=True)
-    (run,) = development.find_runs(tmp_path / "runs")
+    (path,) = development.run_sweep(sweep, tmp_path / "runs", workers=1, estimate=True)
+    run = ld.Trajectory(path)
     found, references = development.develop(run, 60)
     assert found.outputs.shape == (11, 60, 3)
     model = load_config(run).system.build(0).double()
     run.load_into(model, 40)
-    heads = development.heads_of(run, sweep, 2, 1)
+    heads = development.heads_of(run, sweep.llc, 2, 1)
     assert [int(step) for step in heads.llc[1, 1].steps] == [40]  # both wanted steps are nearest to the last
     assert list(heads.history) == [int(step) for step in run.weight_steps]
     text = "\n".join(development.head_llc_lines([heads], ["seed 0"]))

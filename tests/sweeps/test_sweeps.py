@@ -45,7 +45,7 @@ def test_paper_preset_is_the_papers() -> None:
 def test_preset_names() -> None:
     both = [f"{folder}/{name}" for name in ("demo", "paper") for folder in ("linear_transformers", "transient_ridge")]
     assert preset_names() == sorted(
-        ["crossover", "development", "full", "gpu", "small", "sparse_heads/demo", "specialisation", "table", *both]
+        ["crossover", "development", "full", "gpu", "small", "sparse_heads/demo", "table", *both]
     )
     with pytest.raises(ConfigError, match="did you mean 'small'"):
         load_preset("smal")
