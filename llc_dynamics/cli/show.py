@@ -166,8 +166,9 @@ def say_cost(
     )
     workers = min(require_workers(workers), max(points, 1))
     if points * seconds / workers >= _WORTH_SAYING:
+        crew = "1 worker" if workers == 1 else f"{workers} workers"
         print(
-            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} workers: "
+            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {crew}: "
             f"{duration(seconds)} a point by the trials of the calibration",
             file=sys.stderr,
         )
