@@ -104,8 +104,4 @@ if TYPE_CHECKING:
     from llc_dynamics.trajectory import checkpoint_schedule as checkpoint_schedule
 
 
-__getattr__ = lazy_names(__name__, _HOME, _SUBPACKAGES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_SUBPACKAGES})
+__getattr__, __dir__ = lazy_names(__name__, _HOME, _SUBPACKAGES)

@@ -68,7 +68,10 @@ def _dask(address: str | None, workers: int | None) -> Iterator[Executor]:
     if address is None:
         with (
             distributed.LocalCluster(
-                n_workers=require_workers(workers), threads_per_worker=1, dashboard_address=None
+                n_workers=require_workers(workers),
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

@@ -1,6 +1,7 @@
 """What docs/architecture.md says is true: the order of the rooms, no circles, one paper's system in its folder only."""
 
 import ast
+import importlib
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -76,3 +77,14 @@ def test_no_file_outside_systems_names_what_one_system_has(path):
     ]
     # The names of the experiment's folder and of the demo are no knowledge of the system.
     assert [line for line in named if "transient_ridge" not in line] == []
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_names_of_a_room_are_listed_and_can_be_loaded(room):
+    """Also where they are loaded when they are first used; the callbacks need packages of their own."""
+    package = importlib.import_module(f"llc_dynamics.{room}")
+    names = getattr(package, "__all__", [])
+    assert {*names} <= {*dir(package)}
+    for name in names:
+        if "Callback" not in name:
+            getattr(package, name)

@@ -228,6 +228,10 @@ def lost_once(path: Path) -> str:
     return path.name
 
 
+def refused(_: int) -> None:
+    raise ConfigError("of a unit")
+
+
 def test_submitit(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)  # how long a lost job's answer is waited for
@@ -235,5 +239,5 @@ def test_submitit(run, tmp_path, monkeypatch):
     with SubmititExecutor(engine, every=0.1) as pool:
         assert same(curve(run, name="jobs", executor=pool, steps=[2, 5]), curve(run, steps=[2, 5]))
         assert mapped(lost_once, [tmp_path / "a"], pool) == ["a"]
-        with pytest.raises(ConfigError, match="must be"):
-            curve(run, name="bad", executor=pool, steps=[2], thresholds=ld.Thresholds(r_hat=-1))
+        with pytest.raises(ConfigError, match="of a unit"):
+            mapped(refused, [1], pool)

@@ -17,6 +17,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress.time, "monotonic", clock)
+    monkeypatch.setattr(progress, "_FIRST", 10.0)
     return clock
 
 
@@ -40,6 +41,21 @@ def test_lines_now_and_then_with_the_pace_of_all_tasks_of_a_work(clock, capsys):
         "after 40 s: LLC 4 of 12, about 1 min 20 s left",
         "after 1 min 10 s: LLC 7 of 12, about 50 s left",
         "after 1 min 40 s: LLC 10 of 12, about 20 s left",
+    ]
+
+
+def test_a_first_unit_that_takes_long(clock, capsys):
+    """Who waits is told so before it is done; then how long the others take."""
+    bars = Lines()
+    task = bars.add_task("LLC x", total=3)
+    for clock.now in (5, 15, 45):
+        bars.refresh()
+    clock.now = 90
+    bars.advance(task)
+    assert capsys.readouterr().err.splitlines() == [
+        "after 15 s: LLC x 0 of 3",
+        "after 45 s: LLC x 0 of 3",
+        "after 1 min 30 s: LLC x 1 of 3, about 3 min left",
     ]
 
 

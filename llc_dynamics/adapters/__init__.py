@@ -41,4 +41,4 @@ if TYPE_CHECKING:
     from llc_dynamics.adapters.trackers import log_curve as log_curve
     from llc_dynamics.adapters.trackers import log_run as log_run
 
-__getattr__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -24,4 +24,4 @@ _HOME = {
 }
 __all__ = [*_HOME]
 
-__getattr__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""Where a fitted curve changes its development: turning points and near-plateaus, each with a probability.
+"""Where a fitted curve changes its development: turns, plateaus, onsets and ends, each with a probability.
 
 The slope in x = log(t + 1) falls into phases, each with a peak of |slope|. Phases whose change is not resolved are
 taken out, smallest first, and their neighbours meet. What lies between two phases that are left is a boundary:
@@ -6,7 +6,10 @@ taken out, smallest first, and their neighbours meet. What lies between two phas
 - a *turn*, where they have opposite signs. It is where the curve has its extremum between the two peaks, and its
   probability that of both changes having their sign;
 - a *plateau*, where they have the same sign. Its probability is that of the slope at its flattest place being below
-  `PLATEAU_SHARE` of the smaller of the two peaks, and it lies anywhere where the slope is.
+  `PLATEAU_SHARE` of the smaller of the two peaks, and it lies anywhere where the slope is;
+- an *end* and an *onset* in place of a plateau, where the curve comes to a flat stretch and leaves it (`hinges`).
+
+Before the first phase there may be an onset, and after the last one an end.
 
 Probabilities and places are shares and quantiles over joint samples of curve and slope, times the weight of a smooth
 curve or a staircase against a constant and random walks.
@@ -22,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llc_dynamics.stages.gaussian_process import SmoothFit
+from llc_dynamics.stages.hinges import onsets
 
 Array = NDArray[np.float64]
-Kind = Literal["turn", "plateau"]
+Kind = Literal["turn", "plateau", "onset", "end"]
 
 #: A plateau's slope is at most this share of the smaller of the two peaks beside it.
 PLATEAU_SHARE = 0.5
@@ -58,14 +62,24 @@ class _Phase:
     sign: int
 
 
-def find_boundaries(fit: SmoothFit, level: float, paths: tuple[Array, Array]) -> list[Found]:
+def find_boundaries(fit: SmoothFit, level: float, paths: tuple[Array, Array], threshold: float) -> list[Found]:
     """All boundaries that the posterior mean suggests, with interval at `level` (.9 for 90%), in order of x.
 
-    `paths` are samples of curve and slope [N, G] of `fit`.
+    `paths` are samples of curve and slope [N, G] of `fit`. An end and an onset replace a plateau where both have the
+    probability `threshold`.
     """
     values, slopes = paths
     phases = _resolved_phases(fit, values)
-    return [_between(fit, left, right, values, slopes, level) for left, right in itertools.pairwise(phases)]
+    if not phases:
+        return []
+    found = [_onset(fit, 0, phases[0], values, level)]
+    for left, right in itertools.pairwise(phases):
+        between = _between(fit, left, right, values, slopes, level)
+        middle = int(np.abs(fit.grid - between.x).argmin())
+        stretch = [_end(fit, left, middle, values, level), _onset(fit, middle, right, values, level)]
+        split = between.kind == "plateau" and min(each.probability for each in stretch) >= threshold
+        found += stretch if split else [between]
+    return [*found, _end(fit, phases[-1], len(fit.grid) - 1, values, level)]
 
 
 def change_between(values: Array, start: int, stop: int) -> tuple[float, float]:
@@ -136,6 +150,20 @@ def _dips(fit: SmoothFit, left: _Phase, right: _Phase) -> bool:
     return bool(between.min() < 0.9 * min(between[0], between[-1]))
 
 
+def _onset(fit: SmoothFit, start: int, phase: _Phase, values: Array, level: float) -> Found:
+    """Of the phase, after a flat stretch that begins at grid point `start`."""
+    window = slice(start, phase.peak + 1)
+    there, places = onsets(fit.grid[window], phase.sign * values[:, window], fit.seen)
+    return _found(fit, there, start + places, start + places, "onset", level)
+
+
+def _end(fit: SmoothFit, phase: _Phase, stop: int, values: Array, level: float) -> Found:
+    """The same in a mirror."""
+    backwards = slice(stop, phase.peak - 1 if phase.peak else None, -1)
+    there, places = onsets(-fit.grid[backwards], -phase.sign * values[:, backwards], -fit.seen[::-1])
+    return _found(fit, there, stop - places, stop - places, "end", level)
+
+
 def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes: Array, level: float) -> Found:
     """The boundary between two phases, from the samples that have one: `places` is where, `extent` what it covers."""
     if left.sign != right.sign:
@@ -145,6 +173,18 @@ def _between(fit: SmoothFit, left: _Phase, right: _Phase, values: Array, slopes:
     else:
         kind = "plateau"
         there, places, extent = _plateaus(fit, left, right, slopes)
+    return _found(fit, there, places, extent, kind, level)
+
+
+def _found(
+    fit: SmoothFit,
+    there: NDArray[np.bool_],
+    places: NDArray[np.intp],
+    extent: NDArray[np.intp],
+    kind: Kind,
+    level: float,
+) -> Found:
+    """From which samples have the boundary, its grid point, and one that it covers, [N] each."""
     share = float(there.mean())
     if not there.any():
         there = np.ones_like(there)

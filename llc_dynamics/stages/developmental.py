@@ -34,7 +34,7 @@ _LEAST_PROBABILITY = 0.05
 # A change is resolved from so many of its errors on.
 _RESOLVED = 2.0
 
-StageType = Literal["rise", "fall", "unresolved"]
+StageType = Literal["rise", "fall", "flat", "unresolved"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Boundary:
         at least from the checkpoint before the nearest one to the one after it.
     probability : that there is such a boundary: over the posterior of the curve, times the weight of a smooth curve
         or a staircase against a constant and a random walk as accounts of the same points.
-    kind : "turn" (the curve's slope changes sign) or "plateau" (it nearly vanishes in between).
+    kind : "turn" (the curve's slope changes sign), "plateau" (it nearly vanishes in between), "onset" (a flat curve
+        begins to rise or fall) or "end" (of a rise or fall, in flatness).
     resolved : whether the probability reaches the report's threshold.
     """
 
@@ -66,7 +67,8 @@ class Stage:
     ----------
     start, end : steps. change, change_error : of the curve from start to end, and its standard error.
     loss_change, loss_change_error : the same of the loss, None without one.
-    type : "rise", "fall", or "unresolved" where the change is within two of its errors.
+    type : "flat" up to an onset or from an end on; else "rise", "fall", or "unresolved" where the change is within two
+        of its errors.
     """
 
     start: float
@@ -170,13 +172,18 @@ def detect_stages(
     allowed = 0.0 if content >= RANDOM_WALK_LIKE else 1.0
     paths = fit.paths(_PATHS, numpy_generator(seed, "stages"))
     boundaries = []
-    for found in find_boundaries(fit, level, paths):
+    for found in find_boundaries(fit, level, paths, threshold):
         probability = allowed * found.probability
         if probability >= _LEAST_PROBABILITY:
             low, high = (float(np.expm1(edge)) for edge in _between_checkpoints(found, x))
-            resolved = probability >= threshold
-            boundaries.append(Boundary(float(np.expm1(found.x)), (low, high), probability, found.kind, resolved))
-    edges = [float(used.steps[0]), *(each.step for each in boundaries if each.resolved), float(used.steps[-1])]
+            counts = probability >= threshold
+            boundaries.append(Boundary(float(np.expm1(found.x)), (low, high), probability, found.kind, counts))
+    resolved = [each for each in boundaries if each.resolved]
+    edges = [float(used.steps[0]), *(each.step for each in resolved), float(used.steps[-1])]
+    flat = [
+        (before in (None, "end") and after in (None, "onset") and before != after)
+        for before, after in itertools.pairwise((None, *(each.kind for each in resolved), None))
+    ]
     notes = (*points.notes, *_notes_on_errors(fit, used))
     if not allowed:
         text = f"component {component} is nearly the cosine that PCA makes of a random walk, whose turns mean nothing"
@@ -186,7 +193,7 @@ def detect_stages(
     return StageReport(
         name=curve.name,
         boundaries=tuple(boundaries),
-        stages=_stages(fit, paths[0], edges, _loss_changes(loss, curve, edges, seed)),
+        stages=_stages(fit, paths[0], edges, flat, _loss_changes(loss, curve, edges, seed)),
         threshold=threshold,
         level=level,
         weight=fit.weight,
@@ -264,13 +271,16 @@ def _stages(
     fit: SmoothFit,
     values: NDArray[np.float64],
     edges: list[float],
+    flat: list[bool],
     loss_changes: list[tuple[float, float]] | None,
 ) -> tuple[Stage, ...]:
     stages = []
     for place, (change, error) in enumerate(_changes(fit, values, edges)):
         kind: StageType = "rise" if change > 0 else "fall"
+        if flat[place]:
+            kind = "flat"
         # a random walk's changes are real, but of no stage
-        if abs(change) <= _RESOLVED * error or fit.weight < 0.5:
+        elif abs(change) <= _RESOLVED * error or fit.weight < 0.5:
             kind = "unresolved"
         of_loss = (None, None) if loss_changes is None else loss_changes[place]
         stages.append(Stage(edges[place], edges[place + 1], change, error, kind, *of_loss))

@@ -49,7 +49,8 @@ class SmoothFit:
 
     Attributes
     ----------
-    grid : x = log(t + 1), [G]. mean, slope : posterior means of the curve and of d curve / dx there, [G].
+    grid : x = log(t + 1), [G]. seen : x of the points, [C]. mean, slope : posterior means on the grid of the curve and
+        of d curve / dx, [G].
     mean_error, slope_error : their posterior standard deviations, [G]. level_error : of the level that all points
         share, which is in `mean_error` and in no difference; 0 without a covariance.
     noise : standard deviation of the fitted noise that comes on top of the measured errors.
@@ -58,6 +59,7 @@ class SmoothFit:
     """
 
     grid: Array
+    seen: Array
     mean: Array
     slope: Array
     mean_error: Array
@@ -144,6 +146,7 @@ def fit_smooth(x: Array, values: Array, errors: Array | None, covariance: Array 
     size = np.concatenate([np.full(_GRID, middle), np.zeros(_GRID)])
     return SmoothFit(
         grid=grid,
+        seen=x,
         mean=middle + scale * mean[:_GRID],
         slope=scale * mean[_GRID:],
         mean_error=scale * np.sqrt(variance[:_GRID]),

@@ -1,9 +1,11 @@
 """Curves without stages, and how often the detector finds one in them.
 
-Five kinds of nothing, each at the steps and with the errors of a given curve, or with their covariance:
+Six kinds of nothing, each at the steps and with the errors of a given curve, or with their covariance:
 
 - constant: the mean plus the noise;
-- monotone: a smooth rise in log time by the curve's range, with its own steepest place, plus the noise;
+- monotone: a smooth rise in log time by the curve's range, with its own steepest place, plus the noise; before and
+  after it the curve may be flat, so that one onset and one end do not count;
+- power_law: a rise by the curve's range like t^c, c from -1 to 1 (0: in proportion to log t), plus the noise;
 - random_walk: steps that add up to the curve's own variation over time, plus the noise;
 - permuted: the curve's own values in a random order;
 - component: the second principal component of a random walk of many dimensions, a cosine with a turn in it.
@@ -27,7 +29,7 @@ from llc_dynamics.stages.developmental import detect_stages
 from llc_dynamics.stages.gaussian_process import root_of
 from llc_dynamics.stages.points import common_points
 
-NullKind = Literal["constant", "monotone", "random_walk", "permuted", "component"]
+NullKind = Literal["constant", "monotone", "power_law", "random_walk", "permuted", "component"]
 NULL_KINDS: tuple[NullKind, ...] = get_args(NullKind)
 
 # Of the random walk behind the null of components: more features than checkpoints, as function vectors have.
@@ -60,6 +62,9 @@ def null_curve(kind: NullKind, like: Curve, seed: int = 0) -> Curve:
         width = np.ptp(x) * generator.uniform(0.04, 0.2)
         sign = 1 if values[-1] >= values[0] else -1
         made = sign * spread / (1 + np.exp(-(x - middle) / width)) + noise
+    elif kind == "power_law":
+        power = np.exp(generator.uniform(-1.0, 1.0) * (x - x[0]))
+        made = spread * (power - power[0]) / (power[-1] - power[0]) * (1 if values[-1] >= values[0] else -1) + noise
     elif kind == "random_walk":
         walk = np.cumsum(generator.standard_normal(len(values)))
         made = walk * (spread / max(float(np.ptp(walk)), 1e-300)) + noise
@@ -81,6 +86,14 @@ def _errors(like: Curve) -> NDArray[np.float64]:
         return like.standard_errors
     second = np.diff(like.values, 2)
     return np.full(len(like), float(np.median(np.abs(second))) / (0.6745 * np.sqrt(6)))
+
+
+def _false(kind: NullKind, found: list[str]) -> list[str]:
+    """Those of the resolved boundaries, in order, that are none."""
+    if kind == "monotone":
+        found = found[found[:1] == ["onset"] :]
+        return found[:-1] if found[-1:] == ["end"] else found
+    return found
 
 
 def _walk_component(length: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -149,7 +162,7 @@ def null_rates(
         for repetition in range(repetitions):
             made = null_curve(kind, like, seed * 1_000_003 + repetition)
             found = detect_stages(made, component=2 if kind == "component" else None, threshold=threshold)
-            alarms += bool(found.resolved)
+            alarms += bool(_false(kind, [boundary.kind for boundary in found.resolved]))
             if progress is not None:
                 progress(place * repetitions + repetition + 1, len(kinds) * repetitions)
         rates.append(NullRate(kind, repetitions, alarms))

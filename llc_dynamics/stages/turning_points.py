@@ -118,6 +118,6 @@ def find_reversals(
             probability=float(turn.probability),
             position=(float(np.interp(turn.x, grid, position[:, 0])), float(np.interp(turn.x, grid, position[:, 1]))),
         )
-        for turn in find_boundaries(fit, level, paths)
+        for turn in find_boundaries(fit, level, paths, threshold=1.0)
         if turn.kind == "turn"
     ]

@@ -110,17 +110,16 @@ def _point_jobs(
     overwrite: bool = False,
 ) -> list[Job]:
     (own,) = systems_of([run], system)  # the messages come before any work is done
-    curve_folder(run.path, name)
-    steps = settings.choose_steps(run.weight_steps)
+    stored = {} if overwrite else stored_points(curve_folder(run.path, name))
     return [
         Job(
             _estimate_point,
             (str(run.path.absolute()), step, spec_of(own), to_mapping(settings), name, device, overwrite),
-            bar=f"LLC {run.path.name}",
-            total=len(steps),
+            # Apart, because they are found in no time, which says nothing about how long the others take.
+            bar=f"stored LLC {run.path.name}" if step in stored else f"LLC {run.path.name}",
             advance=1,
         )
-        for step in steps
+        for step in settings.choose_steps(run.weight_steps)
     ]
 
 

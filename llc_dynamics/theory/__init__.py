@@ -70,4 +70,4 @@ __all__ = [
     "two_parameter_family_outputs",
 ]
 
-__getattr__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -11,6 +11,7 @@ from llc_dynamics.errors import ConfigError, DataError
 from llc_dynamics.stages import detect_stages, null_curve, null_rates
 from llc_dynamics.stages.accounts import staircase_evidence, walk_evidence
 from llc_dynamics.stages.gaussian_process import fit_smooth, in_cells
+from llc_dynamics.stages.hinges import onsets
 
 # Hoogland et al. 2024, regression transformer, seed 1: ends of the stages, changes of the LLC and of the loss.
 ENDS = [1e3, 4e4, 1.26e5, 3.2e5, 5e5]
@@ -71,7 +72,7 @@ def test_intervals_hold_the_turn_and_types_are_right():
     assert types >= 0.95 * stages
 
 
-@pytest.mark.parametrize("kind", ["constant", "monotone", "random_walk", "permuted", "component"])
+@pytest.mark.parametrize("kind", ["constant", "monotone", "power_law", "random_walk", "permuted", "component"])
 def test_nothing_is_found_in_nothing(kind):
     """With a true rate of 5%, more than 8 of 60 alarms come with a probability of .002."""
     curve, _ = published(seed=1, points=60, noise=3.0)
@@ -329,3 +330,41 @@ def test_a_random_walk_is_no_staircase():
         walk = np.random.default_rng(seed).standard_normal(60).cumsum()
         points = ((walk - walk.mean()) / walk.std(), 0 * ones, ones)
         assert staircase_evidence(*points) < walk_evidence(clock, *points)
+
+
+def bent(values, seed=0, error=0.3):
+    """A curve with `values` of x = log(t + 1), 0 to 10, at 60 checkpoints, and noise."""
+    steps = np.expm1(np.linspace(0, 10, 60)).round().astype(int)
+    steps = np.unique(steps)
+    scatter = error * np.random.default_rng(seed).standard_normal(len(steps))
+    return ld.Curve(steps, values(np.log1p(steps)) + scatter, np.full(len(steps), error), "LLC")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_flat_then_moving_is_an_onset_and_moving_then_flat_an_end(sign):
+    report = detect_stages(bent(lambda x: 10 + sign * np.clip(4 * (x - 5), 0, 12), seed=2))
+    onset, end = report.resolved
+    assert (onset.kind, end.kind) == ("onset", "end")
+    for each, place in ((onset, 5), (end, 8)):
+        assert abs(math.log10(each.step / math.expm1(place))) < 0.1
+        assert each.interval[0] < math.expm1(place) < each.interval[1]
+    assert [stage.type for stage in report.stages] == ["flat", "rise" if sign > 0 else "fall", "flat"]
+    assert "onset at " in str(report)
+
+
+def test_what_has_no_scale_has_no_onset():
+    """A straight line, and in proportion to t: flat on the axis, but where depends on the end. A bend has one."""
+    x = np.linspace(0, 10, 201)
+    shapes = {"line": x, "t": np.exp(x - 10), "bend": np.clip(x - 6, 0, 4), "bent line": np.maximum(x, 3 * x - 12)}
+    there, places = onsets(x, np.stack(list(shapes.values())), seen=x[::10])
+    assert [name for name, found in zip(shapes, there, strict=True) if found] == ["bend"]
+    assert x[places[2]] == pytest.approx(6)
+    assert not onsets(x, shapes["bend"][None], seen=np.array([0.0, 5.0, 7.0, 10.0]))[0].any()  # two points are no flat
+
+
+def test_a_long_flat_between_two_falls_is_an_end_and_an_onset_and_a_short_one_a_plateau():
+    long = detect_stages(bent(lambda x: -3 * np.clip(x, 0, 3) - 3 * np.clip(x - 6, 0, 4), seed=1))
+    assert [each.kind for each in long.resolved] == ["end", "onset"]
+    assert [stage.type for stage in long.stages] == ["fall", "flat", "fall"]
+    short = detect_stages(bent(lambda x: -3 * np.clip(x, 0, 4.5) - 3 * np.clip(x - 5.5, 0, 4.5)))
+    assert [each.kind for each in short.resolved] == ["plateau"]
