@@ -31,6 +31,9 @@ class Bars(Protocol):
 
     def advance(self, task_id: Any, advance: float = 1) -> None: ...
 
+    def refresh(self) -> None:
+        """To be called now and then while nothing happens."""
+
 
 @contextmanager
 def progress_bars(enabled: bool | None = None) -> Iterator[Bars]:
@@ -109,14 +112,14 @@ class Lines:
             if not task.counted:
                 task.begun, task.since = completed, time.monotonic()
             task.counted = True
-        self._tell()
+        self.refresh()
 
     def advance(self, task_id: int, advance: float = 1) -> None:
         self._tasks[task_id].done += advance
         self._tasks[task_id].counted = True
-        self._tell()
+        self.refresh()
 
-    def _tell(self) -> None:
+    def refresh(self) -> None:
         now = time.monotonic()
         if self._silent or now < self._next:
             return

@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 
 #: In a process: units of work take turns. They use torch's generators and number of threads, of which there is one set.
 _TURN = threading.Lock()
+_IDLE_SECONDS = 5.0
 _SMALL = 1 << 16  # bytes that are sent with each unit rather than once
 _kept: tuple[str, Any] = ("", None)  # the function that was sent last, by digest
 
@@ -144,7 +145,7 @@ def run_jobs(
         submit(jobs)
         if isinstance(pool, LocalProcesses):
             pool.on_report = lambda told: bars.update(tasks[told[0]], completed=told[1])
-        with closing(_completed(pool, waiting)) as completed:
+        with closing(_completed(pool, waiting, bars.refresh)) as completed:
             for job, result in completed:
                 if job.advance:
                     bars.advance(tasks[job.bar], job.advance)
@@ -177,9 +178,14 @@ def mapped(
 
 
 def _completed(
-    executor: Executor, waiting: deque[tuple[Task, Callable[..., Any], tuple[Any, ...]]]
+    executor: Executor,
+    waiting: deque[tuple[Task, Callable[..., Any], tuple[Any, ...]]],
+    idle: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[Task, Any], None, None]:
-    """Yield (key, `function(*arguments)`) for the (key, function, arguments) in `waiting`, which may grow meanwhile."""
+    """Yield (key, `function(*arguments)`) for the (key, function, arguments) in `waiting`, which may grow meanwhile.
+
+    `idle` is called every few seconds.
+    """
     sent: dict[int, tuple[Callable[..., Any], str, Any]] = {}
     running: dict[Future[Any], Task] = {}
     failure: Exception | None = None
@@ -195,7 +201,9 @@ def _completed(
                     sent[id(function)] = function, digest, _shared(executor, content, digest)
                 _, digest, shared = sent[id(function)]
                 running[executor.submit(_call, software(), digest, shared, _pickled(arguments))] = key
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, timeout=_IDLE_SECONDS, return_when=FIRST_COMPLETED).done
+            idle()
+            for future in done:
                 if future not in running:
                     continue
                 key = running.pop(future)

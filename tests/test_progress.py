@@ -44,6 +44,21 @@ def test_lines_now_and_then_with_the_pace_of_all_tasks_of_a_work(clock, capsys):
     ]
 
 
+def test_a_first_unit_that_takes_long(clock, capsys):
+    """Who waits is told so before it is done; then how long the others take."""
+    bars = Lines()
+    task = bars.add_task("LLC x", total=3)
+    for clock.now in (5, 15, 45):
+        bars.refresh()
+    clock.now = 90
+    bars.advance(task)
+    assert capsys.readouterr().err.splitlines() == [
+        "after 15 s: LLC x 0 of 3",
+        "after 45 s: LLC x 0 of 3",
+        "after 1 min 30 s: LLC x 1 of 3, about 3 min left",
+    ]
+
+
 def test_a_training_that_goes_on_is_judged_by_what_it_does_now(clock, capsys):
     """It comes in at step 900 of 1000 after 5 s, and makes one step a second."""
     bars = Lines()

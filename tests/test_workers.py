@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llc_dynamics import progress, workers
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.local_processes import LocalProcesses
 from llc_dynamics.workers import Job, mapped, require_workers, run_jobs
@@ -51,6 +52,13 @@ def run(method: str, *tasks: tuple[str, ...], workers: int = 1) -> None:
             mapped(lambda task: work(*task), tasks, pool)
     else:
         run_jobs([Job(work, task, "work", len(tasks), advance=1) for task in tasks], workers=workers)
+
+
+def test_progress_while_nothing_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    run("jobs", ("slow",))
+    assert capsys.readouterr().err.endswith(": work 0 of 1\n")
 
 
 def test_results_are_in_order() -> None:

@@ -22,7 +22,7 @@ from llc_dynamics.llc.storage import curve_folder, stored_points
 from llc_dynamics.plots import plot_calibration
 from llc_dynamics.progress import duration
 from llc_dynamics.report import RunAnalysis, analyse
-from llc_dynamics.report.developmental import StageFindings
+from llc_dynamics.report.developmental import NOTHING, StageFindings
 from llc_dynamics.report.figure import save_figure
 from llc_dynamics.report.geometry import COSINE_LIKE, LIKELY, turning_phrase
 from llc_dynamics.report.joint_pca import analyse_pca, pca_sentences
@@ -38,14 +38,6 @@ from llc_dynamics.trajectory import Trajectory
 from llc_dynamics.workers import require_workers
 
 _WORTH_SAYING = 60.0  # seconds
-_NOTHING = {
-    "constant": "constant curves with this noise",
-    "monotone": "smooth monotone curves with this noise",
-    "power_law": "power laws with this noise",
-    "random_walk": "random walks with this noise",
-    "permuted": "random orders of these points",
-    "component": "second principal components of random walks",
-}
 
 
 def describer(system: str | None) -> Callable[[Trajectory], Description] | None:
@@ -117,7 +109,7 @@ def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed:
             low, high = row["interval"]
             print(
                 f"    such a boundary is found in {row['rate']:.1%} of {row['repetitions']} "
-                f"{_NOTHING[row['kind']]} (95% interval {100 * low:.1f} to {high:.1%})"
+                f"{NOTHING[row['kind']]} (95% interval {100 * low:.1f} to {high:.1%})"
             )
 
 
@@ -174,8 +166,9 @@ def say_cost(
     )
     workers = min(require_workers(workers), max(points, 1))
     if points * seconds / workers >= _WORTH_SAYING:
+        crew = "1 worker" if workers == 1 else f"{workers} workers"
         print(
-            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {workers} workers: "
+            f"{points} points, about {duration(math.ceil(points / workers) * seconds)} on {crew}: "
             f"{duration(seconds)} a point by the trials of the calibration",
             file=sys.stderr,
         )

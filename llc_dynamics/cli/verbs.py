@@ -272,7 +272,10 @@ def report(
     folder: Folder,
     out: Annotated[Path | None, arg(help="The page to write; by default FOLDER/report.html.")] = None,
     name: LLCName = "llc",
-    figures: Annotated[Path | None, arg(help="Also write every figure as a PNG into this folder.")] = None,
+    figures: Annotated[Path | None, arg(help="Also write every figure as PNG and SVG into this folder.")] = None,
+    null_check: Annotated[
+        int, arg(help="False-positive rates of the stages, from so many curves of each kind, .3 s each; 0: none.")
+    ] = 0,
     system: Describing = None,
 ) -> None:
     """Write one self-contained HTML page that says in words and figures what was found.
@@ -281,10 +284,16 @@ def report(
     """
     _require_runs(folder)
     from llc_dynamics.cli.show import describer
+    from llc_dynamics.errors import ConfigError
     from llc_dynamics.report import write_report
 
     out = folder / "report.html" if out is None else out
-    print(f"report: {write_report(folder, out, llc_name=name, figures=figures, describe=describer(system))}")
+    if null_check < 0:
+        raise ConfigError(f"report: --null-check must be 0 or more, got {null_check}")
+    written = write_report(
+        folder, out, llc_name=name, figures=figures, describe=describer(system), null_check=null_check
+    )
+    print(f"report: {written}")
 
 
 def verify(

@@ -6,7 +6,7 @@ from llc_dynamics.plots.llc import plot_llc_against, plot_llc_curve, plot_trace
 from llc_dynamics.plots.losses import plot_distances, plot_loss, plot_rebound
 from llc_dynamics.plots.pca import plot_components_over_time, plot_explained_variance, plot_trajectory_pca
 from llc_dynamics.plots.resolution import plot_calibration, plot_spectrum
-from llc_dynamics.plots.stages import plot_stages
+from llc_dynamics.plots.stages import plot_null_rates, plot_stages
 from llc_dynamics.plots.step_axis import set_step_axis
 from llc_dynamics.plots.style import RC, SeriesStyle, axis_colors, series_styles
 
@@ -22,6 +22,7 @@ __all__ = [
     "plot_llc_against",
     "plot_llc_curve",
     "plot_loss",
+    "plot_null_rates",
     "plot_osculating_circles",
     "plot_rebound",
     "plot_spectrum",

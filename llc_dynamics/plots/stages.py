@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,18 @@ from llc_dynamics.plots.style import (
     INK,
     MUTED,
     PAPER,
+    Key,
+    SeriesStyle,
     axes_or_new,
     panel_title,
+    series_styles,
     small_legend,
     small_size,
 )
 from llc_dynamics.stages.agreement import agreement
 from llc_dynamics.stages.change_points import ChangePoints
 from llc_dynamics.stages.developmental import StageReport
+from llc_dynamics.stages.null_curves import NullRate
 
 _FIT, _RESOLVED = CATEGORICAL[0], CATEGORICAL[1]
 STAGE_TYPES = {
@@ -124,6 +128,36 @@ def plot_stages(
     ax.set_ylabel(report.name)
     if title is not None:
         panel_title(ax, title)
+    return ax
+
+
+def plot_null_rates(
+    rates: Mapping[Any, Sequence[NullRate]] | Sequence[NullRate],
+    *,
+    styles: Mapping[Any, SeriesStyle] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """How often a boundary was found in curves without stages, in percent, with 95% intervals.
+
+    Parameters
+    ----------
+    rates : what `ld.stages.null_rates` returned, or `{key: rates}`, such as for several runs.
+    styles : `{key: SeriesStyle}`. ax : where to draw; a new figure if None.
+    """
+    named: dict[Key, Sequence[NullRate]] = dict(rates) if isinstance(rates, Mapping) else {"null check": rates}
+    if not named or not all(len(found) for found in named.values()):
+        raise DataError("plot_null_rates: no rates were given; give what ld.stages.null_rates returned")
+    ax = axes_or_new(ax)
+    for number, (key, style) in enumerate(series_styles(named, styles).items()):
+        shares = 100 * np.array([(each.rate, *each.interval) for each in named[key]])
+        x = np.arange(len(shares)) + 0.5 * ((number + 0.5) / len(named) - 0.5)
+        bars = np.abs(shares[:, 1:] - shares[:, :1]).T
+        ax.errorbar(x, shares[:, 0], bars, fmt="o", color=style.color, markersize=5, capsize=2.5, label=style.label)
+    kinds = [each.kind.replace("_", "\n") for each in next(iter(named.values()))]
+    ax.set_xticks(range(len(kinds)), kinds)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("Curves with a boundary (%)")
+    small_legend(ax)
     return ax
 
 

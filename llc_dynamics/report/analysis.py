@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, DataError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc import Calibration, LLCCurve
+from llc_dynamics.progress import progress_bars
 from llc_dynamics.report.developmental import StageFindings, find_stages
 from llc_dynamics.report.geometry import find_geometry
 from llc_dynamics.report.joint_pca import PCAAnalysis, analyse_pca
@@ -31,7 +33,7 @@ from llc_dynamics.report.reading import (
     without_samples,
 )
 from llc_dynamics.report.transitions import TransitionFindings, judge_transition
-from llc_dynamics.stages import TrajectoryGeometry
+from llc_dynamics.stages import NullRate, TrajectoryGeometry, null_rates
 from llc_dynamics.systems.description import Axis, Description, distance_metric, loss_metric
 from llc_dynamics.trajectory import Trajectory
 
@@ -49,6 +51,7 @@ class RunAnalysis:
     levels : losses of the references, {'loss/<probe>': {reference: level}}.
     transitions : what was found of each transition that the description declares.
     notes : what is missing or was left out. stages : see `find_stages`. geometry : see `find_geometry`.
+    null_rates : false-positive rates at the points and errors of the first curve with stages, where asked for.
     """
 
     label: str
@@ -68,6 +71,7 @@ class RunAnalysis:
     provenance: Mapping[str, Any]
     stages: StageFindings | None = None
     geometry: TrajectoryGeometry | None = None
+    null_rates: tuple[NullRate, ...] = ()
 
     @property
     def axis(self) -> Axis | None:
@@ -98,6 +102,7 @@ class RunAnalysis:
             "llc": None if self.llc is None else _llc_dict(self.llc),
             "stages": None if self.stages is None else self.stages.to_dict(),
             "geometry": None if self.geometry is None else self.geometry.to_dict(arrays=False),
+            "null_rates": [rate.to_dict() for rate in self.null_rates],
             "notes": [note.to_dict() for note in self.notes],
         }
 
@@ -140,6 +145,7 @@ def analyse(
     notes: Sequence[Finding] = (),
     calibration: Calibration | None = None,
     describe: Callable[[Trajectory], Description] | None = None,
+    null_check: int = 0,
 ) -> Analysis:
     """Verdicts, curves, levels and joint PCA of `runs`, from what is stored with them.
 
@@ -153,6 +159,7 @@ def analyse(
     seed : of the detectors' bootstrap. notes : what is to be said about the set of runs besides.
     calibration : of the LLC, to be shown with the rest; see `stored_calibration`.
     describe : what describes a run that stores no description.
+    null_check : curves of each kind without stages, for the false-positive rates; 0 for none.
 
     Raises `DataError` without any run, and the run's own error if none can be read.
     """
@@ -176,7 +183,7 @@ def analyse(
     labels = unique_labels(found)
     found = [replace(run, label=label) for run, label in zip(found, labels, strict=True)]
     pca, pca_notes = analyse_pca(kept, labels, [run.description for run in found])
-    found = [_developed(run, pca, seed) for run in found]
+    found = [_developed(run, pca, seed, null_check) for run in found]
     return Analysis(tuple(found), pca, (*found_notes, *pca_notes), llc_name, seed, calibration)
 
 
@@ -256,10 +263,22 @@ def _note_missing(description: Description, curves: Mapping[str, Curve], notes: 
         notes.append(Finding("not_measured", f"not measured in this run: {', '.join(missing)}"))
 
 
-def _developed(run: RunAnalysis, pca: PCAAnalysis | None, seed: int) -> RunAnalysis:
+def _developed(run: RunAnalysis, pca: PCAAnalysis | None, seed: int, null_check: int) -> RunAnalysis:
     stages = find_stages(run.label, run.description, run.curves, run.llc, pca, seed)
     geometry, notes = find_geometry(run.label, pca, seed)
-    return replace(run, stages=stages, geometry=geometry, notes=(*run.notes, *stages.notes, *notes))
+    rates: tuple[NullRate, ...] = ()
+    if null_check and stages.curves:
+        with progress_bars() as bars:
+            bar = bars.add_task(f"null check {run.name}, curves", total=None)
+            curve = next(iter(stages.curves.values()))
+            say = partial(_say_progress, bars, bar)
+            rates = null_rates(curve, null_check, seed=seed, progress=say)
+    notes = [*run.notes, *stages.notes, *notes]
+    return replace(run, stages=stages, geometry=geometry, null_rates=rates, notes=tuple(notes))
+
+
+def _say_progress(bars: Any, bar: Any, done: int, total: int) -> None:
+    bars.update(bar, completed=done, total=total)
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -26,8 +26,8 @@ _CONTROLS = """<div class="controls">
 <label>Run <select id="chain-run"></select></label>
 <label>LLC point <input type="range" id="chain-point" min="0" step="1"></label>
 <output id="chain-step" aria-live="polite"></output>
-</div>
-<div class="scroll"><table id="chain-table" aria-live="polite"></table></div>"""
+</div>"""
+_TABLE = '<div class="scroll"><table id="chain-table" aria-live="polite"></table></div>'
 
 
 def chains(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
@@ -57,7 +57,7 @@ def chains(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
     )
     points = sum(len(llc) for llc in results.values())
     alt = f"Line plot of the chains of one of {count(points, 'LLC point')}, which the controls choose."
-    yield ReportFigure("chains", "Chains behind an LLC point", caption, alt, [page], {}, _CONTROLS, data, files)
+    yield ReportFigure("chains", "Chains behind an LLC point", caption, alt, [page], {}, _CONTROLS, _TABLE, data, files)
 
 
 def _nothing(ax: Any) -> None:

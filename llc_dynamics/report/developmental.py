@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,20 @@ from llc_dynamics.pca.cosine import RANDOM_WALK_LIKE
 from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed, steps_between
 from llc_dynamics.report.numbers import step as step_text
-from llc_dynamics.stages import Agreement, ChangePoints, StageReport, agreement, change_points, detect_stages
+from llc_dynamics.stages import Agreement, ChangePoints, NullRate, StageReport, agreement, change_points, detect_stages
 from llc_dynamics.systems.description import Description, loss_metric
 
 LLC = "LLC"
 ALONE, JOINT = "LLC alone", "joint signal"
+#: What has no stages, by the kind of a null curve.
+NOTHING = {
+    "constant": "constant curves with this noise",
+    "monotone": "smooth monotone curves with this noise",
+    "power_law": "power laws with this noise",
+    "random_walk": "random walks with this noise",
+    "permuted": "random orders of these points",
+    "component": "second principal components of random walks",
+}
 # Of the joint trajectory PCA; components more like a random walk's cosine than this are left out of the joint signal.
 _COMPONENTS = 2
 
@@ -121,6 +130,19 @@ def stage_sentences(found: StageFindings | None) -> list[str]:
             f"{len(both.boundaries)} again within {both.within:g} decades ({both.expected:.1f} by chance)."
         )
     return sentences
+
+
+def null_sentences(found: StageFindings | None, rates: Sequence[NullRate]) -> list[str]:
+    """How often a boundary is found where there is none."""
+    if found is None or not rates:
+        return []
+    worst = max(rates, key=lambda each: each.rate)
+    low, high = worst.interval
+    return [
+        f"Of {worst.repetitions:,} curves of each of {len(rates)} kinds that have no stages, at the points and errors "
+        f"of the {next(iter(found.curves))}, a boundary is found in {worst.rate:.1%} at most ({NOTHING[worst.kind]}; "
+        f"95% interval {low:.1%} to {high:.1%})."
+    ]
 
 
 def _bare(curve: Curve, name: str) -> Curve:

@@ -34,7 +34,7 @@ class Panel:
 class ReportFigure:
     """A figure as it stands on the page. `alt` is for those who do not see it, `caption` says how to read it.
 
-    legend : what the colours mean, by the name of the lines. controls : markup between the legend and the panels.
+    legend : what the colours mean, by the name of the lines. controls, below : markup before and after the panels.
     data : what the page's script needs besides. files : the panels of the static figure where they are others.
     """
 
@@ -45,6 +45,7 @@ class ReportFigure:
     panels: Sequence[Panel]
     legend: Mapping[str, SeriesStyle] = field(default_factory=dict)
     controls: str = ""
+    below: str = ""
     data: Any = None
     files: Sequence[Panel] = ()
 

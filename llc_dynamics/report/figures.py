@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from llc_dynamics.plots.style import CATEGORICAL, LINES, Key, SeriesStyle, axis_colors, shown_text
 from llc_dynamics.report import llc_figures, metric_figures, pca_figures, stage_figures
@@ -24,12 +25,17 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
         llc_figures.llc_curves,
         chains,
         stage_figures.stages,
+        stage_figures.null_rates,
         llc_figures.llc_against_axis,
         llc_figures.calibration,
         metric_figures.losses,
         metric_figures.other_metrics,
     )
-    return [figure for maker in makers for figure in maker(analysis, styles)]
+    found: dict[str, ReportFigure] = {}
+    for figure in (figure for maker in makers for figure in maker(analysis, styles)):
+        name = figure.identifier if figure.identifier not in found else f"{figure.identifier}-{len(found)}"
+        found[name] = replace(figure, identifier=name)
+    return list(found.values())
 
 
 def run_styles(analysis: Analysis) -> dict[Key, SeriesStyle]:

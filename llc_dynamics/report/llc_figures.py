@@ -15,7 +15,17 @@ from llc_dynamics.finding import sentences
 from llc_dynamics.llc import Calibration
 from llc_dynamics.plots.bands import Z95, curve_errors, last_step
 from llc_dynamics.plots.llc import llc_scale
-from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, WARNING_COLOR, Key, SeriesStyle, axis_colors, shown_text
+from llc_dynamics.plots.style import (
+    CATEGORICAL,
+    INK,
+    MUTED,
+    WARNING_COLOR,
+    Key,
+    SeriesStyle,
+    axis_colors,
+    key_label,
+    shown_text,
+)
 from llc_dynamics.report.analysis import Analysis
 from llc_dynamics.report.figure import Panel, ReportFigure, of_runs
 from llc_dynamics.report.interactive import (
@@ -77,11 +87,11 @@ def llc_curves(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[R
 
 
 def llc_traces(
-    run: str, curve: Curve, axis_of: StepAxis, style: SeriesStyle, low: float = -math.inf, high: float = math.inf
+    run: str, curve: Curve, axis_of: StepAxis, style: SeriesStyle, low: float, high: float, bands: bool = True
 ) -> list[Trace]:
     """Bands, and points with their errors and what speaks against them; those beyond the scale stand at its edge."""
     finite = np.isfinite(curve.values)
-    made = band_traces(curve, axis_of, style.color, run)
+    made = band_traces(curve, axis_of, style.color, run) if bands else []
     if not finite.all():
         floor = low if math.isfinite(low) else float(np.nanmin(curve.values)) if finite.any() else 0.0
         cross = {"symbol": "x", "size": 8, "color": WARNING_COLOR}
@@ -103,7 +113,12 @@ def llc_traces(
         with_error(value, None if errors is None else error) + (f"<br>{shown(sentences(why), 60)}" if why else "")
         for value, error, why in zip(points.values, points.values if errors is None else errors, kept, strict=True)
     ]
-    marker = {"symbol": llc_symbols(points, low, high), "size": 8, "color": style.color, "line": {"width": 1.5}}
+    marker = {
+        "symbol": llc_symbols(points, low, high),
+        "size": 8,
+        "color": style.color,
+        "line": {"width": 1.5, "color": style.color},
+    }
     more |= {"mode": "lines+markers", "marker": marker, "text": texts, "line": {"color": style.color, "width": 1.1}}
     heights = numbers(points.values.clip(low, high))
     return [*made, line(run, points.steps, axis_of.at(points.steps), heights, style, **more)]
@@ -159,7 +174,11 @@ def _against(
     ]
     bars = {"array": numbers(Z95 * np.array(errors)), "color": MUTED, "thickness": 1.2, "width": 4}
     trace = still([order[place] for place in places], numbers(values), marker=marker, text=texts, error_y=bars)
-    ticks = {"tickvals": [*order.values()], "ticktext": [plain(place) for place in order]}
+    ticks = {
+        "tickvals": [*order.values()],
+        "ticktext": [key_label(place) for place in order],
+        "range": [-0.6, len(order) - 0.4],
+    }
     return [trace], layout(axis(shown(name), **ticks), axis(f"{LLC_LABEL}<br>at the last checkpoint"))
 
 

@@ -21,7 +21,7 @@ from llc_dynamics.finding import Finding
 from llc_dynamics.plots.style import GRID, INK, MUTED, PAPER, SeriesStyle
 from llc_dynamics.report import words
 from llc_dynamics.report.analysis import Analysis, analyse, stored_calibration
-from llc_dynamics.report.developmental import stage_sentences
+from llc_dynamics.report.developmental import null_sentences, stage_sentences
 from llc_dynamics.report.figure import ReportFigure
 from llc_dynamics.report.figures import report_figures
 from llc_dynamics.report.joint_pca import pca_sentences
@@ -46,6 +46,7 @@ def write_report(
     seed: int = 0,
     figures: str | Path | None = None,
     describe: Callable[[Trajectory], Description] | None = None,
+    null_check: int = 0,
 ) -> Path:
     """Write the page and return its path. The file appears whole or not at all.
 
@@ -56,6 +57,7 @@ def write_report(
     llc_name : name of the stored LLC curves. seed : of the detectors' bootstrap.
     figures : a folder to write every figure of the page into as well, as PNG and as SVG.
     describe : what describes a run that stores no description.
+    null_check : curves of each kind without stages, for the false-positive rates of each run; 0 for none.
 
     Raises `TrajectoryError` if there is no run, none can be read, or something cannot be written.
     """
@@ -75,7 +77,7 @@ def write_report(
         parents = {run.path.parent for run in opened}
         folder = parents.pop() if len(parents) == 1 else None
     calibration = None if folder is None else stored_calibration(folder, notes)
-    analysis = analyse(opened, llc_name, seed, notes, calibration, describe)
+    analysis = analyse(opened, llc_name, seed, notes, calibration, describe, null_check)
     drawn = report_figures(analysis)
     if figures is not None:
         with storage_errors(Path(figures)):
@@ -169,7 +171,13 @@ def _verdict(analysis: Analysis) -> str:
 
 
 def _evidence(analysis: Analysis) -> str:
-    items = [_item(run.label, [*words.evidence_of(run), *stage_sentences(run.stages)]) for run in analysis.runs]
+    items = [
+        _item(
+            run.label,
+            [*words.evidence_of(run), *stage_sentences(run.stages), *null_sentences(run.stages, run.null_rates)],
+        )
+        for run in analysis.runs
+    ]
     if analysis.pca is not None:
         items.append(_item("Joint trajectory PCA", pca_sentences(analysis.pca)))
     found = "".join(items)
@@ -185,7 +193,7 @@ def _prose(text: str) -> str:
     escaped = escape(text)
     for together in (" = ", " ± "):
         escaped = escaped.replace(together, together.replace(" ", "&nbsp;"))
-    return escaped
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
 
 
 def _notes(analysis: Analysis) -> str:
@@ -214,7 +222,7 @@ def _figure(figure: ReportFigure) -> str:
     kind = f"panels of{min(len(figure.panels), 3)}"
     return (
         f'<figure id="figure-{figure.identifier}" aria-label="{escape(figure.alt)}">\n<h3>{escape(figure.title)}</h3>\n'
-        f'<div class="legend">{keys}</div>{figure.controls}<div class="{kind}">{panels}</div>'
+        f'<div class="legend">{keys}</div>{figure.controls}<div class="{kind}">{panels}</div>{figure.below}'
         f"<figcaption>{_prose(figure.caption)}</figcaption>\n</figure>"
     )
 

@@ -12,9 +12,9 @@ from llc_dynamics.plots.bands import Z95
 from llc_dynamics.plots.stages import STAGE_TYPES, first_scale, stage_scale
 from llc_dynamics.plots.style import CATEGORICAL, INK, MUTED, Key, SeriesStyle
 from llc_dynamics.report.analysis import Analysis
-from llc_dynamics.report.developmental import LLC, StageFindings
-from llc_dynamics.report.figure import Panel, ReportFigure
-from llc_dynamics.report.interactive import StepAxis, Trace, band, numbers, shown, still, vertical
+from llc_dynamics.report.developmental import LLC, NOTHING, StageFindings
+from llc_dynamics.report.figure import Panel, ReportFigure, of_runs
+from llc_dynamics.report.interactive import StepAxis, Trace, axis, band, layout, numbers, shown, still, vertical
 from llc_dynamics.report.llc_figures import LLC_LABEL, llc_traces
 from llc_dynamics.report.numbers import listed, step, steps_between
 from llc_dynamics.stages import StageReport, agreement
@@ -40,9 +40,8 @@ def stages(analysis: Analysis, _: dict[Key, SeriesStyle]) -> Iterator[ReportFigu
         "the curve rises or falls in a stage; a dash means not resolved. Marks on the lower edge: change points of the "
         "LLC alone (triangles) and of the joint signal with losses and components (diamonds), filled where they lie "
         "within 0.1 decades of a resolved boundary, so that both methods agree. Straight lines cut a round turn at "
-        "its two shoulders, so what is not found again is not thereby refuted. `llc-dynamics stages --null-check` "
-        "gives the false-positive rate at "
-        "these points and errors."
+        "its two shoulders, so what is not found again is not thereby refuted. `llc-dynamics report --null-check` "
+        "gives the false-positive rate at these points and errors."
     )
     if len(shown_ones) < len(found):
         caption += f" {len(shown_ones)} of {len(found)} runs are shown."
@@ -59,7 +58,7 @@ def _stage_panel(label: str, found: StageFindings) -> Panel:
     steps = np.expm1(report.fit.grid)
     axis = StepAxis(max(float(steps[-1]), float(curve.steps[-1])), width=first_scale(steps, curve))
     low, high = stage_scale(report, curve)
-    traces = [*_fit(report, axis), *llc_traces(label, curve, axis, SeriesStyle(label, INK), low, high)]
+    traces = [*_fit(report, axis), *llc_traces(label, curve, axis, SeriesStyle(label, INK), low, high, bands=False)]
     shapes, annotations = _bands(report, axis)
     traces += [*_boundaries(report, axis, high), *_changes(found, axis, low, high)]
     room = 0.14 * (high - low)
@@ -94,7 +93,7 @@ def _bands(report: StageReport, axis: StepAxis) -> tuple[list[Trace], list[Trace
         color, word = STAGE_TYPES[stage.type]
         start, end = axis.place([stage.start, stage.end])
         shapes.append({**flat, "x0": start, "x1": end, "y0": 0.945, "y1": 1, "fillcolor": color, "opacity": 0.75})
-        place = {"yref": "y domain", "showarrow": False, "font": {"size": 11, "color": INK}}
+        place = {"yref": "y domain", "showarrow": False, "yanchor": "middle", "font": {"size": 11, "color": INK}}
         if end - start > 0.08 * (last - first):  # narrower ones have no room for a word
             annotations.append({"x": (start + end) / 2, "y": 0.9725, **place, "text": word})
     return shapes, annotations
@@ -132,3 +131,32 @@ def _changes(found: StageFindings, axis: StepAxis, low: float, high: float) -> l
         if texts:
             made.append(still(axis.at(changes.steps), [height] * len(texts), marker=marker, text=texts))
     return made
+
+
+def null_rates(analysis: Analysis, styles: dict[Key, SeriesStyle]) -> Iterator[ReportFigure]:
+    """How often a boundary is found where there is none, for each run that was checked."""
+    rates = {run.label: run.null_rates for run in analysis.runs if run.null_rates}
+    if not rates:
+        return
+    kinds = [each.kind for each in next(iter(rates.values()))]
+    traces = []
+    for number, (label, found) in enumerate(rates.items()):
+        x = [place + 0.5 * ((number + 0.5) / len(rates) - 0.5) for place in range(len(kinds))]
+        shares = 100 * np.array([(each.rate, *each.interval) for each in found])
+        color = styles[label].color
+        bars = {"array": numbers(shares[:, 2] - shares[:, 0]), "arrayminus": numbers(shares[:, 0] - shares[:, 1])}
+        texts = [f"{shown(label)}: {each}" for each in found]
+        look: Trace = {"marker": {"size": 9, "color": color}, "legendgroup": label}
+        traces.append(still(x, numbers(shares[:, 0]), text=texts, error_y={**bars, "color": color}, **look))
+    ticks = {"tickvals": list(range(len(kinds))), "ticktext": [kind.replace("_", "<br>") for kind in kinds]}
+    side = axis("Curves with a boundary (%)", rangemode="tozero")
+    panel = Panel(traces, layout(axis("", **ticks), side), partial(plots.plot_null_rates, rates, styles=styles))
+    caption = (
+        "The detector on curves that have no stages, made at the points and with the errors of each run's curve: "
+        f"{'; '.join(NOTHING[kind] for kind in kinds)}. Bars are 95% intervals of the "
+        f"rates, from {next(iter(rates.values()))[0].repetitions} curves of each kind."
+    )
+    rows = [f"{label}: {', '.join(f'{each.rate:.0%}' for each in found)}" for label, found in rates.items()]
+    alt = f"False-positive rates of boundaries on {listed(list(kinds))} curves. {'; '.join(rows)}."
+    legend = of_runs(styles, list(rates))
+    yield ReportFigure("null-rates", "False-positive rates of the stages", caption, alt, [panel], legend)

@@ -12,7 +12,7 @@ from sweep_runs import record
 import llc_dynamics as ld
 from llc_dynamics.cli import main
 from llc_dynamics.report import analyse, write_report
-from llc_dynamics.report.developmental import ALONE, LLC, stage_sentences
+from llc_dynamics.report.developmental import ALONE, LLC, NOTHING, stage_sentences
 
 TURN = 400
 
@@ -80,6 +80,20 @@ def test_null_check_without_any_curve(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_bad_repetitions(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stages", str(runs), "--null-check", "--repetitions", "0"]) == 1
     assert "--repetitions must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_the_report_shows_false_positive_rates(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, figures = tmp_path / "page.html", tmp_path / "figures"
+    options = ["--out", str(page), "--null-check", "2", "--figures", str(figures)]
+    assert main(["report", str(runs / "M-8"), *options]) == 0
+    text = visible(page.read_text(encoding="utf-8"))
+    assert (
+        f"Of 2 curves of each of {len(NOTHING)} kinds that have no stages, at the points and errors of the LLC" in text
+    )
+    assert "False-positive rates of the stages" in text
+    assert (figures / "null-rates.svg").exists()
+    assert main(["report", str(runs / "M-8"), "--null-check", "-1"]) == 1
+    assert "--null-check must be 0 or more" in capsys.readouterr().err
 
 
 def test_the_report_shows_the_stages(runs: Path, tmp_path: Path) -> None:

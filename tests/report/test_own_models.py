@@ -63,7 +63,13 @@ def test_a_page_without_one_word_of_another_system(interrupted, tmp_path):
     assert not [word for word in OURS if word in everything]
     assert "a small classifier of handwritten digits." in everything
     figures = {path.stem for path in (tmp_path / "png").iterdir()}
-    assert {"llc", "losses", "metric-0", "pca-1-2"} <= figures
+    assert {f"{name}.{ending}" for name in figures for ending in ("png", "svg")} == {
+        path.name for path in (tmp_path / "png").iterdir()
+    }
+    assert {f"figure-{name}" for name in figures} == {
+        found["id"] for tag, found in Reader(page).tags if tag == "figure"
+    }
+    assert {"llc", "chains", "losses", "metric-0", "pca-1-2", "pca-3d"} <= figures
     assert not [name for name in figures if "distance" in name or "rebound" in name]
     text = visible(page)
     assert "The LLC rises from 2.54 ± 0.20 at step 0 to 3.95 ± 0.20 at step 50, with a peak of 39.70 ± 0.20" in text

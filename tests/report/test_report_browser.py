@@ -120,6 +120,15 @@ def test_legend_links_dark_colours_and_print(opened, page, tmp_path):
     assert opened.run("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_run_with_weights_alone_has_a_page(browser, tmp_path):
+    with ld.TrajectoryWriter(tmp_path / "bare", torch.nn.Linear(2, 1)) as writer:
+        writer.record(0)
+    browser.errors.clear()
+    browser.open(write_report(tmp_path / "bare", tmp_path / "page.html"))
+    assert "The runs hold nothing that can be drawn." in browser.run("document.body.innerText")
+    assert browser.errors == []
+
+
 def test_names_from_files_run_nothing(browser, tmp_path):
     description = {"axis": {"name": HOSTILE, "value": 1, "label": HOSTILE}, "words": HOSTILE}
     config = {HOSTILE: HOSTILE}
