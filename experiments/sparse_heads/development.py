@@ -3,8 +3,8 @@
     python experiments/sparse_heads/development.py --out RUNS/heads [--seeds 3 4 5] [--workers 2]
 
 Takes the runs that `models.py --preset demo --sigmas 1 --layers 3` has left in the folder, or trains them, and
-estimates the LLC over each; a call that was stopped goes on. Then prints, and writes to `development.md` and
-`development.png`, of the runs with the most heads:
+estimates the LLC over those with one head and with the most; a call that was stopped goes on. Then prints, and writes
+to `development.md` and `development.png`, of the runs with the most heads:
 
 - the reference that w^L is nearest to, on the same 1,024 contexts for all seeds;
 - when w^L comes near preprocessed gradient descent, by `detect_specialisation`, also for the control with one head;
@@ -34,7 +34,7 @@ from llc_dynamics.heads import Heads, ImportanceHistory, head_llc_curves, import
 from llc_dynamics.heads.importance import log_ratios
 from llc_dynamics.sampling import MALT
 from llc_dynamics.seeding import torch_generator
-from llc_dynamics.sweeps import LLCConfig, load_sweep, run_sweep
+from llc_dynamics.sweeps import LLCConfig, estimate_curves, load_sweep, run_sweep
 from llc_dynamics.systems.sparse_heads import references as ref
 from llc_dynamics.systems.sparse_heads.system import SparseRegression
 from llc_dynamics.training import load_config
@@ -105,7 +105,7 @@ def heads_of(run: ld.Trajectory, config: LLCConfig, points: int, workers: int | 
     batch = tuple(each.double() for each in system.sample(torch_generator(0, "heads"), _MASKED))
     history = importance_over_training(run, system.build(0).double(), heads, system.loss, batch)
     steps = [int(step) for step in np.asarray(run.weight_steps)]
-    chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(100, steps[-1], points)}
+    chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(400, steps[-1], points)}
     data = system.sample(torch_generator(0, "LLC of heads"), config.fixed_samples)
     curves = head_llc_curves(
         run, model, heads, config.loss_of(system), data, chosen=heads.masks, steps=sorted(chosen),
@@ -226,19 +226,21 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5])
     parser.add_argument("--workers", type=int, help="processes; by default one for every core")
     parser.add_argument("--contexts", type=int, default=_CONTEXTS)
-    parser.add_argument("--head-points", type=int, default=4, help="checkpoints at which heads have an LLC")
+    parser.add_argument("--head-points", type=int, default=3, help="checkpoints at which heads have an LLC")
     parser.add_argument("--null", type=int, default=100, help="curves without stages of every kind; 0: none")
     chosen = parser.parse_args()
     preset = load_sweep(chosen.preset)
     sweeps = cells(preset, None, [preset.system.sigma], [preset.system.num_layers], ["linear"], chosen.seeds)  # type: ignore[attr-defined]
-    runs = [
+    trained = [
         ld.Trajectory(path)
         for folder, sweep in sweeps.items()
-        for path in run_sweep(sweep, chosen.out / folder, workers=chosen.workers, estimate=True)
+        for path in run_sweep(sweep, chosen.out / folder, workers=chosen.workers)
     ]
+    most = max(system_of(run).num_heads for run in trained)
+    runs = [run for run in trained if system_of(run).num_heads in (1, most)]
+    estimate_curves(runs, preset.llc, workers=chosen.workers)
     pairs = [develop(run, chosen.contexts) for run in runs]
     every, references = [each for each, _ in pairs], pairs[0][1]
-    most = max(system_of(run).num_heads for run in runs)
     found = [each for each in every if system_of(each.run).num_heads == most]
     of_heads = [heads_of(each.run, preset.llc, chosen.head_points, chosen.workers) for each in found]
     of_pca, scores, projected = pca_lines(found, references, ref.LABELS)
