@@ -33,6 +33,7 @@ from power_figure import plot_power
 import llc_dynamics as ld
 from llc_dynamics.seeding import numpy_generator
 from llc_dynamics.stages import StageReport, detect_stages, null_rates, trajectory_geometry
+from llc_dynamics.stages.null_curves import false_boundaries
 
 # Ends of the stages and the changes of the LLC.
 TABLES = {
@@ -95,8 +96,8 @@ def common(repetitions: int, path: Path | None = None) -> list[Row]:
     """Curves with a turn have a fifth of the repetitions, and independent errors those curves alone."""
     cells = [
         {"points": points, "noise": noise, "errors": errors, "fall": fall, "first": first}
-        | {"repetitions": min(_ROUND, repetitions - first)}
-        for first in range(0, repetitions, _ROUND)
+        | {"repetitions": min(ROUND, repetitions - first)}
+        for first in range(0, repetitions, ROUND)
         for points, noise, errors in itertools.product(_COMMON_POINTS, _COMMON_NOISES, _ERRORS)
         for fall in (*(_COMMON_NULLS if errors != "independent" else ()), *_COMMON_FALLS)
         if fall in _COMMON_NULLS or first < repetitions / 5
@@ -132,7 +133,9 @@ def common_round(cell: Row) -> Row:
         made = values + (size * noise if cell["errors"] == "independent" else root @ noise)
         found = detect_stages(ld.Curve(steps, made, name="LLC", **given)).resolved
         null = isinstance(cell["fall"], str)
-        turns = [boundary for boundary in found if null or boundary.kind == "turn"]
+        # a rise may have been flat before and after
+        wrong = false_boundaries("monotone" if cell["fall"] == "rise" else "constant", [each.kind for each in found])
+        turns = found if wrong and null else [each for each in found if each.kind == "turn" and not null]
         near += any(abs(math.log10(turn.step / 1200)) < 0.1 for turn in turns)
         anywhere += bool(turns)
     return {"found": near, "a turn anywhere": anywhere}
@@ -140,15 +143,15 @@ def common_round(cell: Row) -> Row:
 
 POWER_POINTS, STRENGTHS, NOISES = (24, 60), (0.0, 2.0, 4.0, 8.0, 16.0), (1.0, 2.0, 4.0)
 # Repetitions are made in rounds over all cells, so that a call that is stopped leaves a whole, coarser figure.
-_ROUND = 20
+ROUND = 20
 
 
 def power(repetitions: int, path: Path | None = None) -> list[Row]:
     """A row for each number of points, noise and strength; rounds that are stored in `path` are not made again."""
     cells = [
         {"points": points, "noise": noise, "strength": strength, "first": first}
-        | {"repetitions": min(_ROUND, repetitions - first)}
-        for first in range(0, repetitions, _ROUND)
+        | {"repetitions": min(ROUND, repetitions - first)}
+        for first in range(0, repetitions, ROUND)
         for points, noise, strength in itertools.product(POWER_POINTS, NOISES, STRENGTHS)
     ]
     return summed(fill(cells, path, power_round), ("points", "noise", "strength"))
@@ -167,12 +170,14 @@ def power_round(cell: Row) -> Row:
     return {"found": near, "a turn anywhere": anywhere}
 
 
-def summed(rounds: list[Row], names: tuple[str, ...]) -> list[Row]:
+def summed(
+    rounds: list[Row], names: tuple[str, ...], counted: tuple[str, ...] = ("repetitions", "found", "a turn anywhere")
+) -> list[Row]:
     """Over the rounds of each cell, which the settings `names` tell apart."""
     cells: dict[tuple[float, ...], Row] = {}
     for row in rounds:
         settings = {name: row[name] for name in names}
-        counts = {name: row[name] for name in ("repetitions", "found", "a turn anywhere")}
+        counts = {name: row[name] for name in counted}
         cell = cells.setdefault(tuple(settings.values()), settings | dict.fromkeys(counts, 0))
         cell |= {name: cell[name] + count for name, count in counts.items()}
     return list(cells.values())
@@ -310,7 +315,14 @@ def reference(paths: list[Path]) -> None:
             )
 
 
-SECTIONS = {"nulls": nulls, "common": common, "power": power, "tables": tables, "geometry": geometry, "speed": speed}
+SECTIONS = {
+    "nulls": nulls,
+    "common": common,
+    "power": power,
+    "tables": tables,
+    "geometry": geometry,
+    "speed": speed,
+}
 
 
 def main() -> None:

@@ -237,6 +237,6 @@ def _ladder(found: Calibration) -> tuple[list[Trace], Trace]:
         traces.append(still(x, y, "lines+markers", text=texts, **look))
     chosen = found.settings.sampler.localization
     gammas = sorted({chosen, *(trial.localization for trial in kept.values())})
-    ticks = {"type": "log", "tickvals": gammas, "ticktext": [f"{gamma:.3g}" for gamma in gammas]}
+    ticks = {"type": "log", "tickvals": gammas, "ticktext": [f"{float(f'{gamma:.3g}'):,g}" for gamma in gammas]}
     title = "Localisation gamma (finer resolution to the left)"
     return traces, layout(axis(title, **ticks), axis(LLC_LABEL), shapes=[vertical(chosen, INK)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from llc_dynamics.curve import Curve
 from llc_dynamics.errors import ConfigError, CorruptRunError, TrajectoryError
 from llc_dynamics.finding import Finding
 from llc_dynamics.llc import LLCCurve
-from llc_dynamics.llc.storage import curve_folder
+from llc_dynamics.llc.storage import curve_folder, read_point, stored_points
 from llc_dynamics.plots.bands import curve_errors
 from llc_dynamics.systems.description import Description, description_of, loss_metric
 from llc_dynamics.trajectory import Trajectory
@@ -112,16 +113,32 @@ def reference_gap(arrays: Mapping[str, NDArray], probe: str, first: str, second:
 
 
 def read_llc(run: Trajectory, name: str, notes: list[Finding]) -> LLCCurve | None:
-    """The stored LLC curve; None, with a note, for one that is damaged or empty."""
+    """The points of the stored LLC curve that can be read; None, with a note, where there is none."""
     if not curve_folder(run.path, name).is_dir():
         return None
     try:
         return LLCCurve.load(run, name)
-    except (ConfigError, CorruptRunError) as error:
+    except CorruptRunError as error:
+        points = stored_points(curve_folder(run.path, name))
+        sound = [step for step, path in points.items() if _is_sound(path)]
+        if sound:
+            which = f"{len(points) - len(sound)} of {len(points)} points of the LLC curve '{name}'"
+            notes.append(Finding("llc_points_left_out", f"{which} cannot be read and are left out: {error}"))
+            return LLCCurve.load(run, name, sound)
+        notes.append(Finding("llc_left_out", f"the LLC curve '{name}' was left out: {error}"))
+    except ConfigError as error:
         notes.append(Finding("llc_left_out", f"the LLC curve '{name}' was left out: {error}"))
     except TrajectoryError:
         notes.append(Finding("llc_empty", f"the LLC curve '{name}' holds no finished point"))
     return None
+
+
+def _is_sound(point: Path) -> bool:
+    try:
+        read_point(point)
+    except TrajectoryError:
+        return False
+    return True
 
 
 def planned_steps(run: Trajectory) -> int | None:

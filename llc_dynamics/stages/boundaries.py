@@ -18,6 +18,7 @@ curve or a staircase against a constant and random walks.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,9 +37,12 @@ PLATEAU_SHARE = 0.5
 _NEAR = 0.3
 _TILT = 1.0
 # A phase counts if its change is so many times its error, and such a share of the curve's range. With 2 errors instead
-# of 2.5, one smooth rise in twenty had a stage too many after it: several places are looked at.
+# of 2.5, one smooth rise in twenty had a stage too many after it: several places are looked at. Where a curve turns
+# sharply the fit rings on both sides: a change that is small beside its neighbours' must exceed the more of its errors,
+# 2.5 where it is a tenth of the smaller one.
 _RESOLVED = 2.5
 _LEAST_SHARE = 0.01
+_RINGING = 0.1
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,13 @@ def _resolved_phases(fit: SmoothFit, values: Array) -> list[_Phase]:
     phases = [_phase(fit, start, stop) for start, stop in itertools.pairwise(_flat_places(fit.slope))]
     least = _LEAST_SHARE * float(np.ptp(fit.mean))
     while len(phases) > 1:
-        strengths = [_strength(values, phase, least) for phase in phases]
+        strengths = _strengths(values, phases, least)
         weakest = int(np.argmin(strengths))
         if strengths[weakest] < 1:
             _leave_out(phases, weakest)
         elif not _join_first_without_a_dip(fit, phases):
             break
-    return phases if phases and _strength(values, phases[0], least) >= 1 else []
+    return phases if phases and _strengths(values, phases, least)[0] >= 1 else []
 
 
 def _flat_places(slope: Array) -> list[int]:
@@ -138,10 +142,16 @@ def _phase(fit: SmoothFit, start: int, stop: int) -> _Phase:
     return _Phase(start, stop, peak, 1 if fit.mean[stop] >= fit.mean[start] else -1)
 
 
-def _strength(values: Array, phase: _Phase, least: float) -> float:
-    """1 where the change is just resolved and just large enough."""
-    change, error = change_between(values, phase.start, phase.stop)
-    return min(abs(change) / (_RESOLVED * error + 1e-300), abs(change) / (least + 1e-300))
+def _strengths(values: Array, phases: list[_Phase], least: float) -> list[float]:
+    """Of each phase, 1 where its change is just resolved and just large enough."""
+    changes = [change_between(values, phase.start, phase.stop) for phase in phases]
+    sizes = [abs(change) for change, _ in changes]
+    strengths = []
+    for k, (size, (_, error)) in enumerate(zip(sizes, changes, strict=True)):
+        beside = min([*sizes[max(k - 1, 0) : k], *sizes[k + 1 : k + 2]], default=0.0)
+        needed = max(_RESOLVED * error, math.sqrt(_RESOLVED * error * _RINGING * beside), least)
+        strengths.append(size / (needed + 1e-300))
+    return strengths
 
 
 def _dips(fit: SmoothFit, left: _Phase, right: _Phase) -> bool:

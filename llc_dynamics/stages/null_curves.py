@@ -88,8 +88,8 @@ def _errors(like: Curve) -> NDArray[np.float64]:
     return np.full(len(like), float(np.median(np.abs(second))) / (0.6745 * np.sqrt(6)))
 
 
-def _false(kind: NullKind, found: list[str]) -> list[str]:
-    """Those of the resolved boundaries, in order, that are none."""
+def false_boundaries(kind: NullKind, found: list[str]) -> list[str]:
+    """Of the kinds of the boundaries that are resolved in such a curve, in order, those that are wrong."""
     if kind == "monotone":
         found = found[found[:1] == ["onset"] :]
         return found[:-1] if found[-1:] == ["end"] else found
@@ -162,7 +162,7 @@ def null_rates(
         for repetition in range(repetitions):
             made = null_curve(kind, like, seed * 1_000_003 + repetition)
             found = detect_stages(made, component=2 if kind == "component" else None, threshold=threshold)
-            alarms += bool(_false(kind, [boundary.kind for boundary in found.resolved]))
+            alarms += bool(false_boundaries(kind, [boundary.kind for boundary in found.resolved]))
             if progress is not None:
                 progress(place * repetitions + repetition + 1, len(kinds) * repetitions)
         rates.append(NullRate(kind, repetitions, alarms))

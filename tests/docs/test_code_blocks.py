@@ -31,7 +31,8 @@ FILE = re.compile(r"# file: (\S+)\n")
 VALUE = re.compile(r"^(ld\.\S.*?\)(?:\.\w+)?) +# (\(?-?\d[-\d., ]*\)?)$", re.MULTILINE)  # an expression, its value
 ELSEWHERE = {"trajectory-format.md"}  # tests/runs runs its blocks where this package cannot be imported
 COMMANDS = {"docs/your-own-system.md"}  # pages whose `llc-dynamics ...` lines are run as well
-TRAINERS = ("pytorch_lightning", "transformers")  # extras; tests/adapters runs those blocks where they are installed
+# Extras, whose blocks tests/adapters runs where they are installed; and the package that users come from.
+NOT_HERE = ("pytorch_lightning", "transformers", "devinterp")
 
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text()
@@ -48,7 +49,7 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
             yield "file", code
         elif kind == "bash":
             yield "bash", code
-        elif kind == "python" and not any(f"import {name}" in code or f"from {name}" in code for name in TRAINERS):
+        elif kind == "python" and not any(f"import {name}" in code or f"from {name}" in code for name in NOT_HERE):
             yield "python", "\n" * text[: match.start()].count("\n") + "\n" + code
 
 
@@ -83,7 +84,7 @@ def test_the_blocks_of(page, module, capsys):
         execute(code, page, module)
         for expression, value in VALUE.findall(code):
             np.testing.assert_allclose(eval(expression, module.__dict__), eval(value), rtol=1e-5, err_msg=expression)
-    for name in re.findall(r'savefig\("([^"]+)"', PAGES[page]):
+    for name in re.findall(r'"(images/[^"]+)"', PAGES[page]):
         assert Path(name).stat().st_size > 1000, name
         assert f"]({name})" in PAGES[page]  # docs/figures.py makes the ones that are shown
     printed = capsys.readouterr().out

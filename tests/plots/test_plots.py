@@ -320,6 +320,16 @@ class TestPCA:
         with pytest.raises(DataError, match="n_components"):
             plots.plot_trajectory_pca(self.scores, components=(0, 3))
 
+    def test_three_components_are_drawn_in_space(self):
+        ax = plots.plot_trajectory_pca(
+            {"a": np.arange(12.0).reshape(4, 3)}, components=(0, 1, 2), references={"r": [1, 2, 3]}
+        )
+        assert ax.name == "3d"
+        np.testing.assert_array_equal(ax.lines[0].get_data_3d(), np.arange(12.0).reshape(4, 3).T)
+        assert ax.get_zlabel() == "PC3"
+        with pytest.raises(DataError, match="3d"):
+            plots.plot_trajectory_pca(self.scores, components=(0, 1, 1), ax=plt.subplots()[1])
+
     def test_explained_variance_sums(self):
         ax = plots.plot_explained_variance([0.5, 0.25, 0.1])
         assert [bar.get_height() for bar in ax.patches] == [50, 25, 10]

@@ -8,7 +8,7 @@ import pytest
 import llc_dynamics as ld
 from llc_dynamics import plots
 from llc_dynamics.errors import DataError
-from llc_dynamics.stages import Boundary, Stage, change_points, detect_stages
+from llc_dynamics.stages import Boundary, NullRate, Stage, change_points, detect_stages
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +97,14 @@ def test_bad_input(found):
         plots.plot_stages(curve)
     with pytest.raises(DataError, match="report is about"):
         plots.plot_stages(report, [1, 2, 3])
+
+
+def test_null_rates_with_their_intervals():
+    rates = [NullRate("constant", 20, 1), NullRate("random_walk", 20, 4)]
+    ax = plots.plot_null_rates({"a": rates, "b": rates})
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["constant", "random\nwalk"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    line = ax.containers[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), [5.0, 20.0])
+    with pytest.raises(DataError, match="no rates"):
+        plots.plot_null_rates([])

@@ -17,7 +17,7 @@ from sweep_runs import STEPS, record
 
 import llc_dynamics as ld
 from llc_dynamics.errors import DataError, TrajectoryError
-from llc_dynamics.llc.storage import curve_folder
+from llc_dynamics.llc.storage import curve_folder, point_file
 from llc_dynamics.report import analyse, render, write_report
 from llc_dynamics.report import page as report_page
 from llc_dynamics.report.numbers import listed, percent, plain, with_error
@@ -269,6 +269,24 @@ class TestLessThanAWholeSweep:
         shard.write_bytes(content[: len(content) // 2])
         text = visible(write_report(tmp_path / "runs", tmp_path / "r.html").read_text(encoding="utf-8"))
         assert "b was left out" in text
+
+    def test_a_run_without_a_manifest_that_can_be_read_is_left_out_and_named(self, tmp_path):
+        for name in ("a", "b"):
+            record(tmp_path / "runs" / name, 8.0)
+        (tmp_path / "runs" / "b" / "manifest.json").write_text("{")
+        text = visible(write_report(tmp_path / "runs", tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert "b was left out" in text
+        assert "Transient ridge was found in 1 of 1 run" in text
+
+    def test_a_damaged_llc_point_is_said_and_the_others_are_kept(self, tmp_path):
+        run = record(tmp_path / "run", 8.0)
+        steps = store_llc(run, [5.0, 20.0, 30.0], [0.5, 1.0, 1.0], [(), (), ()])
+        point = point_file(curve_folder(run.path, "llc"), int(steps[1]))
+        point.write_bytes(point.read_bytes()[:-100])
+        (found,) = analyse([run]).runs
+        assert found.llc.steps.tolist() == [steps[0], steps[2]]
+        (note,) = [note for note in found.notes if note.code == "llc_points_left_out"]
+        assert note.text.startswith("1 of 3 points of the LLC curve 'llc' cannot be read and are left out: ")
 
     def test_an_empty_llc_folder_is_said(self, tmp_path):
         run = record(tmp_path / "run", 8.0)

@@ -7,6 +7,9 @@ from stored_llc import store_llc
 from sweep_runs import STEPS, record
 
 import llc_dynamics as ld
+from llc_dynamics.finding import Finding
+from llc_dynamics.llc import Calibration, EstimateSettings
+from llc_dynamics.llc.calibration import Trial
 from llc_dynamics.report import pca_figures, write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -30,12 +33,26 @@ def browser(tmp_path_factory):
     made.close()
 
 
+def made_up_calibration():
+    """Two checkpoints at three gamma; at the finest one the chains of the later had not explored."""
+    rungs = [(place, gamma) for place in ("0", "10000") for gamma in (1000.0, 300.0, 100.0)]
+    of_all = {"kernel": "MALT", "nbeta": 100.0, "ratio": 3.0, "batch_size": 32, "virial": 0.99, "lowest_virial": 0.9}
+    of_all |= {"highest_virial": 1.1, "acceptance": 0.8, "ess": 100.0, "draws": 200, "gradients": 2000}
+    trials = [
+        Trial(place, localization=gamma, llc=10.0, standard_error=0.4, explored=(place, gamma) != rungs[-1], **of_all)
+        for place, gamma in rungs
+    ]
+    findings = (Finding("no_plateau", "no plateau was seen down to gamma = 100"),)
+    return Calibration(EstimateSettings(), "behavioural", tuple(trials), findings, False, 12_000)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     runs = [record(folder / "runs" / f"M-{m:.0f}", m) for m in (2.0, 8.0)]
     store_llc(runs[0], [5.0, 20.0, 30.0], [0.5, 1.0, 1.0], [(), (), ()])
     store_llc(runs[1], [5.0, 20.0, 33.0, 60.0], [0.5, 1.0, 1.0, 2.0], [(), ("chains disagree",), (), ()])
+    made_up_calibration().save(folder / "runs" / "calibration")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pca_figures, "_SMALL_SHARE", 0.0)  # these runs move in a plane
         return write_report(folder / "runs", folder / "page.html")
@@ -54,6 +71,10 @@ def test_all_panels_are_drawn_from_a_file_without_a_network(opened):
     assert opened.run("document.querySelectorAll('[data-panel]').length") > 10
     assert opened.run("[...document.querySelectorAll('[data-panel]')].every(p => p.querySelector('.main-svg'))")
     assert opened.run("document.documentElement.scrollWidth <= innerWidth")
+    symbols = opened.run(
+        "document.getElementById('panel-calibration-0').data.flatMap(t => t.text ? t.marker.symbol : [])"
+    )
+    assert [each for each in symbols if each == "circle-open"] == ["circle-open"]
     with pytest.raises(RuntimeError):  # and it could not ask for anything
         opened.run("fetch('http://127.0.0.1:1/')")
     opened.errors.clear()
