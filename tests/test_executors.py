@@ -195,6 +195,13 @@ def test_threads_take_turns(run):
     """In one process there is one set of generators, so an executor of threads gives the same numbers, too."""
     with ThreadPoolExecutor(3) as pool:
         assert same(curve(run, name="threads", executor=pool), curve(run))
+        wanted = nn.Linear(3, 1), squared_error, DATA, [50.0, 100.0]
+        found = [
+            ld.llc_spectrum(*wanted, run=run, steps=[2, 5], executor=executor, name=name, **SETTINGS)
+            for executor, name in ((pool, "there"), (None, "here"))
+        ]
+    for there, here in zip(*(np.ravel(np.array(each.results, dtype=object)) for each in found), strict=True):
+        assert np.array_equal(there.trace, here.trace)
     assert not [each for each in threading.enumerate() if each.name.startswith("ThreadPool")]
 
 

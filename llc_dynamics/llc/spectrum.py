@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,6 +23,7 @@ from llc_dynamics.llc.estimate import estimate
 from llc_dynamics.llc.point import llc_point
 from llc_dynamics.llc.problem import Problem, checkpoints_of
 from llc_dynamics.llc.result import LLCResult
+from llc_dynamics.llc.sending import Sent
 from llc_dynamics.llc.settings import EstimateSettings, Everyday
 from llc_dynamics.llc.thresholds import Thresholds
 from llc_dynamics.ranges import numbers_of
@@ -29,6 +31,7 @@ from llc_dynamics.sampling.batches import Data, make_batches
 from llc_dynamics.sampling.flat_model import LossFunction
 from llc_dynamics.sampling.selection import Selection
 from llc_dynamics.trajectory import Trajectory
+from llc_dynamics.workers import mapped
 
 Progress = Callable[[int, int], None]
 
@@ -97,6 +100,7 @@ def llc_spectrum(
     data_id: str | None = None,
     thresholds: Thresholds | None = None,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress | None = None,
     **everyday: Unpack[Everyday],
 ) -> LLCSpectrum:
@@ -112,6 +116,7 @@ def llc_spectrum(
     run, steps : checkpoints of a run (None: all); each point is stored beside the run under `<name>-...`, and read from
         there when the call is repeated.
     data_id : a name for the data of stored points; worth giving for a function that draws samples.
+    executor : where the estimates are made instead of in this process, with one thread each, as in `llc_curve`.
     others : as in `estimate_llc`.
 
     Raises `ConfigError` for an empty list or a value that is not positive, and what `estimate_llc` raises.
@@ -125,9 +130,10 @@ def llc_spectrum(
         raise ConfigError("steps were given without the run that they are checkpoints of; give run=, too")
     stored, places = (None, [0]) if run is None else checkpoints_of(run, steps)
     problem = Problem(model, loss_fn, data, parameters, device, data_id)
-    shape = (len(places), len(betas), len(gammas))
-    found: list[LLCResult] = []
-    for step, nbeta, gamma in itertools.product(places, betas.tolist(), gammas.tolist()):
+    units = list(itertools.product(places, betas.tolist(), gammas.tolist()))
+
+    def estimated(unit: tuple[int, float, float]) -> LLCResult:
+        step, nbeta, gamma = unit
         longer = (float(gammas[-1]) / gamma) ** (0.5 if base.sampler.has_momentum else 1.0)
         own = dataclasses.replace(
             base,
@@ -136,16 +142,19 @@ def llc_spectrum(
             num_draws=math.ceil(base.num_draws * longer),
         )
         if stored is None:
-            found.append(estimate(problem, own, thresholds))
-        else:
-            own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
-            found.append(
-                llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
-            )
-        if progress is not None:
-            progress(len(found), math.prod(shape))
+            return estimate(problem, own, thresholds)
+        own_name = f"{name}-gamma-{gamma:.6g}-nbeta-{nbeta:.6g}"
+        return llc_point(stored, step, problem, own, name=own_name, overwrite=overwrite, thresholds=thresholds)
+
+    done = itertools.count(1)
+    found = mapped(
+        Sent(estimated, [problem if stored is None else problem.at(stored, places[0])]),
+        units,
+        executor,
+        lambda *_: None if progress is None else progress(next(done), len(units)),
+    )
     return LLCSpectrum(
-        np.array(places, dtype=np.int64), betas, gammas, _in_pieces(_in_pieces(found, shape[2]), shape[1])
+        np.array(places, dtype=np.int64), betas, gammas, _in_pieces(_in_pieces(found, len(gammas)), len(betas))
     )
 
 
