@@ -1,7 +1,7 @@
 """Where a flat curve begins to rise or fall, and where a rise or fall ends in flatness.
 
 On each sample of the curve, up to where it is steepest, two shapes are fitted by least squares: a hinge, flat up to a
-place and a straight line in log t from there, and a power law t^c with c from -1 to 1. The sample has an onset where
+place and a straight line in log t from there, and a power law t^c with c from 0 to 1. The sample has an onset where
 the hinge fits better. On a logarithmic axis a power law, too, looks flat and then steep, but where depends on when the
 run was stopped; and what falls from the first step on like exp(-t / T) begins in proportion to t.
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-POWERS = tuple(k / 10 for k in range(-10, 11))
+_POWERS = tuple(k / 10 for k in range(11))
 # The flat stretch holds so many checkpoints or more, and the window so many points of the grid.
 _CHECKPOINTS, _FEWEST = 3, 6
 
@@ -28,7 +28,7 @@ def onsets(x: Array, paths: Array, seen: Array) -> tuple[NDArray[np.bool_], NDAr
     if len(x) < _FEWEST:
         return np.zeros(len(paths), dtype=bool), np.zeros(len(paths), dtype=int)
     hinges = paths @ _directions(np.maximum(x[None, :] - x[1:-1, None], 0.0)).T
-    powers = paths @ _directions(np.stack([np.expm1(c * (x - x[0])) / c if c else x for c in POWERS])).T
+    powers = paths @ _directions(np.stack([np.expm1(c * (x - x[0])) / c if c else x for c in _POWERS])).T
     places = 1 + hinges.argmax(axis=1)
     flat = np.searchsorted(seen, x[places], side="right") - np.searchsorted(seen, x[0]) >= _CHECKPOINTS
     return flat & (hinges.max(axis=1) > powers.max(axis=1)), places
