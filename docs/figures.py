@@ -3,9 +3,11 @@
 python docs/figures.py [PAGE.md ...]
 """
 
-import os
+import contextlib
 import re
+import shutil
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -15,11 +17,16 @@ mpl.use("Agg")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).parent)
-    for page in sys.argv[1:] or sorted(Path().glob("*.md")):
-        code = BLOCK.findall(Path(page).read_text())
-        if any('savefig("images/' in block for block in code):
-            print(page)
-            sys.modules["reader"] = reader = types.ModuleType("reader")
+    docs = Path(__file__).parent.resolve()
+    for page in [docs / name for name in sys.argv[1:]] or sorted(docs.glob("*.md")):
+        code = BLOCK.findall(page.read_text())
+        if not any('"images/' in block for block in code):
+            continue
+        sys.modules["reader"] = reader = types.ModuleType("reader")
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path("images").mkdir()
             for block in code:
                 exec(compile(block, str(page), "exec"), reader.__dict__)
+            for image in Path("images").iterdir():
+                shutil.copy(image, docs / "images")
+                print(page.name, image)

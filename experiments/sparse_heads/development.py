@@ -105,7 +105,7 @@ def heads_of(run: ld.Trajectory, config: LLCConfig, points: int, workers: int | 
     batch = tuple(each.double() for each in system.sample(torch_generator(0, "heads"), _MASKED))
     history = importance_over_training(run, system.build(0).double(), heads, system.loss, batch)
     steps = [int(step) for step in np.asarray(run.weight_steps)]
-    chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(400, steps[-1], points)}
+    chosen = {min(steps, key=lambda step: abs(step - wanted)) for wanted in np.geomspace(steps[-1], 400, points)}
     data = system.sample(torch_generator(0, "LLC of heads"), config.fixed_samples)
     curves = head_llc_curves(
         run, model, heads, config.loss_of(system), data, chosen=heads.masks, steps=sorted(chosen),

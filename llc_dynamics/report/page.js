@@ -58,8 +58,8 @@
     const at = {x: [], y: [], z: []}, width = (page.panels[panel.id].layout.meta || {}).width;
     for (const trace of marked ? panel.data : []) {
       if (!trace.customdata || trace.meta !== marked.run || trace.visible === false) continue;
-      const k = trace.customdata.indexOf(marked.step);
-      if (k >= 0) for (const name of ["x", "y", "z"]) if (trace[name]) at[name].push(trace[name][k]);
+      const k = near(trace.customdata, marked.step), thinned = trace.customdata.length > 400;
+      if (thinned || trace.customdata[k] === marked.step) for (const name of ["x", "y", "z"]) if (trace[name]) at[name].push(trace[name][k]);
     }
     const place = marked && width ? Math.log1p(marked.step / width) : null;
     const update = panel.data.length > panel.rings + 1

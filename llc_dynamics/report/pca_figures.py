@@ -26,6 +26,7 @@ from llc_dynamics.report.interactive import (
     numbers,
     shown,
     still,
+    thinned,
 )
 from llc_dynamics.report.joint_pca import PCAAnalysis
 from llc_dynamics.report.numbers import listed, step, steps_between
@@ -76,7 +77,8 @@ def _panel(analysis: Analysis, pca: PCAAnalysis, axes: tuple[int, ...], styles: 
     kind: Trace = {"type": "scatter" if len(axes) == 2 else "scatter3d"}
     traces: list[Trace] = []
     for label, scores in pca.scores.items():
-        style, steps = styles[label], pca.steps[label]
+        style, kept = styles[label], _kept(pca.steps[label])
+        steps, scores = pca.steps[label][kept], scores[kept]
         critical = crit[label]
         at = None if critical is None else int(np.abs(steps - critical).argmin())
         last = len(steps) - 1
@@ -111,6 +113,11 @@ def _panel(analysis: Analysis, pca: PCAAnalysis, axes: tuple[int, ...], styles: 
     scene = {"xaxis": plain[0], "yaxis": plain[1], "zaxis": plain[2], "aspectmode": "cube"}
     scene["camera"] = {"eye": {"x": 1.5, "y": 1.5, "z": 1.1}, "center": {"x": 0, "y": 0, "z": -0.15}}
     return Panel(traces, {"scene": scene}, draw, projection="3d")
+
+
+def _kept(steps: np.ndarray) -> np.ndarray:
+    """Checkpoints that are drawn: all of them, or as many as a screen can show."""
+    return thinned(np.arange(len(steps)), steps, StepAxis(float(steps[-1])))
 
 
 def _places(scores: np.ndarray, axes: tuple[int, ...]) -> list[list[float | None]]:
@@ -215,11 +222,12 @@ def _geometry_panel(label: str, found: TrajectoryGeometry, pca: PCAAnalysis, sty
         "color": INK,
     }
     x, y = (numbers([point.position[k] for point in likely]) for k in (0, 1))
-    at_first, at_second = _places(scores, (first, second))
+    kept = _kept(pca.steps[label])
+    at_first, at_second = _places(scores[kept], (first, second))
     along, across = numbers(path[:, 0]), numbers(path[:, 1])
     traces = [
         still(along, across, "lines", line={"color": style.color, "width": 1.8}),
-        line(label, pca.steps[label], at_first, at_second, style, **dots),
+        line(label, pca.steps[label][kept], at_first, at_second, style, **dots),
         still([along[0], along[-1]], [across[0], across[-1]], marker=ends),
         *([still(x, y, marker=marker, text=texts)] if likely else []),
     ]

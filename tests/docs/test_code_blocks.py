@@ -84,7 +84,7 @@ def test_the_blocks_of(page, module, capsys):
         execute(code, page, module)
         for expression, value in VALUE.findall(code):
             np.testing.assert_allclose(eval(expression, module.__dict__), eval(value), rtol=1e-5, err_msg=expression)
-    for name in re.findall(r'savefig\("([^"]+)"', PAGES[page]):
+    for name in re.findall(r'"(images/[^"]+)"', PAGES[page]):
         assert Path(name).stat().st_size > 1000, name
         assert f"]({name})" in PAGES[page]  # docs/figures.py makes the ones that are shown
     printed = capsys.readouterr().out
