@@ -20,8 +20,8 @@ _POWERS = tuple(k / 10 for k in range(11))
 _CHECKPOINTS, _FEWEST = 3, 6
 # A power law leaves so many times as much of a sample as the hinge, or explains such a share of what the hinge does at
 # most. Of 60 power laws at 58 points and noise 3 (of a range of 150) 9 or more had a boundary at 1.0, and 2 at 1.2, no
-# onset or end among them; at 1.5 half of the onsets were lost. The second is for abrupt drops after a long flat stretch,
-# whose own uncertainty hides the difference.
+# onset or end among them; at 1.5 half of the onsets were lost. The second is for abrupt drops after a long flat
+# stretch, whose own uncertainty hides the difference.
 _BETTER, _WORSE = 1.2, 0.9
 
 
