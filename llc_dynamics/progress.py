@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Seconds before the first line and between two lines, which grow to a share of the time so far.
 _FIRST, _BETWEEN, _SHARE = 10.0, 30.0, 0.02
+# Of more than so many units this share is done before anything is said of the rest.
+_MANY, _FEWEST = 500, 0.05
 # Points of an LLC curve may take minutes each; a bar's speed is that of so many seconds.
 _SPEED_OVER = 1800.0
 
@@ -78,75 +81,92 @@ def progress_bars(enabled: bool | None = None) -> Iterator[Bars]:
 @dataclass
 class _Task:
     title: str
+    work: str
     total: float | None
-    limit: float
     since: float
+    limit: float
     done: float = 0.0
-    #: Where the pace is measured from: what an earlier call had done counts for nothing.
-    begun: float = 0.0
-    counted: bool = False
+    #: What an earlier call had done, which counts for nothing; None before anything is known.
+    begun: float | None = None
 
 
 class Lines:
     """`Bars` without a terminal: after ten seconds, and then now and then, one line for all tasks.
 
-    What is left is at the pace of the units that were finished, those of all tasks of one work together.
+    What is left is at the pace of the latest half of the time, of all tasks of one work together.
     """
 
     def __init__(self, silent: bool = False) -> None:
         self._silent = silent
         self._tasks: list[_Task] = []
+        #: When how much of a work was done in this call.
+        self._pace: dict[str, list[tuple[float, float]]] = {}
         self._started = time.monotonic()
         self._next = self._started + _FIRST
 
     def add_task(self, description: str, *, total: float | None, limit: float | None = None) -> int:
         now = time.monotonic()
-        self._tasks.append(_Task(description, total, float("inf") if limit is None else now + limit, now))
+        ends = math.inf if limit is None else now + limit
+        self._tasks.append(_Task(description, description.rpartition(" ")[0], total, now, ends))
         return len(self._tasks) - 1
 
     def update(self, task_id: int, *, total: float | None = None, completed: float | None = None) -> None:
+        """`completed` units were done, which may have been so from the beginning."""
         task = self._tasks[task_id]
         task.total = task.total if total is None else total
         if completed is not None:
             task.done = completed
-            if not task.counted:
-                task.begun, task.since = completed, time.monotonic()
-            task.counted = True
+            task.begun = completed if task.begun is None else task.begun
+            self._note(task.work)
         self.refresh()
 
     def advance(self, task_id: int, advance: float = 1) -> None:
-        self._tasks[task_id].done += advance
-        self._tasks[task_id].counted = True
+        """Units were done, since the task was added or the last one was."""
+        task = self._tasks[task_id]
+        self._pace.setdefault(task.work, [(task.since, 0.0)])
+        task.done += advance
+        task.begun = task.begun or 0.0
+        self._note(task.work)
         self.refresh()
+
+    def _note(self, work: str) -> None:
+        done = sum(task.done - task.begun for task in self._tasks if task.work == work and task.begun is not None)
+        self._pace.setdefault(work, []).append((time.monotonic(), done))
 
     def refresh(self) -> None:
         now = time.monotonic()
         if self._silent or now < self._next:
             return
         self._next = now + max(_BETWEEN, _SHARE * (now - self._started))
-        works: dict[str, list[_Task]] = {}
-        for task in self._tasks:
-            works.setdefault(task.title.rpartition(" ")[0], []).append(task)
-        parts = [text for work, tasks in works.items() if (text := _part(work, tasks, now))]
+        parts = [text for work in dict.fromkeys(task.work for task in self._tasks) if (text := self._part(work, now))]
         if parts:
             with suppress(OSError):
                 print(f"after {duration(now - self._started)}: {'; '.join(parts)}", file=sys.stderr, flush=True)
 
+    def _part(self, work: str, now: float) -> str:
+        """What is said of a work; nothing where it is done, or nobody knows how many units it has."""
+        tasks = [task for task in self._tasks if task.work == work]
+        done, total = sum(task.done for task in tasks), sum(task.total or 0 for task in tasks)
+        if done >= total:
+            return ""
+        text = f"{printable(tasks[0].title) if len(tasks) == 1 else work} {done:,.0f} of {total:,.0f}"
+        limit = max(max(task.limit for task in tasks) - now, 0.0)
+        left = self._left(work, total - done, now)
+        if math.isinf(min(left, limit)):
+            return text
+        return f"{text}, {f'about {duration(left)}' if left <= limit else f'at most {duration(limit)}'} left"
 
-def _part(work: str, tasks: list[_Task], now: float) -> str:
-    """What is said of the tasks of one work; nothing where they are done, or nobody knows how many units they have."""
-    title = printable(tasks[0].title) if len(tasks) == 1 else work
-    done, total = sum(task.done for task in tasks), sum(task.total or 0 for task in tasks)
-    if done >= total:
-        return ""
-    text = f"{title} {done:,.0f} of {total:,.0f}"
-    counted = [task for task in tasks if task.counted]
-    finished = sum(task.done - task.begun for task in counted)
-    if finished <= 0:
-        return text
-    left = (total - done) * (now - min(task.since for task in counted)) / finished
-    limit = max(max(task.limit for task in tasks) - now, 0.0)
-    return f"{text}, {f'about {duration(left)}' if left <= limit else f'at most {duration(limit)}'} left"
+    def _left(self, work: str, units: float, now: float) -> float:
+        """Seconds that so many units will take; infinite where that cannot be said yet."""
+        noted = self._pace.get(work, [])
+        if not noted or not noted[-1][1]:
+            return math.inf
+        finished = noted[-1][1]
+        # The first steps of a training are dense with checkpoints; a unit that takes its time is a measure by itself.
+        if units + finished > _MANY and finished < _FEWEST * (units + finished):
+            return math.inf
+        since, before = [each for each in noted if each[0] <= (noted[0][0] + now) / 2][-1]
+        return units * (now - since) / (finished - before) if finished > before else math.inf
 
 
 def duration(seconds: float) -> str:

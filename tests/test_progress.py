@@ -71,6 +71,32 @@ def test_a_training_that_goes_on_is_judged_by_what_it_does_now(clock, capsys):
     ]
 
 
+def test_a_training_whose_first_steps_are_dense_with_checkpoints(clock, capsys):
+    """100 steps take 100 s, the others a tenth of that each: the very first say nothing about the rest."""
+    bars = Lines()
+    task = bars.add_task("train x", total=1000)
+    for step in range(1, 300):
+        clock.now += 1 if step <= 100 else 0.1
+        bars.update(task, completed=step)
+    assert capsys.readouterr().err.splitlines() == [
+        "after 10 s: train x 10 of 1,000",
+        "after 40 s: train x 40 of 1,000",
+        "after 1 min 10 s: train x 70 of 1,000, about 15 min 30 s left",
+        "after 1 min 40 s: train x 100 of 1,000, about 15 min left",
+    ]
+
+
+def test_points_that_come_after_a_training_have_their_own_time(clock, capsys):
+    bars = Lines()
+    train = bars.add_task("train x", total=1)
+    clock.now = 95
+    bars.advance(train)
+    points = bars.add_task("LLC x", total=10)
+    for clock.now in (105, 115, 125):
+        bars.advance(points)
+    assert capsys.readouterr().err == "after 2 min 5 s: LLC x 3 of 10, about 1 min 10 s left\n"
+
+
 def test_nothing_is_said_of_what_is_done_or_unknown(clock, capsys):
     """And a limit is not passed by a guess."""
     bars = Lines()

@@ -69,7 +69,7 @@ def demo(
 def train(
     config: Annotated[
         Positional[Path],
-        arg(help="A preset (demo, small, crossover, paper) or a TOML file, or a run or sweep folder to go on with."),
+        arg(help="A preset (small, sparse_heads/demo, ...) or a TOML file, or a run or sweep folder to go on with."),
     ],
     out: Annotated[Path | None, arg(help="Folder for the runs; needed with a preset.")] = None,
     system: System = None,

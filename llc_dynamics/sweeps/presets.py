@@ -25,15 +25,10 @@ def preset_names() -> list[str]:
 
 def load_preset(name: str) -> SweepConfig:
     """A preset by its short name or by folder and name. Raises `ConfigError` for an unknown one."""
-    presets = _presets()
-    found = [file for (folder, short), file in presets.items() if name in (f"{folder}/{short}", short)]
-    if len(found) != 1:
-        long = [f"{folder}/{short}" for folder, short in presets if short == name]
-        advice = f"it is one of {', '.join(long)}" if found else nearest(name, [*preset_names(), *long])
-        raise ConfigError(f"preset '{name}' is {'not one' if found else 'unknown'}; {advice}")
+    file = _preset_file(name)
     from llc_dynamics.sweeps.config import load_sweep
 
-    with resources.as_file(found[0]) as path:
+    with resources.as_file(file) as path:
         return load_sweep(path)
 
 
@@ -52,7 +47,7 @@ def resolve(config: Path, out: Path | None, seed: int | None, system: str | None
             raise TrajectoryError(f"{config}: neither a run nor a sweep folder (no manifest.json, no {SWEEP_FILE})")
     else:
         if not known and not config.exists() and config.suffix != ".toml":
-            raise ConfigError(f"{config}: neither a folder nor a preset; {nearest(str(config), preset_names())}")
+            _preset_file(config.as_posix())
         if not known:
             load_toml(config)
         if out is None:
@@ -78,6 +73,17 @@ def resolve(config: Path, out: Path | None, seed: int | None, system: str | None
     assert out is not None
     sweep = load_preset(config.as_posix()) if known else load_sweep(config, chosen)
     return (sweep if seed is None else sweep.with_seed(seed)), out
+
+
+def _preset_file(name: str) -> Traversable:
+    presets = _presets()
+    found = {f"{folder}/{short}": file for (folder, short), file in presets.items()}
+    named = [long for long in found if name in (long, long.rpartition("/")[2])]
+    if len(named) > 1:
+        raise ConfigError(f"{name}: several systems have a preset of this name; give {' or '.join(named)}")
+    if not named:
+        raise ConfigError(f"{name}: neither a folder nor a preset; {nearest(name, [*preset_names(), *found])}")
+    return found[named[0]]
 
 
 def _presets() -> dict[tuple[str, str], Traversable]:

@@ -22,7 +22,7 @@ from llc_dynamics.systems.registry import calling, spec_of, system_class, system
 from llc_dynamics.systems.system import System
 from llc_dynamics.training import RunConfig, train
 from llc_dynamics.trajectory import Trajectory
-from llc_dynamics.workers import ALL, Job, Shard, report, run_jobs
+from llc_dynamics.workers import ALL, Job, Shard, report, require_workers, run_jobs
 
 
 def run_sweep(
@@ -42,6 +42,7 @@ def run_sweep(
     not depend on either. Returns the run folders in the order of the sweep; of a `shard`, only its own.
     """
     if executor is None:
+        require_workers(workers)
         require_device(device)
     folder = Path(folder)
     configs = dict(shard.of(list(sweep.run_configs().items())))

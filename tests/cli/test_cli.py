@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from problems import squared_error
 
 import llc_dynamics as ld
 from llc_dynamics import progress
-from llc_dynamics.cli import main
+from llc_dynamics.cli import main, show
 from llc_dynamics.cli.main import VERBS
 from llc_dynamics.trajectory import TrajectoryWriter
 
@@ -395,11 +396,17 @@ def test_calibrate_writes_settings_and_evidence(calibrated: Path, capsys: pytest
     assert [trial["place"] for trial in printed["trials"]] == [trial.place for trial in found.trials]
 
 
-def test_llc_takes_the_settings_file(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_llc_takes_the_settings_file(
+    calibrated: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = str(calibrated / "calibration" / "settings.toml")
     refuses(capsys, ["llc", str(calibrated), "--settings", settings, "--workers", "1"], "another computation")
+    monkeypatch.setattr(show, "_WORTH_SAYING", 0.0)
+    capsys.readouterr()
     assert main(["llc", str(calibrated), "--settings", settings, "--name", "tuned", "--workers", "1"]) == 0
-    assert "(behavioural loss, nbeta 12.78, gamma" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "(behavioural loss, nbeta 12.78, gamma" in captured.out
+    assert re.match(r"4 points, about .+ on 1 worker: .+ a point by the trials of the calibration\n", captured.err)
     again = ["llc", str(calibrated), "--settings", settings, "--name", "tuned", "--workers", "1", "--json"]
     assert main(again) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -65,12 +65,14 @@ def test_refusals(runs, tmp_path):
         ["train", nowhere],
         ["train", "smal", *out],
         ["train", "small"],
+        ["train", "demo", *out],
         ["train", str(broken), *out],
         ["llc", str(runs), "--config", "a.toml", "--settings", "b.toml"],
         ["stages", str(runs), "--repetitions", "0"],
     ]
     done = without_torch([(arguments, 1) for arguments in refused])
     assert len(done.stderr.splitlines()) == len(refused)  # one line each
+    assert "demo: several systems have a preset of this name; give linear_transformers/demo or " in done.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)
