@@ -242,7 +242,7 @@ def _scores(reports: list[StageReport], ends: list[float], changes: list[float])
             distances.append(abs(math.log10(boundary.step / nearest)))
             inside.append(boundary.interval[0] <= nearest <= boundary.interval[1])
         for stage in report.stages:
-            if stage.type != "unresolved":
+            if stage.type in ("rise", "fall"):
                 first, last = (
                     int(np.argmin(np.abs(np.log1p(edges) - math.log1p(t)))) for t in (stage.start, stage.end)
                 )

@@ -159,7 +159,11 @@ def calibrate_problems(
             device, cheap = flat.device, batches.batch_size
             if options.batch_size is None:
                 cheap = min(cheap, _affordable_batch(flat, batches))
-        pool = executor if workers == 1 or executor else stack.enter_context(executor_of(None, workers, device))
+        pool = (
+            executor
+            if workers == 1 or executor is not None
+            else stack.enter_context(executor_of(None, workers, device))
+        )
 
         def largest(measure: Callable[[Problem], float]) -> float:
             called = Sent(partial(_measured, measure, looked_at, threads), looked_at)
