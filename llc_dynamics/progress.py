@@ -101,7 +101,7 @@ class Lines:
         self._tasks: list[_Task] = []
         #: When how much of a work was done in this call.
         self._pace: dict[str, list[tuple[float, float]]] = {}
-        self._started = time.monotonic()
+        self._started = self._ended = time.monotonic()
         self._next = self._started + _FIRST
 
     def add_task(self, description: str, *, total: float | None, limit: float | None = None) -> int:
@@ -123,7 +123,9 @@ class Lines:
     def advance(self, task_id: int, advance: float = 1) -> None:
         """Units were done, since the task was added or the last one was."""
         task = self._tasks[task_id]
-        self._pace.setdefault(task.work, [(task.since, 0.0)])
+        # Its first unit waited for a worker until other work was done.
+        since = max(task.since, self._ended)
+        self._pace.setdefault(task.work, [(since, 0.0)])
         task.done += advance
         task.begun = task.begun or 0.0
         self._note(task.work)
@@ -131,7 +133,10 @@ class Lines:
 
     def _note(self, work: str) -> None:
         done = sum(task.done - task.begun for task in self._tasks if task.work == work and task.begun is not None)
-        self._pace.setdefault(work, []).append((time.monotonic(), done))
+        now = time.monotonic()
+        self._pace.setdefault(work, []).append((now, done))
+        if all(task.done >= (task.total or math.inf) for task in self._tasks if task.work == work):
+            self._ended = now
 
     def refresh(self) -> None:
         now = time.monotonic()

@@ -97,6 +97,22 @@ def test_points_that_come_after_a_training_have_their_own_time(clock, capsys):
     assert capsys.readouterr().err == "after 2 min 5 s: LLC x 3 of 10, about 1 min 10 s left\n"
 
 
+def test_points_that_wait_for_a_worker_until_the_trainings_are_done(clock, capsys):
+    bars = Lines()
+    trains = [bars.add_task(f"train {name}", total=1) for name in "xy"]
+    clock.now = 5
+    bars.advance(trains[0])
+    points = bars.add_task("LLC x", total=10)
+    clock.now = 1000
+    bars.advance(trains[1])
+    clock.now = 1030
+    bars.advance(points)
+    assert capsys.readouterr().err.splitlines() == [
+        "after 16 min 40 s: LLC x 0 of 10",
+        "after 17 min 10 s: LLC x 1 of 10, about 4 min 30 s left",
+    ]
+
+
 def test_nothing_is_said_of_what_is_done_or_unknown(clock, capsys):
     """And a limit is not passed by a guess."""
     bars = Lines()
