@@ -10,10 +10,11 @@ TUTORIALS = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.ip
 
 
 def printed(notebook):
-    """Each code cell's source and what it printed."""
+    """Each code cell's source and what it printed; progress and warnings go to standard error."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            yield cell.source, "".join(output.get("text", "") for output in cell.outputs)
+            printed = [output.get("text", "") for output in cell.outputs if output.get("name") == "stdout"]
+            yield cell.source, "".join(printed)
 
 
 @pytest.mark.slow
