@@ -142,10 +142,14 @@ def calibrate(
 
     config = to_calibrate(folder, loss, batch_size, num_samples)
     out = folder / "calibration" if out is None else out
-    if max_seconds >= 60:
-        print(f"calibration: about {duration(max_seconds)} at most (--max-seconds)", file=sys.stderr)
-    progress_bar = progress_of(f"calibrate {folder.name or folder}, trials", limit=max_seconds)
-    with progress_bar as progress, opened(executor, workers) as pool:
+    bar = progress_of(f"calibrate {folder.name or folder}, trials", limit=max_seconds)
+    with bar as show, opened(executor, workers) as pool:
+
+        def progress(done: int, most: int) -> None:
+            if not done and max_seconds >= 60:
+                print(f"calibration: about {duration(max_seconds)} at most (--max-seconds)", file=sys.stderr)
+            show(done, most)
+
         found = calibrate_runs(
             runs,
             config,

@@ -103,7 +103,7 @@ def calibrate(
     store : a folder in which finished trials are kept; the same call then goes on where it was stopped.
     workers, executor, threads : where trials that do not wait for one another are made, and torch threads, as in
         `llc_curve`.
-    progress : called with (estimates made, most estimates in all).
+    progress : called with (estimates made, most estimates in all), first when nothing was refused.
 
     Raises `ConfigError` for a setting out of its range or a budget that is too small for any exploration, and what
     `estimate_llc` raises.
@@ -175,6 +175,8 @@ def calibrate_problems(
             return mapped(called, range(len(jobs)), pool, count)
 
         search = Search(estimates, largest, problems, batches, options, cheap, len(points))
+        if progress is not None:
+            progress(0, most)  # all that could be refused has been
         found = search.run() if options.trials else search.by_rule()
     if progress is not None:
         progress(most, most)  # what was not needed counts as done
