@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from llc_dynamics import systems
 from llc_dynamics.errors import ConfigError, LLCDynamicsError, TrajectoryError
 from llc_dynamics.settings import from_mapping, nearest, to_mapping
@@ -200,6 +202,7 @@ def _module(path: Path) -> ModuleType:
         raise ConfigError(
             f"{path}, line {_line(error, path)}: the file cannot be imported: {type(error).__name__}: {_first(error)}"
         ) from error
+    cloudpickle.register_pickle_by_value(module)  # other processes have no module of this name
     return module
 
 

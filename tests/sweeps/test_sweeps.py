@@ -49,7 +49,7 @@ def test_preset_names() -> None:
     )
     with pytest.raises(ConfigError, match="did you mean 'small'"):
         load_preset("smal")
-    with pytest.raises(ConfigError, match=r"it is one of .*transient_ridge/demo"):
+    with pytest.raises(ConfigError, match=r"several systems .*transient_ridge/demo"):
         load_preset("demo")
     assert load_preset("transient_ridge/small") == load_preset("small")
 
