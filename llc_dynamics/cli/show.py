@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from llc_dynamics.cli.show_runs import progress_of
 from llc_dynamics.errors import TrajectoryError
 from llc_dynamics.finding import Finding, sentences
 from llc_dynamics.llc import Calibration, LLCCurve
@@ -30,7 +29,6 @@ from llc_dynamics.report.reading import read_description
 from llc_dynamics.report.transitions import verdict_notes
 from llc_dynamics.report.words import run_sentences
 from llc_dynamics.settings import load_toml, to_mapping
-from llc_dynamics.stages import null_rates
 from llc_dynamics.stages.verdicts import json_ready
 from llc_dynamics.sweeps import LLCConfig, find_runs
 from llc_dynamics.systems.description import Description
@@ -61,12 +59,11 @@ def show_findings(
     """The findings on every run, in words or as JSON; with `repetitions`, the false-positive rates of boundaries."""
     notes: list[Finding] = []
     runs = find_runs(folder, lambda text: notes.append(Finding("run_left_out", text)))
-    analysis = analyse(runs, name, seed=seed, notes=notes, describe=describer(system))
+    analysis = analyse(runs, name, seed=seed, notes=notes, describe=describer(system), null_check=repetitions)
     if as_json:
         found = analysis.to_dict()
-        for run, shown in zip(analysis.runs, found["runs"], strict=True):
-            if repetitions:
-                shown["null_check"] = _null_check(run, repetitions, seed)
+        for shown in found["runs"] if repetitions else ():
+            shown["null_check"] = shown.pop("null_rates")
         _print_json(found)
         return
     for note in analysis.notes:
@@ -81,7 +78,7 @@ def show_findings(
         if run.llc is None:
             print(f"  note: no LLC curve '{name}' to find stages in; {_how_to_estimate(run, folder, name)}")
         if run.stages is not None:
-            _show_stages(run, run.stages, repetitions, seed)
+            _show_stages(run, run.stages, repetitions)
         if run.geometry is not None:
             marked = f" ({COSINE_LIKE})" if run.geometry.cosine_like else ""
             print(f"  turns in PC1-PC2, probability {LIKELY:g} or more: {turning_phrase(run.geometry)}{marked}")
@@ -94,7 +91,7 @@ def _how_to_estimate(run: RunAnalysis, folder: Path, name: str) -> str:
     return f"`llc-dynamics llc {shlex.quote(str(folder))}{own}{named}` estimates one"
 
 
-def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed: int) -> None:
+def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int) -> None:
     for report in found.reports.values():
         print(indent(f"stages of the {report}", "  "))
     for name, both in found.agreements.items():
@@ -105,25 +102,12 @@ def _show_stages(run: RunAnalysis, found: StageFindings, repetitions: int, seed:
         print("  null check: not possible, no curve of this run has enough usable points (see the notes)")
     elif repetitions:
         print(f"  null check of the {next(iter(found.curves))}: at the points and errors of this curve")
-        for row in _null_check(run, repetitions, seed):
-            low, high = row["interval"]
+        for rate in run.null_rates:
+            low, high = rate.interval
             print(
-                f"    such a boundary is found in {row['rate']:.1%} of {row['repetitions']} "
-                f"{NOTHING[row['kind']]} (95% interval {100 * low:.1f} to {high:.1%})"
+                f"    such a boundary is found in {rate.rate:.1%} of {rate.repetitions} "
+                f"{NOTHING[rate.kind]} (95% interval {100 * low:.1f} to {high:.1%})"
             )
-
-
-def _null_check(run: RunAnalysis, repetitions: int, seed: int) -> list[dict[str, Any]]:
-    """False-positive rates at the points and errors of the run's first curve with stages."""
-    if run.stages is None or not run.stages.curves:
-        return []
-    curve = next(iter(run.stages.curves.values()))
-    with progress_of(f"null check {run.name}, curves") as progress:
-        rates = null_rates(curve, repetitions, seed=seed, progress=progress)
-    return [
-        {"kind": each.kind, "rate": each.rate, "interval": list(each.interval), "repetitions": each.repetitions}
-        for each in rates
-    ]
 
 
 def show_curves(runs: Sequence[Trajectory], name: str, as_json: bool = False) -> None:
