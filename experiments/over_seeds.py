@@ -6,11 +6,14 @@ Nearest reference predictors, onsets, joint PCA, LLC, and stages with false-posi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 import llc_dynamics as ld
@@ -139,6 +142,38 @@ def llc_lines(found: Sequence[Development]) -> list[str]:
     converged = sum(int(curve.converged.sum()) for curve in curves)
     said = f"{curves[0].resolution}. {converged} of {sum(map(len, curves))} points converged."
     return ["## LLC", "", said, "", *table(["step", "mean over seeds", *seeds_of(found)], rows)]
+
+
+def draw_figure(
+    path: Path,
+    found: Sequence[Development],
+    scores: Sequence[Array],
+    projected: Mapping[str, Array],
+    labels: Mapping[str, str],
+    named: Collection[str],
+    distances: Sequence[str],
+    draw: Callable[[Axes], None],
+) -> None:
+    """PCA with the `named` references by name, `distances` of the first seed, LLC, and what `draw` draws."""
+    figure, ((pca, distance), (llc, last)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    for each, score in zip(found, scores, strict=True):
+        pca.plot(score[:, 0], score[:, 1], lw=1, alpha=0.8)
+        llc.errorbar(each.llc.steps, each.llc.values, 2 * each.llc.standard_errors, lw=1, capsize=2)
+    for name, position in projected.items():
+        pca.plot(position[0], position[1], "k.", ms=4)
+        if name in named:
+            pca.annotate(labels[name], position[:2], fontsize=7)
+    for name in distances:
+        distance.plot(found[0].steps, found[0].distances[name].mean(-1), label=labels[name], lw=1)
+    draw(last)
+    pca.set(xlabel="PC1", ylabel="PC2", title="w^L of all seeds, and references")
+    distance.set(xscale="symlog", yscale="log", xlabel="step", ylabel="E |w^L - w_r|²", title=seeds_of(found)[0])
+    llc.set(xscale="log", xlabel="step", ylabel="LLC", title="LLC ± 2 errors, all seeds")
+    last.set(xscale="symlog", xlabel="step", title=seeds_of(found)[0])
+    distance.legend(fontsize=7)
+    last.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def curves_of(found: Sequence[Development], scores: Sequence[Array]) -> dict[str, list[ld.Curve]]:

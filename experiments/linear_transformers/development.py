@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 import llc_dynamics as ld
 from llc_dynamics.seeding import torch_generator
@@ -37,12 +37,12 @@ from over_seeds import (
     Array,
     Development,
     curves_of,
+    draw_figure,
     llc_lines,
     median_and_range,
     nearest_lines,
     onset,
     pca_lines,
-    seeds_of,
     series,
     stage_lines,
     table,
@@ -83,31 +83,12 @@ def onset_lines(found: Sequence[Development]) -> list[str]:
     return ["## Onsets", "", *table(["", *(f"layer {layer}" for layer in range(1, layers + 1))], rows)]
 
 
-def draw_figure(
-    path: Path, found: Sequence[Development], scores: Sequence[Array], projected: Mapping[str, Array]
-) -> None:
-    """PCA, distances, LLC, and the momentum u of every layer."""
-    figure, ((pca, distance), (llc, momentum)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    for each, score in zip(found, scores, strict=True):
-        pca.plot(score[:, 0], score[:, 1], lw=1, alpha=0.8)
-        llc.errorbar(each.llc.steps, each.llc.values, 2 * each.llc.standard_errors, lw=1, capsize=2)
-    for name, position in projected.items():
-        pca.plot(position[0], position[1], "k.", ms=4)
-        if name in ("zero", "gd1", "constrr", "ols"):
-            pca.annotate(ref.LABELS[name], position[:2], fontsize=7)
-    for name in ("zero", "gd1", "gd4", "constrr", "adarr", "tunedrr", "oracle"):
-        distance.plot(found[0].steps, found[0].distances[name].mean(-1), label=ref.LABELS[name], lw=1)
+def draw_momentum(axis: Axes, found: Sequence[Development]) -> None:
+    """The momentum u of every layer of the first seed."""
     layers = load_config(found[0].run).system.num_layers  # type: ignore[attr-defined]
     for layer in range(1, layers + 1):
-        momentum.plot(*series(found[0].run, f"u/layer_{layer}"), label=f"layer {layer}", lw=1)
-    pca.set(xlabel="PC1", ylabel="PC2", title="w^L of all seeds, and references")
-    distance.set(xscale="symlog", yscale="log", xlabel="step", ylabel="E |w^L - w_r|²", title=seeds_of(found)[0])
-    llc.set(xscale="log", xlabel="step", ylabel="LLC", title="LLC ± 2 errors, all seeds")
-    momentum.set(xscale="symlog", xlabel="step", ylabel="root mean square of u", title=seeds_of(found)[0])
-    distance.legend(fontsize=7)
-    momentum.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        axis.plot(*series(found[0].run, f"u/layer_{layer}"), label=f"layer {layer}", lw=1)
+    axis.set(ylabel="root mean square of u")
 
 
 def main() -> None:
@@ -129,7 +110,10 @@ def main() -> None:
     lines = [*nearest_lines(found, ref.LABELS), *onset_lines(found), *of_pca, *llc_lines(found)]
     lines += stage_lines(curves_of(found, scores), chosen.null)
     (chosen.out / "development.md").write_text("\n".join(lines))
-    draw_figure(chosen.out / "development.png", found, scores, projected)
+    draw_figure(
+        chosen.out / "development.png", found, scores, projected, ref.LABELS, ("zero", "gd1", "constrr", "ols"),
+        ("zero", "gd1", "gd4", "constrr", "adarr", "tunedrr", "oracle"), lambda axis: draw_momentum(axis, found),
+    )  # fmt: skip
     print("\n".join(lines))
 
 

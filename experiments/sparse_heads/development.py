@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from models import cells
 from scipy.stats import spearmanr
 
@@ -44,6 +44,7 @@ from over_seeds import (
     Array,
     Development,
     curves_of,
+    draw_figure,
     llc_lines,
     median_and_range,
     nearest_lines,
@@ -191,32 +192,13 @@ def head_llc_lines(of_heads: Sequence[OfHeads], names: Sequence[str]) -> list[st
     return ["## LLC of heads", "", said, "", *of_ranks, *table(["", "head", *steps], rows)]
 
 
-def draw_figure(
-    path: Path, found: Sequence[Development], of_heads: Sequence[OfHeads], scores: Sequence[Array],
-    projected: Mapping[str, Array],
-) -> None:  # fmt: skip
-    """PCA, distances, LLC, and what layers lose with one head."""
-    figure, ((pca, distance), (llc, heads)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    for each, score in zip(found, scores, strict=True):
-        pca.plot(score[:, 0], score[:, 1], lw=1, alpha=0.8)
-        llc.errorbar(each.llc.steps, each.llc.values, 2 * each.llc.standard_errors, lw=1, capsize=2)
-    for name, position in projected.items():
-        pca.plot(position[0], position[1], "k.", ms=4)
-        pca.annotate(ref.LABELS[name], position[:2], fontsize=7)
-    for name, values in found[0].distances.items():
-        distance.plot(found[0].steps, values.mean(-1), label=ref.LABELS[name], lw=1)
+def draw_heads(axis: Axes, of_heads: Sequence[OfHeads]) -> None:
+    """What layers of the first seed lose with one head."""
     history = of_heads[0].history
     for layer in history[max(history)].layers:
         curve = history.keep_one(layer)
-        heads.plot(curve.steps, curve.values, label=f"layer {layer}", lw=1)
-    pca.set(xlabel="PC1", ylabel="PC2", title="w^L of all seeds, and references")
-    distance.set(xscale="symlog", yscale="log", xlabel="step", ylabel="E |w^L - w_r|²", title=seeds_of(found)[0])
-    llc.set(xscale="log", xlabel="step", ylabel="LLC", title="LLC ± 2 errors, all seeds")
-    heads.set(xscale="symlog", xlabel="step", ylabel="log ratio with one head", title=seeds_of(found)[0])
-    distance.legend(fontsize=7)
-    heads.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        axis.plot(curve.steps, curve.values, label=f"layer {layer}", lw=1)
+    axis.set(ylabel="log ratio with one head")
 
 
 def main() -> None:
@@ -252,7 +234,10 @@ def main() -> None:
             curves[f"{name}, layer {layer}"] = [curve(each.history, layer) for each in of_heads]
     lines += stage_lines(curves, chosen.null)
     (chosen.out / "development.md").write_text("\n".join(lines))
-    draw_figure(chosen.out / "development.png", found, of_heads, scores, projected)
+    draw_figure(
+        chosen.out / "development.png", found, scores, projected, ref.LABELS, projected,
+        list(found[0].distances), lambda axis: draw_heads(axis, of_heads),
+    )  # fmt: skip
     print("\n".join(lines))
 
 
